@@ -1,0 +1,354 @@
+"""The Task contract: examples -> batches -> predictions -> scores.
+
+A task is a small class plus pure functions. It knows its data, its head and its protocol; it knows neither the run
+folder, nor the command line, nor how many processes there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit3_bench.backbones.config import BEiT3Config
+    from beit3_bench.backbones.preprocess import Preprocessing
+    from beit3_bench.backbones.tokenizer import Tokenizer
+
+Row = dict[str, Any]
+"""One prediction: a JSON object with the key ``id``; an embedding is a float32 array (stored losslessly)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number of this task is called and how it reads.
+
+    unit: ``"percent"`` (0..100) or ``"fraction"`` (0..1, shown x100 in the table).
+    decimals: the rounding of the paper's table.
+    """
+
+    name: str
+    unit: str = "percent"
+    headline: bool = False
+    higher_is_better: bool = True
+    decimals: int = 1
+
+
+@dataclass
+class Example:
+    """One sample as the dataset file says it.
+
+    id: unique within the split.
+    images: files, in the order in which the model takes them.
+    text: what is tokenised once, by `Task.tokenize`; None for image-only samples.
+    cluster: the unit of resampling for confidence intervals (the image; for NLVR2 the sentence).
+    target: what `score` compares the prediction with; None where the truth is not public.
+    kind: examples of one kind are batched together (a dual encoder has ``image`` and ``text`` examples).
+    """
+
+    id: str
+    images: tuple[str, ...] = ()
+    text: str | None = None
+    cluster: str = ""
+    target: Any = None
+    kind: str = "pair"
+    meta: dict[str, Any] = field(default_factory=dict)
+    token_ids: list[int] | None = None
+
+
+@dataclass
+class ClusterTable:
+    """Additive statistics per cluster: metrics, their intervals and paired comparisons are made from column sums.
+
+    ids: cluster names, length n.  columns: name -> float64 (n,) or (n, k).
+    """
+
+    ids: list[str]
+    columns: dict[str, np.ndarray]
+
+    def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Column sums; with weights (R, n), the sums of R resamples: (R,) or (R, k) per column."""
+        if weights is None:
+            return {name: column.sum(axis=0) for name, column in self.columns.items()}
+        return {name: weights @ column for name, column in self.columns.items()}
+
+    @classmethod
+    def collect(cls, clusters: Sequence[str], columns: Mapping[str, np.ndarray]) -> ClusterTable:
+        """Sum per-sample values (n_samples,) or (n_samples, k) into their clusters, in order of first appearance."""
+        ids = list(dict.fromkeys(clusters))
+        position = {name: i for i, name in enumerate(ids)}
+        index = np.fromiter((position[c] for c in clusters), dtype=np.int64, count=len(clusters))
+        summed = {}
+        for name, values in columns.items():
+            values = np.asarray(values, dtype=np.float64)
+            total = np.zeros((len(ids), *values.shape[1:]))
+            np.add.at(total, index, values)
+            summed[name] = total
+        return cls(ids, summed)
+
+
+@dataclass
+class Scores:
+    """What `Task.score` returns: the aggregate, how many samples it stands on, and what intervals are made from.
+
+    notes: one line each, shown under the result (a metric that was skipped and why, a partial coverage, ...).
+    samples: optional per-sample values, name -> {example id: value}, kept in the run folder for comparisons.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    table: ClusterTable | None = None
+    notes: list[str] = field(default_factory=list)
+    samples: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class ScoreInputs:
+    """The files of `beit3-bench score`; a task takes those that its protocol knows and refuses the others."""
+
+    predictions: Path
+    annotations: Path | None = None
+    questions: Path | None = None
+    iou_type: str | None = None
+    zero_based: bool = False
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a task's published values are found in results/published (see `harness.leaderboard`)."""
+
+    task: str
+    splits: Mapping[str, str]
+    metrics: Mapping[str, str]
+
+
+class Task(ABC):
+    """One downstream task. Subclasses set the class attributes and implement the five steps.
+
+    Class attributes:
+        name, title: ``"coco-retrieval"``, ``"COCO retrieval (Karpathy 5K)"``.
+        head: the model form, as `backbones.build_model` names it.
+        splits, default_split: names that `--split` takes.
+        metrics: the specs; exactly one is the headline.
+        layout: the expected directory tree below ``--data-root``, shown by `beit3-bench tasks NAME`.
+        Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    head: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    default_split: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    layout: ClassVar[str] = ""
+    uses_text: ClassVar[bool] = True
+    score_files: ClassVar[tuple[str, ...]] = ("annotations",)
+    published: ClassVar[Published | None] = None
+
+    @dataclass
+    class Options:
+        """A task without options of its own."""
+
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        self.data_root = Path(data_root)
+        self.options: Any = parse_options(self.Options, options or {}, f"task {self.name}")
+        self.preprocessing: Preprocessing | None = None
+        self.tokenizer: Tokenizer | None = None
+
+    def bind(self, preprocessing: Preprocessing, tokenizer: Tokenizer | None) -> None:
+        """Attach what belongs to the weights; called once, before `tokenize` and `collate`."""
+        self.preprocessing, self.tokenizer = preprocessing, tokenizer
+
+    # ---- the five steps -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def examples(self, split: str) -> list[Example]:
+        """Read the dataset files of a split. Needs no model.
+
+        Raises:
+            BenchError: a missing file or key, a duplicated id, an empty split.
+        """
+
+    def model(self, config: BEiT3Config) -> torch.nn.Module:
+        """The network of this task, untrained, in eval mode."""
+        from beit3_bench.backbones.models import build_model
+
+        return build_model(self.head, config, **self.head_arguments())
+
+    def head_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the head (``num_classes``)."""
+        return {}
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Decode images (uint8) and pad token ids: a dict of tensors, moved to the device by the engine."""
+
+    @abstractmethod
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """One row per example of the batch, each with the example's ``id``; values on the CPU."""
+
+    @abstractmethod
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Rows by id, examples of the same id set -> metrics. Pure: no model, no files, no globals."""
+
+    # ---- intervals ------------------------------------------------------------------------------------------------
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Metrics from column sums of the cluster table; every array may carry a leading axis of resamples."""
+        return {}
+
+    # ---- scoring a file, and writing one --------------------------------------------------------------------------
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """Score a prediction file in the official format against the official annotation files."""
+        raise BenchError(f"task {cls.name} has no prediction file format of its own; evaluate it with: beit3-bench run")
+
+    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+        """Write the official submission file(s) into the run folder; returns what was written."""
+        return []
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_examples(self) -> list[Example]:
+        """Samples to learn from; a dual encoder pairs image and text here."""
+        return self.examples("train")
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        """Like `collate`, with the training transform ``image_ops(PIL image, generator) -> uint8 (3, S, S)``."""
+        raise BenchError(f"task {self.name} cannot be fine-tuned by this version")
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Training loss (scalar). ``gather(tensor)`` concatenates over processes, with gradients."""
+        raise BenchError(f"task {self.name} cannot be fine-tuned by this version")
+
+    # ---- shared by all tasks --------------------------------------------------------------------------------------
+
+    def tokenize(self, examples: Sequence[Example]) -> None:
+        """Tokenise every distinct text once, in place."""
+        if self.tokenizer is None or not self.uses_text:
+            return
+        known: dict[str, list[int]] = {}
+        for example in examples:
+            if example.text is not None:
+                if example.text not in known:
+                    known[example.text] = self.tokenizer.encode(example.text, source=f"example {example.id}")
+                example.token_ids = known[example.text]
+
+    def load_images(self, paths: Sequence[str]) -> torch.Tensor:
+        """Decode and resize: uint8 (n, 3, S, S), not yet normalised."""
+        import torch
+
+        assert self.preprocessing is not None
+        return torch.stack([self.preprocessing.load(path) for path in paths])
+
+    def load_shared_images(self, paths: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode each distinct file once: (uint8 (u, 3, S, S), int64 (n,) index of each path's image)."""
+        import torch
+
+        distinct = list(dict.fromkeys(paths))
+        position = {path: i for i, path in enumerate(distinct)}
+        return self.load_images(distinct), torch.tensor([position[path] for path in paths])
+
+    def pad_text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (n, L) int64 padded to the longest of the batch, and padding_mask (n, L) bool, True = padding."""
+        assert self.tokenizer is not None
+        return self.tokenizer.pad([example.token_ids or [] for example in examples])
+
+
+def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
+    """Fill an options dataclass from ``key=value`` strings, converting by the field's type.
+
+    Raises:
+        BenchError: unknown key (with the nearest known one) or a value that does not convert.
+    """
+    hints = get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    filled: dict[str, Any] = {}
+    for key, text in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+            raise BenchError(f"{owner} has no option {key!r}; {hint}")
+        filled[name] = _convert(text, hints[name], f"{owner}: option {key}")
+    return cls(**filled)
+
+
+def _convert(text: str, hint: Any, owner: str) -> Any:
+    kinds = [k for k in getattr(hint, "__args__", (hint,)) if k is not type(None)] if "|" in str(hint) else [hint]
+    kind = kinds[0]
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if kind in (int, float, str):
+            return kind(text)
+        return kind(*text.split(",")) if kind is not Path else Path(text)
+    except (KeyError, ValueError, TypeError) as error:
+        raise BenchError(f"{owner}: {text!r} is not a {kind.__name__}") from error
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:
+    """Cut examples into batches that waste little: one kind per batch, sorted by text length, examples of the same
+    images side by side (so that an image is decoded and encoded once).
+
+    The longest batches come first: an out-of-memory error shows at the start.
+    """
+    groups: dict[tuple, list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.kind, example.images or (example.id,)), []).append(example)
+
+    def length(group: list[Example]) -> int:
+        return max(len(e.token_ids or ()) for e in group)
+
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -length(item[1]), item[0][1]))
+    batch: list[Example] = []
+    for (kind, _), group in ordered:
+        for example in sorted(group, key=lambda e: (-len(e.token_ids or ()), e.id)):
+            if batch and (len(batch) == batch_size or batch[0].kind != kind):
+                yield batch
+                batch = []
+            batch.append(example)
+    if batch:
+        yield batch
+
+
+def match_ids(predicted: Sequence[str], expected: Sequence[str], source: str, what: str, allow_partial: bool = False) -> float:
+    """Check that predictions cover exactly the expected ids.
+
+    Returns:
+        The coverage: 1.0, or less with ``allow_partial``.
+
+    Raises:
+        BenchError: duplicated, unknown or (unless ``allow_partial``) missing ids; counts them, lists the first five.
+    """
+
+    def first(ids: Sequence[str]) -> str:
+        return ", ".join(str(i) for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
+
+    seen: set[str] = set()
+    twice = [i for i in predicted if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
+    if twice:
+        raise BenchError(f"{source}: {len(twice)} {what} predicted twice ({first(twice)}); keep one prediction each")
+    wanted = set(expected)
+    unknown = [i for i in predicted if i not in wanted]
+    if unknown:
+        raise BenchError(f"{source}: {len(unknown)} unknown {what} ({first(unknown)}); are the annotations of the same split?")
+    missing = [i for i in dict.fromkeys(expected) if i not in seen]
+    if missing and not allow_partial:
+        raise BenchError(
+            f"{source}: {len(missing)} of {len(wanted)} {what} without prediction ({first(missing)}); "
+            "complete the file, or score what is there with --allow-partial"
+        )
+    return len(seen) / max(len(wanted), 1)
