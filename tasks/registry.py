@@ -1,0 +1,82 @@
+"""Task names -> classes, lazily: a module is imported when its task is asked for, and a missing one is not listed.
+
+Another package adds a task with an entry point of the group `beit3_bench.tasks` (see README, "Extending").
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.base import Task
+
+ENTRY_POINT_GROUP = "beit3_bench.tasks"
+
+BUILT_IN = {
+    "vqav2": "beit3_bench.tasks.vqav2:VQAv2",
+    "nlvr2": "beit3_bench.tasks.nlvr2:NLVR2",
+    "coco-caption": "beit3_bench.tasks.captioning:CocoCaption",
+    "nocaps": "beit3_bench.tasks.captioning:NoCaps",
+    "flickr30k": "beit3_bench.tasks.retrieval:Flickr30K",
+    "coco-retrieval": "beit3_bench.tasks.retrieval:CocoRetrieval",
+    "imagenet": "beit3_bench.tasks.imagenet:ImageNet",
+    "imagenet-linear": "beit3_bench.tasks.imagenet:ImageNetLinear",
+    "coco-det": "beit3_bench.tasks.coco_det:CocoDetection",
+    "ade20k-seg": "beit3_bench.tasks.ade20k:ADE20K",
+}
+
+
+@cache
+def task_locations() -> dict[str, str]:
+    """Every known task name -> ``"module:Class"``, without importing any of them.
+
+    Built-in tasks whose module is not part of this installation are left out.
+
+    Raises:
+        BenchError: two sources claim one name; names both.
+    """
+    known = {name: place for name, place in BUILT_IN.items() if importlib.util.find_spec(place.partition(":")[0])}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, e.value)):
+        if known.setdefault(entry.name, entry.value) != entry.value:
+            raise BenchError(
+                f"task {entry.name!r} is registered twice ({known[entry.name]} and {entry.value}); "
+                f"uninstall one of the packages or rename its entry point in group {ENTRY_POINT_GROUP}"
+            )
+    return known
+
+
+def task_names() -> list[str]:
+    """Names of the available tasks, in the order of the design's table, then those of other packages."""
+    return list(task_locations())
+
+
+def get_task(name: str) -> type[Task]:
+    """The class of a task.
+
+    Raises:
+        BenchError: an unknown name (with the nearest known one), or a class that does not import.
+    """
+    known = task_locations()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+        raise BenchError(f"unknown task {name!r}; {hint} (see: beit3-bench tasks)")
+    module, _, attribute = known[name].partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(
+            f"task {name!r} at {known[name]} does not load ({error}); mend or uninstall that package"
+        ) from error
+    if getattr(found, "name", None) != name:
+        raise BenchError(
+            f"task {name!r} at {known[name]} calls itself {getattr(found, 'name', None)!r}; give both one name"
+        )
+    return found
