@@ -1,0 +1,321 @@
+"""Reading, checking and translating BEiT-3 checkpoints.
+
+Our module tree differs from the official one in one point: q, k and v are one fused Linear per stream. Everything
+else carries the official names; the paper's form (shared attention) uses them without a branch letter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, BEiT3Config
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.preprocess import Preprocessing
+
+VISION_POSITIONS = "beit3.encoder.embed_positions.A.weight"
+SPECIAL_ROWS = POSITION_OFFSET + 1  # two rows that are never used, and CLS: copied, not interpolated
+METADATA_KEY = "beit3_bench"  # what our own fine-tuned checkpoints carry beside "model"
+WRAPPERS = ("model", "module", "state_dict")
+
+
+@dataclass
+class LoadReport:
+    """What `load_checkpoint` did, in official tensor names.
+
+    resized: name -> "4x4 -> 6x6" of interpolated position tables.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint file: tensors under official names, our metadata, the official ``args`` as a dict, the file's hash."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    arguments: dict[str, Any]
+    sha256: str
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read `.pth`/`.pt`/`.bin` (official ``{"model" | "module": tensors, "args": Namespace}`` or a bare state dict) or
+    `.safetensors`. Nothing in the file is executed: ``weights_only`` with an allow-list of ``argparse.Namespace``.
+
+    Raises:
+        BenchError: missing, truncated or unsafe file, or no tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BenchError(f"{path}: checkpoint not found; released files are listed by: beit3-bench models")
+    metadata: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BenchError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+    else:
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            culprit = re.search(r"GLOBAL (\S+)", str(error))
+            what = f"asks to run {culprit[1]}" if culprit else "is damaged or not a PyTorch checkpoint"
+            raise BenchError(f"{path}: {what}; nothing was executed; use the official file or a safetensors copy") from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError) as error:
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BenchError(f"{path}: not a whole PyTorch checkpoint ({line[:120]}); download it again") from error
+        if not isinstance(content, Mapping):
+            raise BenchError(f"{path}: holds a {type(content).__name__}, not a state dict; is this a BEiT-3 checkpoint?")
+        metadata = content.get(METADATA_KEY) or {}
+        arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+        tensors = dict(next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content))
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise BenchError(f"{path}: holds no tensors; is this a BEiT-3 checkpoint?")
+    return Checkpoint(path, tensors, metadata, arguments, file_sha256(path))
+
+
+# ---- names ------------------------------------------------------------------------------------------------------------
+
+_FUSED = re.compile(r"(.*\.self_attn\.)qkv\.(A|B|shared)\.(weight|bias)$")
+
+
+def official_names(model: nn.Module) -> dict[str, list[str]]:
+    """Our parameter name -> official name(s); a fused qkv has three, in the order q, k, v."""
+    names = {}
+    for name in model.state_dict():
+        fused = _FUSED.match(name)
+        if fused:
+            branch = "" if fused[2] == "shared" else f"{fused[2]}."
+            names[name] = [f"{fused[1]}{x}_proj.{branch}{fused[3]}" for x in "qkv"]
+        else:
+            names[name] = [name.replace(".shared.", ".")]
+    return names
+
+
+def official_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The model's weights under the official names, without loss: `load_checkpoint` reads them back bit for bit."""
+    state = model.state_dict()
+    official: dict[str, Tensor] = {}
+    for name, names in official_names(model).items():
+        parts = state[name].chunk(len(names)) if len(names) > 1 else [state[name]]
+        official.update({n: part.clone() for n, part in zip(names, parts, strict=True)})
+    return official
+
+
+# ---- loading ----------------------------------------------------------------------------------------------------------
+
+
+def interpolate_positions(table: Tensor, grid: int) -> Tensor:
+    """Vision position table (side^2 + 3, D) -> (grid^2 + 3, D), as the official `load_model_and_may_interpolate`:
+    bicubic, align_corners=False, no antialias; the first three rows are copied.
+    """
+    side = math.isqrt(len(table) - SPECIAL_ROWS)
+    if side == grid:
+        return table
+    square = table[SPECIAL_ROWS:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    rows = resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
+    return torch.cat([table[:SPECIAL_ROWS], rows])
+
+
+def load_checkpoint(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], allow_missing: Sequence[str] = (), origin: str | None = None
+) -> LoadReport:
+    """Load official weights into a model; position tables are interpolated to the model's image size.
+
+    Args:
+        source: a file for `read_checkpoint`, or a mapping of official names to tensors (``{"model": ...}`` is unwrapped).
+        allow_missing: patterns of official names (``"head.*"``) that may be missing, unexpected or of another shape;
+            such tensors keep their initial values.
+
+    Raises:
+        BenchError: a missing, unexpected or misshapen tensor that no pattern allows; lists the names.
+    """
+    if isinstance(source, (str, Path)):
+        tensors: Mapping[str, Tensor] = read_checkpoint(source).tensors
+        origin = origin or str(source)
+    else:
+        tensors = next((source[key] for key in WRAPPERS if isinstance(source.get(key), Mapping)), source)  # type: ignore[assignment]
+        origin = origin or "state dict"
+    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+
+    def allowed(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
+
+    report = LoadReport()
+    own, names = model.state_dict(), official_names(model)
+    wanted = {n for group in names.values() for n in group}
+    config = getattr(model, "config", None)
+    misshapen: list[str] = []
+    ready: dict[str, Tensor] = {}
+    for name, group in names.items():
+        absent = [n for n in group if n not in tensors]
+        if absent:
+            report.missing += absent
+            continue
+        parts = [tensors[n] for n in group]
+        if group == [VISION_POSITIONS] and config is not None and parts[0].ndim == 2 and parts[0].shape[1] == own[name].shape[1]:
+            side = math.isqrt(max(len(parts[0]) - SPECIAL_ROWS, 0))
+            if side > 0 and side**2 + SPECIAL_ROWS == len(parts[0]) and side != config.grid:
+                parts = [interpolate_positions(parts[0], config.grid)]
+                report.resized[VISION_POSITIONS] = f"{side}x{side} -> {config.grid}x{config.grid}"
+        part_shape = (own[name].shape[0] // len(group), *own[name].shape[1:]) if len(group) > 1 else tuple(own[name].shape)
+        wrong = [n for n, p in zip(group, parts, strict=True) if tuple(p.shape) != part_shape]
+        if wrong:
+            shape = tuple(tensors[wrong[0]].shape)
+            misshapen += [f"{n} {shape} instead of {part_shape}" for n in wrong if not allowed(n)]
+            report.missing += wrong
+            continue
+        ready[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        report.loaded += group
+    report.unexpected = sorted(n for n in tensors if n not in wanted)
+    problems = []
+    if misshapen:
+        problems.append(f"{len(misshapen)} of another shape ({_first(misshapen)})")
+    missing = [n for n in report.missing if not allowed(n) and not any(m.startswith(n + " ") for m in misshapen)]
+    if missing:
+        problems.append(f"{len(missing)} missing ({_first(missing)})")
+    unexpected = [n for n in report.unexpected if not allowed(n)]
+    if unexpected:
+        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
+    if problems:
+        raise BenchError(
+            f"{origin}: does not fit this model: tensors {', '.join(problems)}; give the checkpoint of this task and size, "
+            "or allow by name, e.g. --allow-missing 'head.*'"
+        )
+    with torch.no_grad():
+        for name, value in ready.items():
+            own[name].copy_(value)
+    return report
+
+
+def _first(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def config_from_tensors(
+    tensors: Mapping[str, Tensor], origin: str, preset: str | None = None, image_size: int | None = None, num_heads: int | None = None
+) -> BEiT3Config:
+    """The configuration that a set of official tensors was made with; everything but the number of heads shows in shapes.
+
+    Raises:
+        BenchError: not a BEiT-3, or its shapes contradict ``preset``.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise BenchError(f"{origin}: tensor {name!r} is missing; this is not a BEiT-3 checkpoint with official names")
+        return tuple(tensors[name].shape)
+
+    rows, dim = shape(VISION_POSITIONS)
+    patch = shape("beit3.vision_embed.proj.weight")[-1]
+    side = math.isqrt(max(rows - SPECIAL_ROWS, 1))
+    layers = {int(m[1]) for n in tensors if (m := re.match(r"beit3\.encoder\.layers\.(\d+)\.", n))}
+    shared = "beit3.encoder.layers.0.self_attn.q_proj.weight" in tensors
+    if shape("beit3.encoder.embed_positions.B.weight")[0] != MAX_TEXT_ROWS:
+        raise BenchError(f"{origin}: text positions have {shape('beit3.encoder.embed_positions.B.weight')[0]} rows instead of {MAX_TEXT_ROWS}")
+    shapes: dict[str, Any] = {
+        "patch_size": patch,
+        "embed_dim": dim,
+        "ffn_dim": shape("beit3.encoder.layers.0.ffn.A.fc1.weight")[0],
+        "depth": len(layers),
+        "vocab_size": shape("beit3.text_embed.weight")[0],
+        "shared_attention": shared,
+        "vl_layers": len({n.split(".")[3] for n in tensors if ".ffn.VL." in n}),
+    }
+    if preset is None:
+        preset = next((p for p, c in PRESETS.items() if c["embed_dim"] == dim and c.get("patch_size", 16) == patch), None)
+    if preset is not None:
+        reference = BEiT3Config.preset(preset)
+        differing = [
+            f"{k} {v} instead of {getattr(reference, k)}"
+            for k, v in shapes.items()
+            if k not in ("vocab_size",) and v != getattr(reference, k) and preset != "tiny"
+        ]
+        if differing:
+            raise BenchError(f"{origin}: is not a BEiT-3 {preset} ({', '.join(differing)}); give the right --preset")
+        num_heads = num_heads or reference.num_heads
+    if num_heads is None:
+        if dim % 64:
+            raise BenchError(f"{origin}: the number of attention heads does not show in a checkpoint of width {dim}; give --preset")
+        num_heads = dim // 64
+    return BEiT3Config(image_size=image_size or side * patch, num_heads=num_heads, **shapes)
+
+
+@dataclass
+class LoadedModel:
+    """A model with its weights, and everything that belongs to them."""
+
+    model: nn.Module
+    config: BEiT3Config
+    report: LoadReport
+    preprocessing: Preprocessing
+    metadata: dict[str, Any]
+    sha256: str
+    preset: str | None
+    path: Path
+
+
+def load_model_for(
+    head: str,
+    checkpoint: str | Path,
+    preset: str | None = None,
+    image_size: int | None = None,
+    head_arguments: Mapping[str, Any] | None = None,
+    allow_missing: Sequence[str] = (),
+) -> LoadedModel:
+    """Read a checkpoint, infer its configuration, build the task's model and load it.
+
+    The image size is, in this order: the argument, the checkpoint's metadata, what its position table was made for.
+    """
+    from beit3_bench.backbones.models import build_model
+
+    source = read_checkpoint(checkpoint)
+    origin = str(source.path)
+    own = source.metadata.get("config", {})
+    preset = preset or source.metadata.get("preset")
+    config = config_from_tensors(source.tensors, origin, None if own else preset, image_size, own.get("num_heads"))
+    if own:
+        config = BEiT3Config(**{**own, "image_size": image_size or own["image_size"], "drop_path_rate": 0.0, "checkpoint_activations": False})
+    trained_for = source.metadata.get("head")
+    if trained_for and trained_for != head and not allow_missing:
+        raise BenchError(f"{origin}: was fine-tuned with the {trained_for} head, this task needs {head}; give a checkpoint of this task")
+    model = build_model(head, config, **(head_arguments or {}))
+    report = load_checkpoint(model, source.tensors, allow_missing, origin)
+    if "preprocessing" in source.metadata:
+        preprocessing = Preprocessing.from_dict(source.metadata["preprocessing"]).resized(config.image_size)
+    else:
+        preprocessing = Preprocessing.for_head(head, config.image_size)
+    if preset is None:
+        preset = next((p for p, c in PRESETS.items() if c["embed_dim"] == config.embed_dim), None)
+    return LoadedModel(model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path)

@@ -1,0 +1,112 @@
+"""Image preprocessing: part of the weights, never a flag.
+
+Vision-language heads: bicubic resize to S x S, mean = std = 0.5. The linear ImageNet head: shorter side to
+int(S / crop_pct), bicubic, centre crop, ImageNet mean and std. Both as the official evaluation transforms (PIL resampling
+on uint8, then `ToTensor` and `Normalize`); images stay uint8 until they are on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def decode(path: str | Path) -> Image.Image:
+    """Open an image file as RGB. EXIF orientation is not applied, as in the official loader.
+
+    Raises:
+        BenchError: missing or undecodable file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise BenchError(f"{path}: image not found; download it, or check --data-root") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BenchError(f"{path}: image does not decode ({error}); download it again") from error
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """size: pixels of the square input.  mode: ``"squash"`` (resize to S x S) or ``"crop"`` (resize, centre crop)."""
+
+    size: int
+    mode: str = "squash"
+    mean: tuple[float, float, float] = HALF
+    std: tuple[float, float, float] = HALF
+    crop_pct: float = 1.0
+
+    @classmethod
+    def for_head(cls, head: str, size: int) -> Preprocessing:
+        """What the official code does for a head."""
+        if head == "imagenet-linear":
+            return cls(size, "crop", IMAGENET_MEAN, IMAGENET_STD)
+        return cls(size)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def resized(self, size: int) -> Preprocessing:
+        """The same for another input size."""
+        return dataclasses.replace(self, size=size)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL RGB -> uint8 (3, S, S)."""
+        import numpy as np
+        import torch
+
+        s = self.size
+        if self.mode == "squash":
+            image = image.resize((s, s), Image.Resampling.BICUBIC)
+        else:
+            short = int(s / self.crop_pct)
+            w, h = image.size
+            # torchvision's Resize(int): the longer side is truncated; CenterCrop rounds half to even.
+            size = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
+            image = image.resize(size, Image.Resampling.BICUBIC)
+            left, top = round((size[0] - s) / 2.0), round((size[1] - s) / 2.0)
+            image = image.crop((left, top, left + s, top + s))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def load(self, path: str | Path) -> Tensor:
+        """Image file -> uint8 (3, S, S)."""
+        return self.pixels(decode(path))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> float32, the same arithmetic as ToTensor and Normalize."""
+        mean = images.new_tensor(self.mean, dtype=_float()).view(-1, 1, 1)
+        std = images.new_tensor(self.std, dtype=_float()).view(-1, 1, 1)
+        return images.float().div_(255).sub_(mean).div_(std)
+
+    def canary_hash(self) -> str:
+        """SHA-256 of a preprocessed synthetic image: changes when Pillow's resampling or our arithmetic does."""
+        import numpy as np
+
+        y, x = np.mgrid[0:97, 0:131]
+        image = np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, (x * x + 5 * y) % 251], axis=-1).astype(np.uint8)
+        tensor = self.normalise(self.pixels(Image.fromarray(image)).unsqueeze(0))
+        return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def _float() -> Any:
+    import torch
+
+    return torch.float32

@@ -1,0 +1,108 @@
+"""beit3.spm through SentencePiece, with XLM-R's id layout.
+
+<s> 0, <pad> 1, </s> 2, <unk> 3; piece i of the SentencePiece model (i >= 3) has id i + 1; <mask> comes after the last piece.
+The released model has 64,000 pieces, so <mask> is 64,001 and ids 64,002..64,009 of the embedding have no piece.
+Behaves as transformers' XLMRobertaTokenizer, which the official code uses (`get_sentencepiece_model_for_beit3`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLS, PAD, SEP, UNK = 0, 1, 2, 3
+OFFSET = 1
+MAX_TOKENS = 64  # the official num_max_bpe_tokens, CLS and SEP included
+_SPECIAL = re.compile(r"(<s>|</s>|<unk>|<pad>|\s*<mask>)")
+
+
+class Tokenizer:
+    """Text -> ids and back.
+
+    max_tokens: longer texts are cut, CLS and SEP included.
+    fingerprint: SHA-256 of the model file.
+    """
+
+    def __init__(self, model_proto: bytes, source: str, max_tokens: int = MAX_TOKENS):
+        import sentencepiece
+
+        try:
+            self.spm = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
+        except (RuntimeError, OSError, ValueError, TypeError) as error:
+            raise BenchError(f"{source}: not a SentencePiece model; give the official beit3.spm") from error
+        if self.spm.get_piece_size() == 0:
+            raise BenchError(f"{source}: an empty SentencePiece model; give the official beit3.spm")
+        self.max_tokens = max_tokens
+        self.fingerprint = hashlib.sha256(model_proto).hexdigest()
+        self.mask_token_id = self.spm.get_piece_size() + OFFSET
+        self.num_pieces = self.mask_token_id + 1
+        self._special = {"<s>": CLS, "<pad>": PAD, "</s>": SEP, "<unk>": UNK, "<mask>": self.mask_token_id}
+
+    @classmethod
+    def load(cls, path: str | Path, max_tokens: int = MAX_TOKENS) -> Tokenizer:
+        """Read a SentencePiece model file.
+
+        Raises:
+            BenchError: missing file, or not a SentencePiece model.
+        """
+        path = Path(path)
+        try:
+            proto = path.read_bytes()
+        except OSError as error:
+            raise BenchError(f"{path}: tokenizer not readable ({error.strerror}); download beit3.spm and pass it with --tokenizer") from error
+        if not proto:
+            raise BenchError(f"{path}: empty file; download beit3.spm again")
+        return cls(proto, str(path), max_tokens)
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of a text without CLS and SEP, not cut. Written-out special tokens (``<mask>``) are taken as such."""
+        if "<" not in text:
+            return self._pieces(text)
+        ids: list[int] = []
+        for part in _SPECIAL.split(text):
+            special = self._special.get(part.strip())
+            if special is not None:
+                ids.append(special)
+            elif part:
+                ids.extend(self._pieces(part))
+        return ids
+
+    def _pieces(self, text: str) -> list[int]:
+        return [i + OFFSET if i else UNK for i in self.spm.encode(text, out_type=int)]
+
+    def encode(self, text: str, source: str = "text") -> list[int]:
+        """[CLS] ids [SEP], cut to ``max_tokens`` (official `_get_text_segment`).
+
+        Raises:
+            BenchError: a text without a single token.
+        """
+        ids = self.ids(text)[: self.max_tokens - 2]
+        if not ids:
+            raise BenchError(f"{source}: the text {text!r} has no tokens; give it at least one word")
+        return [CLS, *ids, SEP]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids -> text; special tokens and ids without a piece are skipped."""
+        pieces = [i - OFFSET for i in ids if UNK < i < self.mask_token_id]
+        return self.spm.decode(pieces).strip()
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+        """Token ids int64 (n, L), L the longest of these, and padding_mask bool (n, L), True = padding; None if nothing is padded."""
+        import torch
+
+        longest = max(len(s) for s in sequences)
+        token_ids = torch.full((len(sequences), longest), PAD, dtype=torch.long)
+        lengths = torch.tensor([len(s) for s in sequences])
+        for row, sequence in zip(token_ids, sequences, strict=True):
+            row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        if int(lengths.min()) == longest:
+            return token_ids, None
+        return token_ids, torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
