@@ -1,0 +1,190 @@
+"""Recall at K of image-text retrieval, by counting ranks in blocks.
+
+Matches `RetrievalHandler` of the official BEiT-3 code (beit3/engine_for_finetuning.py): TR@K is the share of images
+that have one of their texts among the K best texts, IR@K the share of texts whose image is among the K best images, and
+the mean recall averages TR and IR at 1, 5 and 10.
+
+Tie rule: a gallery item comes before the wanted one if its score is strictly greater, or if the score is equal and the
+item comes earlier in the gallery. The order of the images' gallery is that of sorted image ids, as in the official
+code (so the order in which images were stored is irrelevant); the order of the texts' gallery is that of the input.
+Embeddings that are equal bit by bit get equal scores, whichever block they fall into; a model that collapsed to a
+single point scores at chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import ClusterTable
+
+CUTS = (1, 5, 10)
+RECALL_NAMES = (*(f"TR@{k}" for k in CUTS), *(f"IR@{k}" for k in CUTS), "mean_recall")
+
+
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """Ranks from 1 (best).
+
+    text_ranks: int64 (n_images,), rank of each image's best own text among all texts.
+    image_ranks: int64 (n_texts,), rank of each text's image among all images.
+    text_image_index: int64 (n_texts,), row of each text's image.
+    """
+
+    text_ranks: np.ndarray
+    image_ranks: np.ndarray
+    text_image_index: np.ndarray
+
+
+def retrieval_ranks(
+    image_embeddings: np.ndarray,
+    image_ids: np.ndarray,
+    text_embeddings: np.ndarray,
+    text_image_ids: np.ndarray,
+    block: int = 512,
+) -> RetrievalRanks:
+    """Rank of the right answer for every image and every text; scores are float32 dot products.
+
+    Args:
+        image_embeddings: float (n, D), one row per image, n >= 1.
+        image_ids: (n,) integers or strings, all distinct.
+        text_embeddings: float (m, D).
+        text_image_ids: (m,) the image of each text; every image needs a text and every text an image.
+        block: rows scored at once; at most ``block * max(n, m)`` scores are in memory.
+
+    Raises:
+        BenchError: shapes that do not fit, values that are not finite, repeated image ids, an id without partner.
+    """
+    images, texts = _embeddings(image_embeddings, "image_embeddings"), _embeddings(text_embeddings, "text_embeddings")
+    image_ids, text_image_ids = np.asarray(image_ids), np.asarray(text_image_ids)
+    if images.shape[1] != texts.shape[1]:
+        raise BenchError(
+            f"image_embeddings have {images.shape[1]} dimensions and text_embeddings {texts.shape[1]}; "
+            "take both from the same model"
+        )
+    owner = _owners(image_ids, text_image_ids, len(images), len(texts))
+
+    gallery_order = np.empty(len(images), dtype=np.int64)
+    gallery_order[np.argsort(image_ids, kind="stable")] = np.arange(len(images))
+    distinct_images, image_copy = _distinct_rows(images)
+    distinct_texts, text_copy = _distinct_rows(texts)
+
+    image_ranks = np.empty(len(texts), dtype=np.int64)
+    for start in range(0, len(texts), block):
+        rows = slice(start, start + block)
+        scores = _scores(texts[rows], distinct_images, image_copy)
+        image_ranks[rows] = _rank(scores, owner[rows], gallery_order)
+
+    by_owner = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[by_owner], np.arange(len(images) + 1))
+    text_order = np.arange(len(texts))
+    text_ranks = np.empty(len(images), dtype=np.int64)
+    for start in range(0, len(images), block):
+        stop = min(start + block, len(images))
+        scores = _scores(images[start:stop], distinct_texts, text_copy)
+        own = by_owner[first[start] : first[stop]]
+        own_scores = scores[owner[own] - start, own]
+        # own texts sorted by row, then falling score, then position: the first of each row is the row's best own text
+        best = own[np.lexsort((own, -own_scores, owner[own]))][first[start:stop] - first[start]]
+        text_ranks[start:stop] = _rank(scores, best, text_order)
+    return RetrievalRanks(text_ranks, image_ranks, owner)
+
+
+def recall_at(ranks: np.ndarray, k: int) -> float:
+    """Share (fraction) of ranks, counted from 1, that are at most k."""
+    ranks = np.asarray(ranks)
+    if ranks.size == 0:
+        raise BenchError("recall of no queries; the split is empty")
+    return float(np.count_nonzero(ranks <= k) / ranks.size)
+
+
+def recalls(ranks: RetrievalRanks) -> dict[str, float]:
+    """TR@1, TR@5, TR@10, IR@1, IR@5, IR@10 and their mean, in percent."""
+    values = {f"TR@{k}": 100 * recall_at(ranks.text_ranks, k) for k in CUTS}
+    values |= {f"IR@{k}": 100 * recall_at(ranks.image_ranks, k) for k in CUTS}
+    return values | {"mean_recall": sum(values.values()) / len(values)}
+
+
+def recall_table(ranks: RetrievalRanks, image_ids: np.ndarray) -> ClusterTable:
+    """Hits and counts per image (the cluster of resampling; the gallery stays as it is).
+
+    Columns: ``images``, ``tr1``, ``tr5``, ``tr10``, ``texts``, ``ir1``, ``ir5``, ``ir10``.
+    """
+    n = len(ranks.text_ranks)
+    columns = {"images": np.ones(n)}
+    columns |= {f"tr{k}": (ranks.text_ranks <= k).astype(np.float64) for k in CUTS}
+    columns["texts"] = np.bincount(ranks.text_image_index, minlength=n).astype(np.float64)
+    for k in CUTS:
+        columns[f"ir{k}"] = np.bincount(ranks.text_image_index, weights=ranks.image_ranks <= k, minlength=n)
+    return ClusterTable([str(i) for i in np.asarray(image_ids).tolist()], columns)
+
+
+def estimate_recalls(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Recalls in percent from the column sums of `recall_table`; arrays may carry leading axes of resamples."""
+    values = {f"TR@{k}": 100 * np.asarray(sums[f"tr{k}"] / sums["images"]) for k in CUTS}
+    values |= {f"IR@{k}": 100 * np.asarray(sums[f"ir{k}"] / sums["texts"]) for k in CUTS}
+    return values | {"mean_recall": np.asarray(sum(values.values()) / len(values))}
+
+
+def _embeddings(values: np.ndarray, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 2 or values.size == 0 or values.dtype.kind != "f":
+        raise BenchError(f"{name}: expected float rows (n, D), found {values.dtype} {values.shape}")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise BenchError(f"{name}: {bad.size} rows are not finite, the first is row {bad[0]}; encode them again")
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _owners(image_ids: np.ndarray, text_image_ids: np.ndarray, n: int, m: int) -> np.ndarray:
+    for name, ids, count in (("image_ids", image_ids, n), ("text_image_ids", text_image_ids, m)):
+        if ids.shape != (count,) or ids.dtype.kind not in "iuSU":
+            raise BenchError(f"{name}: expected {count} integers or strings, found {ids.dtype} {ids.shape}")
+    position: dict = {}
+    for row, key in enumerate(image_ids.tolist()):
+        if position.setdefault(key, row) != row:
+            raise BenchError(f"image_ids: image {key!r} comes twice; keep one embedding per image")
+    owner = np.fromiter((position.get(key, -1) for key in text_image_ids.tolist()), dtype=np.int64, count=m)
+    orphans = np.flatnonzero(owner < 0)
+    if orphans.size:
+        key = text_image_ids[orphans[0]].item()
+        raise BenchError(f"text_image_ids: {orphans.size} texts name an image without embedding, the first is {key!r}")
+    silent = np.flatnonzero(np.bincount(owner, minlength=n) == 0)
+    if silent.size:
+        key = image_ids[silent[0]].item()
+        raise BenchError(
+            f"image_ids: {silent.size} images have no text, the first is {key!r}; remove them or add texts"
+        )
+    return owner
+
+
+def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Distinct rows and each row's place among them; None where all are distinct already.
+
+    Matrix kernels may round one dot product differently in different columns; only equal columns that are computed
+    once are sure to tie.
+    """
+    seen: dict[bytes, int] = {}
+    copy = np.fromiter((seen.setdefault(row.tobytes(), len(seen)) for row in rows), dtype=np.int64, count=len(rows))
+    if len(seen) == len(rows):
+        return rows, None
+    _, first = np.unique(copy, return_index=True)
+    return rows[first], copy
+
+
+def _scores(queries: np.ndarray, gallery: np.ndarray, copy: np.ndarray | None) -> np.ndarray:
+    scores = queries @ gallery.T
+    return scores if copy is None else scores[:, copy]
+
+
+def _rank(scores: np.ndarray, target: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rank from 1 of column ``target[i]`` in row i; ``order`` (columns,) decides between equal scores."""
+    wanted = np.take_along_axis(scores, target[:, None], axis=1)
+    ranks = 1 + np.count_nonzero(scores > wanted, axis=1)
+    for row in np.flatnonzero(np.count_nonzero(scores == wanted, axis=1) > 1):
+        ties = np.flatnonzero(scores[row] == wanted[row])
+        ranks[row] += np.count_nonzero(order[ties] < order[target[row]])
+    return ranks
