@@ -24,7 +24,7 @@ OFFICIAL_LOCATION = "https://github.com/addf400/files/releases/download/beit3"
 TOKENIZER_FILE = "beit3.spm"
 
 Kind = Literal["pretrained", "fine-tuned", "tokenizer"]
-Recipe = Literal["vision-language", "imagenet"]
+Mode = Literal["squash", "crop"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Weight:
         preset: architecture preset; empty for the tokenizer.
         image_size: side of the input in pixels; 0 for the tokenizer.
         task: the task of the head it carries; None for pre-trained weights.
-        preprocessing: ``"vision-language"`` (bicubic to S x S, mean = std = 0.5) or ``"imagenet"`` (resize, centre
-            crop, ImageNet mean and std).
+        preprocessing: ``"squash"`` (bicubic to S x S, mean = std = 0.5) or ``"crop"`` (resize, centre crop, ImageNet
+            mean and std); see `backbones.preprocess.Preprocessing`.
         params: parameters in millions as the README prints them; 0 for the tokenizer.
         parent: registry name of the weights it was fine-tuned from; None for pre-trained ones.
         trained_on: data sets whose images it has seen with labels or captions, beyond the web-scale pre-training pairs.
@@ -63,7 +63,7 @@ class Weight:
     preset: str = ""
     image_size: int = 0
     task: str | None = None
-    preprocessing: Recipe = "vision-language"
+    preprocessing: Mode = "squash"
     params: int = 0
     parent: str | None = None
     trained_on: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def _fine_tuned(
         preset,
         size,
         task,
-        "imagenet" if task == "imagenet-linear" else "vision-language",
+        "crop" if task == "imagenet-linear" else "squash",
         params,
         parent=f"beit3_{preset}_{origin}patch16_224",
         trained_on=seen + data,
