@@ -1,0 +1,199 @@
+r"""Official VQA accuracy (VQA v1/v2), per question, answer type and question type.
+
+Matches PythonEvaluationTools/vqaEvaluation/vqaEval.py of GT-Vision-Lab/VQA, version 2, its quirks included:
+
+* Line breaks and tabs become spaces and the ends are stripped, always. Everything else (punctuation, lower case, number
+  words, articles, contractions) is normalised only if the human answers are not all the same string; with unanimous
+  humans "Yes" does not match "yes".
+* Punctuation marks are deleted if any of them touches a space in that string, each mark for itself, or if the string
+  holds a comma between digits, then all of them; otherwise they become spaces.
+* A period is deleted unless a digit follows, but only the first 32 of a string: the official code hands ``re.UNICODE``
+  (32) to ``sub`` as its count. A look-behind for digits is misspelt there and never holds.
+* The accuracy is the mean over leaving out each human answer of min(matches among the others / 3, 1); "the others" are
+  the records that differ from it as a whole. With ten distinct records one match scores 30, not 33.
+
+The training target is another thing, see `soft_score`, and so is the normalisation of the answer vocabulary, see
+`normalize_multiple_choice`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import ClusterTable
+
+OVERALL = "vqa_accuracy"
+
+_PUNCTUATION = ';/[]"{}()=+\\_->@`<,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_PERIODS_AT_MOST = 32
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+_ARTICLES = frozenset(("a", "an", "the"))
+_CONTRACTED = """
+'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've
+mustn't needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll what're
+what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+# The official table maps a form that lacks one of its apostrophes to the full form, and has one entry the other way
+# round. Its keys with a capital I can never be met (words are in lower case by then) and are left out.
+_CONTRACTIONS = {w[:i] + w[i + 1 :]: w for w in _CONTRACTED.split() for i, c in enumerate(w) if c == "'"} | {
+    "somebody'd": "somebodyd"
+}
+
+
+def soft_score(count: int) -> float:
+    """Training target of an answer that ``count`` of ten humans gave: 0, 0.3, 0.6, 0.9, then 1 (fraction).
+
+    Not the metric: the target knows no normalisation and no other humans.
+    """
+    if count < 0:
+        raise BenchError(f"an answer cannot be given {count} times")
+    return (0.0, 0.3, 0.6, 0.9, 1.0)[min(count, 4)]
+
+
+def clean_answer(text: str) -> str:
+    """What is always done to an answer, human or predicted: no line breaks, no tabs, no spaces at the ends."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+@lru_cache(maxsize=1 << 18)
+def normalize_answer(text: str) -> str:
+    """The normalisation of the metric: punctuation, then lower case, number words, articles and contractions."""
+    return _words(_punctuation(text))
+
+
+def normalize_multiple_choice(text: str) -> str:
+    """The normalisation of the answer vocabulary (``normalize_word`` of the official BEiT-3 code).
+
+    As `normalize_answer`, then without the commas that are left.
+    """
+    return normalize_answer(text).replace(",", "")
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[Mapping[str, Any] | str]) -> float:
+    """Accuracy of one prediction, a fraction.
+
+    Args:
+        prediction: the predicted answer, as submitted.
+        answers: the human answers: records of the annotation file (``answer``, ``answer_id``, ``answer_confidence``),
+            of which equal ones are left out together, or plain strings, each of which stands for a record of its own.
+
+    Raises:
+        BenchError: no answers, or something that is not a string.
+    """
+    if not answers:
+        raise BenchError("a question without human answers cannot be scored")
+    try:
+        prediction = clean_answer(prediction)
+        texts = [clean_answer(a if isinstance(a, str) else a["answer"]) for a in answers]
+    except (AttributeError, KeyError, TypeError) as error:
+        what = "expected strings and records with the key 'answer'"
+        raise BenchError(f"prediction {prediction!r}: {what} ({error})") from error
+    if len(set(texts)) > 1:
+        texts = [normalize_answer(text) for text in texts]
+        prediction = normalize_answer(prediction)
+    matches, count = texts.count(prediction), len(texts)
+    if not matches:
+        return 0.0
+    if _all_distinct(answers):
+        thirds = matches * min(matches - 1, 3) + (count - matches) * min(matches, 3)
+    else:
+        records = [
+            text if isinstance(a, str) else {**a, "answer": text} for text, a in zip(texts, answers, strict=True)
+        ]
+        right = [record for record, text in zip(records, texts, strict=True) if text == prediction]
+        thirds = sum(min(sum(r != left_out for r in right), 3) for left_out in records)
+    return thirds / (3 * count)
+
+
+def vqa_accuracies(predictions: Sequence[str], answers: Sequence[Sequence[Mapping[str, Any] | str]]) -> np.ndarray:
+    """`vqa_accuracy` of every question: float64 (n,), fractions.
+
+    Raises:
+        BenchError: no questions, or another number of predictions than of questions.
+    """
+    if len(predictions) != len(answers) or not answers:
+        raise BenchError(f"{len(predictions)} predictions for {len(answers)} questions; give one for each")
+    pairs = zip(predictions, answers, strict=True)
+    return np.fromiter((vqa_accuracy(p, a) for p, a in pairs), dtype=np.float64, count=len(answers))
+
+
+def vqa_metrics(accuracies: np.ndarray, answer_types: Sequence[str], question_types: Sequence[str]) -> dict[str, float]:
+    """``vqa_accuracy``, ``vqa_accuracy/<answer type>``, ``vqa_accuracy/question_type/<type>``, in percent."""
+    table = vqa_table(accuracies, answer_types, question_types, [""] * len(accuracies))
+    return {name: float(value) for name, value in estimate_vqa(table.sums()).items()}
+
+
+def vqa_table(
+    accuracies: np.ndarray, answer_types: Sequence[str], question_types: Sequence[str], clusters: Sequence[str]
+) -> ClusterTable:
+    """Per cluster (the image) and metric: column ``<metric name>`` (n, 2) holds sum of accuracies and questions."""
+    total = len(accuracies)
+    if not (total == len(answer_types) == len(question_types) == len(clusters)) or not total:
+        raise BenchError(
+            f"{total} accuracies, {len(answer_types)} answer types, {len(question_types)} question types and "
+            f"{len(clusters)} clusters; give one of each for every question, and at least one question"
+        )
+    ids = {name: row for row, name in enumerate(dict.fromkeys(clusters))}
+    kinds = [
+        [f"{OVERALL}/{kind}" for kind in answer_types],
+        [f"{OVERALL}/question_type/{kind}" for kind in question_types],
+    ]
+    names = {name: i for i, name in enumerate(dict.fromkeys([OVERALL, *sorted(set(kinds[0])), *sorted(set(kinds[1]))]))}
+    row = np.fromiter((ids[c] for c in clusters), dtype=np.int64, count=total) * len(names)
+    sums = np.zeros((2, len(ids) * len(names)))
+    for member in ([OVERALL] * total, *kinds):
+        cell = row + np.fromiter((names[name] for name in member), dtype=np.int64, count=total)
+        sums[0] += np.bincount(cell, weights=accuracies, minlength=sums.shape[1])
+        sums[1] += np.bincount(cell, minlength=sums.shape[1])
+    sums = sums.reshape(2, len(ids), len(names))
+    return ClusterTable(list(ids), {name: np.ascontiguousarray(sums[:, :, i].T) for name, i in names.items()})
+
+
+def estimate_vqa(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Percentages from the column sums of `vqa_table`; leading axes are kept, a kind without questions is NaN."""
+    with np.errstate(invalid="ignore"):
+        return {name: 100 * np.asarray(pair[..., 0] / pair[..., 1]) for name, pair in sums.items()}
+
+
+def answer_vocabulary(answers: Sequence[str], at_least: int = 9) -> list[str]:
+    """The official answer vocabulary from ``multiple_choice_answer`` of the training annotations, in their order.
+
+    Normalised answers that occur at least ``at_least`` times, in order of first appearance; 3,129 on VQA v2 train then
+    val. The order decides what the outputs of a released head mean.
+    """
+    counts = Counter(normalize_multiple_choice(answer) for answer in answers)
+    return [answer for answer, count in counts.items() if count >= at_least]
+
+
+def _all_distinct(answers: Sequence[Mapping[str, Any] | str]) -> bool:
+    """Whether each record differs from all others, judged by their ids; strings stand for a record each."""
+    ids = [position if isinstance(a, str) else a.get("answer_id") for position, a in enumerate(answers)]
+    return None not in ids and len(set(ids)) == len(ids)
+
+
+def _punctuation(text: str) -> str:
+    all_go = _COMMA_IN_NUMBER.search(text) is not None
+    present = [mark for mark in _PUNCTUATION if mark in text]
+    if present:
+        table = {ord(m): "" if all_go or f"{m} " in text or f" {m}" in text else " " for m in present}
+        text = text.translate(table)
+    return _PERIOD.sub("", text, count=_PERIODS_AT_MOST)
+
+
+def _words(text: str) -> str:
+    numbered = (_NUMBERS.get(word, word) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in numbered if word not in _ARTICLES)
