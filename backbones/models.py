@@ -75,9 +75,12 @@ class Retrieval(BEiT3Head):
         assert x is not None
         return F.normalize(self.language_head(x[:, 0]), dim=-1)
 
-    def forward(self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both towers: ((B, D), (N, D)).  One call, so that data-parallel wrappers see the whole computation."""
-        return self.encode_image(images), self.encode_text(token_ids, padding_mask)
+    def forward(self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Both towers and the temperature: ((B, D), (N, D), scalar logit_scale.exp()).
+
+        One call for training, so that data-parallel wrappers see the whole computation.
+        """
+        return self.encode_image(images), self.encode_text(token_ids, padding_mask), self.logit_scale.exp()
 
 
 class Pooler(nn.Module):

@@ -57,6 +57,26 @@ def read_json_lines(path: str | Path, what: str) -> list[tuple[int, Any]]:
     return values
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+def find(root: Path, name: str, folders: Iterable[str], what: str) -> Path:
+    """First existing ``root/FOLDER/name``.
+
+    Raises:
+        BenchError: none exists; names the first place that was looked at.
+    """
+    places = [root / folder / name for folder in folders]
+    for place in places:
+        if place.exists():
+            return place
+    raise BenchError(f"{places[0]}: {what} not found (nor in {len(places) - 1} other places); check --data-root (see: beit3-bench tasks)")
+
+
 def field(record: Any, key: str, kind: type | tuple[type, ...], source: str) -> Any:
     """``record[key]``, checked for presence and type.  ``source`` names file and record (``"x.json: images[3]"``)."""
     if not isinstance(record, dict):

@@ -1,0 +1,262 @@
+"""ImageNet-1K, twice: as image-to-text retrieval (the paper's form) and with a linear head (the released checkpoints).
+
+Retrieval form (BEiT-3 paper, section 3.2.2): class names are texts, an image gets the class of highest cosine. The class
+text is the WordNet lemma names of the synset joined by ", " (authors' reply, unilm issue 965), from timm's `ImageNetInfo`.
+A class-name file and prompt templates (averaged as CLIP does) can be given instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Published, Row, Scores, Task
+from beit3_bench.tasks.files import read_json
+from beit3_bench.tasks.metrics.topk import (
+    accuracy_of_ranks,
+    class_ranks,
+    estimate_topk,
+    topk_classes,
+    topk_table,
+    zero_shot_scores,
+    zero_shot_weights,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+VALIDATION_IMAGES = 50_000
+LAYOUT = """\
+DATA_ROOT/
+  val/n01440764/*.JPEG          one folder per class, 50,000 images in 1,000 folders
+  train/n01440764/*.JPEG        only for fine-tuning"""
+
+
+class ImageFolders(Task):
+    """What both forms share: class folders named by WordNet id."""
+
+    splits = ("val", "train")
+    default_split = "val"
+    metrics = (Metric("top1", "fraction", headline=True), Metric("top5", "fraction"))
+    layout = LAYOUT
+    score_files = ()
+
+    def classes(self) -> list[str]:
+        """WordNet ids in label order (sorted): the folders of ``val``."""
+        folder = self.data_root / "val"
+        if not folder.is_dir():
+            raise BenchError(f"{folder}: folder not found; ImageNet needs val/<WordNet id>/*.JPEG below --data-root")
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        if not names:
+            raise BenchError(f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first")
+        return names
+
+    def labelled_images(self, split: str) -> list[Example]:
+        """One example per image file; the target is the class index."""
+        examples = []
+        classes = self.classes()
+        for label, name in enumerate(classes):
+            folder = self.data_root / split / name
+            if not folder.is_dir():
+                raise BenchError(f"{folder}: class folder not found; split {split} needs the same folders as val")
+            files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            examples += [
+                Example(f"image:{name}/{p.name}", (str(p),), cluster=f"{name}/{p.name}", target=label, kind="image") for p in files
+            ]
+        if not examples:
+            raise BenchError(f"{self.data_root / split}: no images in {len(classes)} class folders; the split is empty")
+        if split == "val" and len(classes) == 1000 and len(examples) != VALIDATION_IMAGES:
+            raise BenchError(f"{self.data_root / split}: {len(examples)} images instead of {VALIDATION_IMAGES:,}; complete the download")
+        return examples
+
+    def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
+        """n images spread evenly over the classes (files are sorted by class), and every class text."""
+        images = [e for e in examples if e.kind == "image"]
+        chosen = {images[i * len(images) // n].id for i in range(min(n, len(images)))} if len(images) > n else {e.id for e in images}
+        return [e for e in examples if e.kind != "image" or e.id in chosen]
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return estimate_topk(sums)
+
+    def chance(self, examples: Sequence[Example]) -> float:
+        """Top-1 (fraction) of guessing among the classes."""
+        return 1.0 / len(self.classes())
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        import torch
+
+        from beit3_bench.backbones.preprocess import decode
+
+        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
+        return {"ids": [e.id for e in examples], "images": images, "labels": torch.tensor([e.target for e in examples])}
+
+
+class ImageNet(ImageFolders):
+    """ImageNet-1K as retrieval of the class text."""
+
+    name = "imagenet"
+    title = "ImageNet-1K as retrieval"
+    head = "retrieval"
+    published = Published("imagenet1k", {"val": "val"}, {"top1": "top-1"})
+
+    @dataclass
+    class Options:
+        """class_names: JSON file, {WordNet id: name} or a list in label order; default: WordNet lemmas.
+        templates: JSON file, list of prompts with ``{}`` where the class goes; default: the bare class text.
+        """
+
+        class_names: Path | None = None
+        templates: Path | None = None
+
+    def class_texts(self) -> dict[str, list[str]]:
+        """WordNet id -> the texts of its class, one per template."""
+        classes = self.classes()
+        names = self._named(classes) if self.options.class_names else self._lemmas(classes)
+        templates = ["{}"]
+        if self.options.templates:
+            path = self.options.templates
+            templates = read_json(path, "prompt templates")
+            if not isinstance(templates, list) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
+                raise BenchError(f"{path}: expected a non-empty JSON list of strings that contain {{}}")
+        return {wnid: [t.replace("{}", name) for t in templates] for wnid, name in zip(classes, names, strict=True)}
+
+    def _named(self, classes: list[str]) -> list[str]:
+        path = self.options.class_names
+        content = read_json(path, "class names")
+        if isinstance(content, dict):
+            missing = [c for c in classes if not isinstance(content.get(c), str)]
+            if missing:
+                raise BenchError(f"{path}: no name for class {missing[0]} ({len(missing)} missing); add it")
+            return [content[c] for c in classes]
+        if not isinstance(content, list) or len(content) != len(classes) or not all(isinstance(n, str) for n in content):
+            raise BenchError(f"{path}: expected {len(classes)} names in label order, or an object by WordNet id")
+        return content
+
+    @staticmethod
+    def _lemmas(classes: list[str]) -> list[str]:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        known = set(info.label_names())
+        unknown = [c for c in classes if c not in known]
+        if unknown:
+            raise BenchError(
+                f"class folder {unknown[0]!r} is not a WordNet id of ImageNet-1K ({len(unknown)} such folders); "
+                "rename it, or name the classes with -o class_names=FILE.json"
+            )
+        return [info.label_name_to_description(c) for c in classes]
+
+    def examples(self, split: str) -> list[Example]:
+        texts = [
+            Example(f"text:{wnid}:{n}", text=text, cluster=wnid, target=label, kind="text")
+            for label, (wnid, texts) in enumerate(self.class_texts().items())
+            for n, text in enumerate(texts)
+        ]
+        return self.labelled_images(split) + texts
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batch: dict[str, Any] = {"ids": [e.id for e in examples]}
+        if examples[0].kind == "image":
+            batch["images"] = self.load_images([e.images[0] for e in examples])
+        else:
+            batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
+        return batch
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """Unit-length embeddings, float32."""
+        if "images" in batch:
+            assert self.preprocessing is not None
+            embeddings = model.encode_image(self.preprocessing.normalise(batch["images"]))
+        else:
+            embeddings = model.encode_text(batch["token_ids"], batch["padding_mask"])
+        return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], embeddings.float().cpu().numpy(), strict=True)]
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Class of highest cosine; several texts of a class are averaged as CLIP does."""
+        texts = [e for e in examples if e.kind == "text"]
+        images = [e for e in examples if e.kind == "image"]
+        num_classes = max(e.target for e in texts) + 1
+        features = np.stack([rows[e.id]["embedding"] for e in texts])
+        weights = zero_shot_weights(features.reshape(num_classes, -1, features.shape[-1]))
+        embeddings = np.stack([rows[e.id]["embedding"] for e in images])
+        labels = np.array([e.target for e in images])
+        ranks = np.concatenate(
+            [class_ranks(zero_shot_scores(embeddings[i : i + 4096], weights), labels[i : i + 4096]) for i in range(0, len(images), 4096)]
+        )
+        return _scores(ranks, images, {"images": len(images), "classes": num_classes, "class texts": len(texts)})
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_examples(self) -> list[Example]:
+        """One (image, class text) pair per image; with templates, the first one."""
+        texts = [t[0] for t in self.class_texts().values()]
+        return [
+            Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in self.labelled_images("train")
+        ]
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        batch = super().training_collate(examples, generator, image_ops)
+        batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
+        return batch
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Contrastive over the global batch; images of the same class are not each other's negatives."""
+        from beit3_bench.tasks.losses import contrastive_loss
+
+        assert self.preprocessing is not None
+        image, text, scale = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"])
+        return contrastive_loss(image, text, scale, gather, groups=batch["labels"])
+
+
+class ImageNetLinear(ImageFolders):
+    """ImageNet-1K with the linear head on mean-pooled patches (official `BEiT3ForImageClassification`)."""
+
+    name = "imagenet-linear"
+    title = "ImageNet-1K, linear head"
+    head = "imagenet-linear"
+    uses_text = False
+    published = Published("imagenet1k", {"val": "val"}, {"top1": "top-1"})
+
+    def head_arguments(self) -> dict[str, Any]:
+        return {"num_classes": len(self.classes())}
+
+    def examples(self, split: str) -> list[Example]:
+        return self.labelled_images(split)
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        return {"ids": [e.id for e in examples], "images": self.load_images([e.images[0] for e in examples])}
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """The five best classes, best first (lower index first among equals)."""
+        assert self.preprocessing is not None
+        logits = model(self.preprocessing.normalise(batch["images"])).float().cpu().numpy()
+        return [{"id": i, "top5": row} for i, row in zip(batch["ids"], topk_classes(logits).tolist(), strict=True)]
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        def rank(example: Example) -> int:
+            best = rows[example.id]["top5"]
+            return best.index(example.target) + 1 if example.target in best else len(best) + 1
+
+        ranks = np.array([rank(e) for e in examples])
+        return _scores(ranks, examples, {"images": len(examples), "classes": len({e.target for e in examples})})
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Cross-entropy with label smoothing 0.1, or with soft targets where mixup made them (timm's losses)."""
+        from beit3_bench.tasks.losses import classification_loss
+
+        assert self.preprocessing is not None
+        images = batch["images"]
+        logits = model(self.preprocessing.normalise(images) if not images.is_floating_point() else images)
+        return classification_loss(logits, batch["labels"])
+
+
+def _scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int]) -> Scores:
+    return Scores(accuracy_of_ranks(ranks), counts, topk_table(ranks, [e.cluster for e in images]))

@@ -1,0 +1,83 @@
+"""Karpathy's split files, `dataset_coco.json` and `dataset_flickr30k.json`: images, their split and their sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.files import field, read_json, unique
+
+RELEASED_SIZES = {"dataset_coco.json": 123_287, "dataset_flickr30k.json": 31_014}
+"""Images in the released files; a file of this size must also have the published counts per split."""
+
+RELEASED_COUNTS = {  # split -> (images, sentences or None where no source states them)
+    "dataset_coco.json": {"train": (82_783, None), "restval": (30_504, None), "val": (5_000, None), "test": (5_000, 25_010)},
+    "dataset_flickr30k.json": {"train": (29_000, None), "val": (1_014, None), "test": (1_000, 5_000)},
+}
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image of the split file.
+
+    id: the dataset's own image id (``cocoid``; Flickr30K has none: the file name's stem).
+    path: relative to the data root, POSIX form.
+    sentences: (sentence id, raw text) in the file's order.
+    """
+
+    id: str
+    path: str
+    split: str
+    sentences: tuple[tuple[str, str], ...]
+
+
+def read_karpathy(path: str | Path, image_folder: str | None = None) -> list[CaptionedImage]:
+    """Read a whole split file.
+
+    Args:
+        image_folder: where images are when the file does not say it (Flickr30K: ``flickr30k-images``).
+
+    Raises:
+        BenchError: missing file or key, an image or sentence id listed twice, counts that differ from the released ones.
+    """
+    path = Path(path)
+    content = read_json(path, "Karpathy split")
+    images: list[CaptionedImage] = []
+    for n, record in enumerate(field(content, "images", list, str(path))):
+        source = f"{path}: images[{n}]"
+        filename = field(record, "filename", str, source)
+        folder = record.get("filepath", image_folder or "")
+        image_id = record.get("cocoid", Path(filename).stem)
+        sentences = []
+        for k, sentence in enumerate(field(record, "sentences", list, source)):
+            raw = field(sentence, "raw", str, f"{source}.sentences[{k}]")
+            sentences.append((str(field(sentence, "sentid", int, f"{source}.sentences[{k}]")), raw))
+        images.append(
+            CaptionedImage(str(image_id), f"{folder}/{filename}".lstrip("/"), field(record, "split", str, source), tuple(sentences))
+        )
+    unique((i.id for i in images), str(path), "image id")
+    unique((s for i in images for s, _ in i.sentences), str(path), "sentence id")
+    if len(images) == RELEASED_SIZES.get(path.name):
+        _check_released(path, images)
+    return images
+
+
+def select(images: list[CaptionedImage], splits: tuple[str, ...], path: str | Path) -> list[CaptionedImage]:
+    """Images of some splits, in the file's order; an empty selection is an error."""
+    chosen = [i for i in images if i.split in splits]
+    if not chosen:
+        found = ", ".join(sorted({i.split for i in images})) or "none"
+        raise BenchError(f"{path}: no image of split {' or '.join(splits)} (splits in the file: {found}); give another --split")
+    return chosen
+
+
+def _check_released(path: Path, images: list[CaptionedImage]) -> None:
+    for split, (expected_images, expected_sentences) in RELEASED_COUNTS[path.name].items():
+        chosen = [i for i in images if i.split == split]
+        sentences = sum(len(i.sentences) for i in chosen)
+        if len(chosen) != expected_images or (expected_sentences is not None and sentences != expected_sentences):
+            raise BenchError(
+                f"{path}: split {split} has {len(chosen)} images and {sentences} sentences, the released file "
+                f"{expected_images} and {expected_sentences}; download it again"
+            )

@@ -1,0 +1,184 @@
+"""NLVR2: is the sentence true of the two images? Two fused passes, pooled outputs concatenated.
+
+Protocol (BEiT-3 paper, section 3.1.1; official `NLVR2Handler`): [vision CLS, text BOS] of both pairs, two-layer MLP,
+label 1 = True. dev.json is the dev split, test1.json is test-P. Accuracy and consistency as nlvr2/eval/metrics.py.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.files import field, find, read_json_lines, unique
+from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
+
+if TYPE_CHECKING:
+    import torch
+
+FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
+FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
+IMAGE_FOLDERS = (".", "images", "nlvr2", "nlvr2/images")
+
+
+def read_annotations(path: Path) -> list[dict[str, Any]]:
+    """The original JSON lines; each record gets ``truth`` (bool, from the string or the boolean ``label``)."""
+    records = []
+    for number, record in read_json_lines(path, "NLVR2"):
+        source = f"{path}:{number}"
+        identifier = field(record, "identifier", str, source)
+        field(record, "sentence", str, source)
+        try:
+            sentence_key(identifier)
+        except BenchError as error:
+            raise BenchError(f"{source}: {error}") from error
+        records.append({**record, "truth": parse_label(field(record, "label", (str, bool), source), source)})
+    if not records:
+        raise BenchError(f"{path}: holds no examples; download it again")
+    unique((r["identifier"] for r in records), str(path), "identifier")
+    return records
+
+
+class NLVR2(Task):
+    """NLVR2, dev and test-P."""
+
+    name = "nlvr2"
+    title = "NLVR2"
+    head = "nlvr2"
+    splits = ("test-P", "dev", "train")
+    default_split = "test-P"
+    metrics = (Metric("accuracy", "fraction", headline=True, decimals=2), Metric("consistency", "fraction", decimals=2))
+    layout = """\
+DATA_ROOT/
+  data/{train,dev,test1}.json                  the original JSON lines
+  images/train/<directory>/train-*-img0.png    official download; also without <directory> and without images/
+  dev/dev-*-img0.png                           also below images/
+  test1/test1-*-img0.png"""
+    published = Published("nlvr2", {"dev": "dev", "test-P": "test-P"}, {"accuracy": "accuracy"})
+
+    def examples(self, split: str) -> list[Example]:
+        """One example per sentence-pair; the cluster is the sentence, the target the truth."""
+        name = FILES[split]
+        path = find(self.data_root, name, FOLDERS, "NLVR2 annotations")
+        records = read_annotations(path)
+        folder = find(self.data_root, name.removesuffix(".json"), IMAGE_FOLDERS, "NLVR2 image folder")
+        nested = "directory" in records[0] and (folder / str(records[0]["directory"])).is_dir()
+        examples = []
+        for record in records:
+            stem = record["identifier"].rsplit("-", 1)[0]
+            place = folder / str(field(record, "directory", (str, int), f"{path}: {record['identifier']}")) if nested else folder
+            images = tuple(str(place / f"{stem}-img{side}.png") for side in (0, 1))
+            examples.append(
+                Example(record["identifier"], images, record["sentence"], sentence_key(record["identifier"]), record["truth"])
+            )
+        return examples
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        token_ids, padding_mask = self.pad_text(examples)
+        images, index = self.load_shared_images([file for e in examples for file in e.images])
+        return {"ids": [e.id for e in examples], "images": images, "image_index": index, "token_ids": token_ids, "padding_mask": padding_mask}
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """The predicted truth, and the difference of the two logits."""
+        logits = self._logits(model, batch).float()
+        margin = (logits[:, 1] - logits[:, 0]).tolist()
+        return [
+            {"id": i, "label": bool(best), "margin": m}
+            for i, best, m in zip(batch["ids"], logits.argmax(dim=-1).tolist(), margin, strict=True)
+        ]
+
+    def _logits(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        assert self.preprocessing is not None
+        images = self.preprocessing.normalise(batch["images"])
+        left, right = images[batch["image_index"][0::2]], images[batch["image_index"][1::2]]
+        return model(left, right, batch["token_ids"], batch["padding_mask"])
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Accuracy and consistency, fractions."""
+        return score_labels([rows[e.id]["label"] for e in examples], [e.target for e in examples], [e.id for e in examples])
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return estimate_nlvr2(sums)
+
+    def chance(self, examples: Sequence[Example]) -> float:
+        """Accuracy (fraction) of always giving the commoner label."""
+        share = float(np.mean([e.target for e in examples]))
+        return max(share, 1 - share)
+
+    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+        """The official prediction file: ``identifier,True|False`` lines."""
+        path = folder / "predictions.csv"
+        path.write_text("".join(f"{e.id},{rows[e.id]['label']}\n" for e in examples), encoding="utf-8")
+        return [path]
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """Official csv predictions (``identifier,label``) against the original annotations."""
+        if inputs.annotations is None:
+            raise BenchError("scoring nlvr2 needs --annotations dev.json (or test1.json)")
+        truth = {r["identifier"]: r["truth"] for r in read_annotations(inputs.annotations)}
+        path = inputs.predictions
+        predicted: dict[str, bool] = {}
+        ids = []
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                for number, row in enumerate(csv.reader(file), 1):
+                    if not row:
+                        continue
+                    if len(row) != 2:
+                        raise BenchError(f"{path}:{number}: expected identifier,label, found {len(row)} fields; mend this line")
+                    ids.append(row[0].strip())
+                    predicted[ids[-1]] = parse_label(row[1], f"{path}:{number}")
+        except FileNotFoundError as error:
+            raise BenchError(f"{path}: predictions not found; give a csv file of identifier,label lines") from error
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise BenchError(f"{path}: cannot be read as csv ({error}); write identifier,label lines") from error
+        coverage = match_ids(ids, list(truth), str(path), "examples", inputs.allow_partial)
+        chosen = [i for i in truth if i in predicted]
+        if not chosen:
+            raise BenchError(f"{path}: holds no predictions; give at least one")
+        scores = score_labels([predicted[i] for i in chosen], [truth[i] for i in chosen], chosen)
+        if coverage < 1:
+            scores.notes.append(f"partial: {len(chosen)} of {len(truth)} examples ({coverage:.1%})")
+        return scores
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        import torch
+
+        from beit3_bench.backbones.preprocess import decode
+
+        token_ids, padding_mask = self.pad_text(examples)
+        images = torch.stack([image_ops(decode(file), generator) for e in examples for file in e.images])
+        return {
+            "ids": [e.id for e in examples],
+            "images": images,
+            "image_index": torch.arange(len(images)),
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+            "labels": torch.tensor([int(e.target) for e in examples]),
+        }
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Cross-entropy (official `NLVR2Handler`)."""
+        from beit3_bench.tasks.losses import nlvr2_loss
+
+        return nlvr2_loss(self._logits(model, batch), batch["labels"])
+
+
+def score_labels(labels: Sequence[bool], truths: Sequence[bool], identifiers: Sequence[str]) -> Scores:
+    """Accuracy and consistency of predicted labels."""
+    correct = np.asarray(labels, dtype=bool) == np.asarray(truths, dtype=bool)
+    table = nlvr2_table(correct, identifiers)
+    return Scores(
+        metrics={name: float(value) for name, value in estimate_nlvr2(table.sums()).items()},
+        counts={"examples": len(correct), "sentences": len(table.ids)},
+        table=table,
+        samples={"accuracy": dict(zip(identifiers, correct.astype(float).tolist(), strict=True))},
+    )

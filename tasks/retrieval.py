@@ -1,0 +1,203 @@
+"""Image-text retrieval on Flickr30K (1K test) and COCO (5K test), Karpathy splits, dual encoder.
+
+Protocol (BEiT-3 paper, section 3.1.4; official `RetrievalHandler`): cosine similarity over the whole split, no
+re-ranking. Each image is encoded once and each caption once; the official loader encodes the image once per caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task
+from beit3_bench.tasks.karpathy import read_karpathy, select
+from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks
+
+if TYPE_CHECKING:
+    import torch
+
+ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
+
+
+class Retrieval(Task):
+    """What Flickr30K and COCO retrieval share; subclasses say where the files are."""
+
+    head = "retrieval"
+    splits = ("test", "val")
+    default_split = "test"
+    metrics = (
+        Metric("mean_recall", headline=True),
+        *(Metric(f"{direction}@{k}") for direction in ("TR", "IR") for k in CUTS),
+    )
+    split_file = ""
+    image_folder: str | None = None
+    training_splits: tuple[str, ...] = ("train",)
+    score_files = ()
+
+    def examples(self, split: str) -> list[Example]:
+        """Image examples (``image:ID``) and text examples (``text:SENTENCE``); a text's target is its image's id."""
+        path = self.data_root / self.split_file
+        examples = []
+        for image in select(read_karpathy(path, self.image_folder), (split,), path):
+            if not image.sentences:
+                raise BenchError(f"{path}: image {image.id} has no sentences; retrieval needs at least one per image")
+            file = str(self.data_root / image.path)
+            examples.append(Example(f"image:{image.id}", images=(file,), cluster=image.id, target=image.id, kind="image"))
+            examples += [
+                Example(f"text:{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
+                for sentence, text in image.sentences
+            ]
+        return examples
+
+    def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
+        """The first n images with all their texts."""
+        kept = {e.target for e in [e for e in examples if e.kind == "image"][:n]}
+        return [e for e in examples if e.target in kept]
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batch: dict[str, Any] = {"ids": [e.id for e in examples]}
+        if examples[0].kind == "image":
+            batch["images"] = self.load_images([e.images[0] for e in examples])
+        else:
+            batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
+        return batch
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """Unit-length embeddings, float32."""
+        if "images" in batch:
+            assert self.preprocessing is not None
+            embeddings = model.encode_image(self.preprocessing.normalise(batch["images"]))
+        else:
+            embeddings = model.encode_text(batch["token_ids"], batch["padding_mask"])
+        values = embeddings.float().cpu().numpy()
+        return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], values, strict=True)]
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Recalls in percent; the gallery is the whole split."""
+        images = [e for e in examples if e.kind == "image"]
+        texts = [e for e in examples if e.kind == "text"]
+        return score_embeddings(
+            np.stack([rows[e.id]["embedding"] for e in images]),
+            np.array([e.target for e in images]),
+            np.stack([rows[e.id]["embedding"] for e in texts]),
+            np.array([e.target for e in texts]),
+        )
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return estimate_recalls(sums)
+
+    def chance(self, examples: Sequence[Example]) -> float:
+        """Expected mean recall (percent) of random rankings."""
+        texts: dict[str, int] = {}
+        for e in examples:
+            if e.kind == "text":
+                texts[e.target] = texts.get(e.target, 0) + 1
+        total, n = sum(texts.values()), len(texts)
+        image_recall = [min(k / n, 1.0) for k in CUTS]
+        text_recall = []
+        for k in CUTS:
+            # 1 - P(none of the image's c texts is among the k drawn of all texts)
+            missed = [float(np.prod([(total - c - i) / (total - i) if total > i else 0.0 for i in range(k)])) for c in texts.values()]
+            text_recall.append(1.0 - float(np.mean(np.clip(missed, 0.0, 1.0))))
+        return 100 * float(np.mean(image_recall + text_recall))
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """Score an ``.npz`` with image_embeddings (n, D), image_ids (n,), text_embeddings (m, D), text_image_ids (m,)."""
+        path = inputs.predictions
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                missing = [name for name in ARRAYS if name not in file]
+                if missing:
+                    raise BenchError(f"{path}: array {missing[0]!r} is missing; the file needs {', '.join(ARRAYS)}")
+                arrays = {name: file[name] for name in ARRAYS}
+        except FileNotFoundError as error:
+            raise BenchError(f"{path}: predictions not found; give an .npz file") from error
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            raise BenchError(f"{path}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
+        except Exception as error:
+            if type(error).__name__ != "BadZipFile":
+                raise
+            raise BenchError(f"{path}: a damaged .npz file ({error}); write it again with numpy.savez") from error
+        return score_embeddings(**arrays)
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_examples(self) -> list[Example]:
+        """One pair per caption, as the official index files."""
+        path = self.data_root / self.split_file
+        return [
+            Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, image.id)
+            for image in select(read_karpathy(path, self.image_folder), self.training_splits, path)
+            for sentence, text in image.sentences
+        ]
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        import torch
+
+        from beit3_bench.backbones.preprocess import decode
+
+        token_ids, padding_mask = self.pad_text(examples)
+        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
+        return {"ids": [e.id for e in examples], "images": images, "token_ids": token_ids, "padding_mask": padding_mask}
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Symmetric cross-entropy over the global batch (official `ClipLoss`)."""
+        from beit3_bench.tasks.losses import contrastive_loss
+
+        assert self.preprocessing is not None
+        images = self.preprocessing.normalise(batch["images"])
+        image, text, scale = model(images, batch["token_ids"], batch["padding_mask"])
+        return contrastive_loss(image, text, scale, gather)
+
+
+def score_embeddings(
+    image_embeddings: np.ndarray, image_ids: np.ndarray, text_embeddings: np.ndarray, text_image_ids: np.ndarray
+) -> Scores:
+    """Recalls of given embeddings; arrays as in `metrics.recall.retrieval_ranks`."""
+    ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids)
+    return Scores(
+        metrics=recalls(ranks),
+        counts={"images": len(image_embeddings), "texts": len(text_embeddings)},
+        table=recall_table(ranks, image_ids),
+    )
+
+
+class Flickr30K(Retrieval):
+    """Flickr30K, 1,000 test images with 5 captions each."""
+
+    name = "flickr30k"
+    title = "Flickr30K retrieval (Karpathy 1K)"
+    split_file = "dataset_flickr30k.json"
+    image_folder = "flickr30k-images"
+    layout = """\
+DATA_ROOT/
+  dataset_flickr30k.json        Karpathy's split file
+  flickr30k-images/*.jpg        31,783 images (the split file uses 31,014 of them)"""
+    published = Published(
+        "flickr30k_retrieval",
+        {"test": "Karpathy test 1K"},
+        {f"{d}@{k}": f"{d} R@{k}" for d in ("TR", "IR") for k in CUTS},
+    )
+
+
+class CocoRetrieval(Retrieval):
+    """COCO, 5,000 test images with 25,010 captions."""
+
+    name = "coco-retrieval"
+    title = "COCO retrieval (Karpathy 5K)"
+    split_file = "dataset_coco.json"
+    training_splits = ("train", "restval")
+    layout = """\
+DATA_ROOT/
+  dataset_coco.json             Karpathy's split file
+  train2014/*.jpg               COCO images; the split file says which folder an image is in
+  val2014/*.jpg"""
+    published = Published(
+        "coco_retrieval",
+        {"test": "Karpathy test 5K"},
+        {f"{d}@{k}": f"{d} R@{k}" for d in ("TR", "IR") for k in CUTS},
+    )

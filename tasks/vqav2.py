@@ -1,0 +1,326 @@
+"""VQAv2: classification over the answer vocabulary with the fusion encoder.
+
+Protocol (BEiT-3 paper, section 3.1.1; official `VQAHandler` and `VQAv2Dataset`): pooled vision CLS, 3,129 answers,
+argmax. Scored with the official VQA accuracy over *all* questions; the official code drops questions whose answers are
+all out of vocabulary and so flatters itself. An image is decoded and its patches embedded once per batch of its questions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.files import field, find, read_json, read_json_lines, unique, write_json
+from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
+from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDERS = ("vqa", ".", "vqav2", "VQAv2", "annotations")
+IMAGE_FOLDERS = (".", "coco", "images")
+RELEASED_ANNOTATIONS = 443_757 + 214_354  # train2014 + val2014
+RELEASED_ANSWERS = 3_129
+MINIVAL_IMAGES = 1_000
+SUBSETS = {"train": "train2014", "val": "val2014", "minival": "val2014", "test-dev": "test-dev2015", "test-std": "test2015"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One record of a questions file."""
+
+    id: int
+    image_id: int
+    text: str
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Questions of an official ``v2_OpenEnded_*_questions.json``, in the file's order."""
+    content = read_json(path, "VQA questions")
+    questions = []
+    for n, record in enumerate(field(content, "questions", list, str(path))):
+        source = f"{path}: questions[{n}]"
+        questions.append(
+            Question(field(record, "question_id", int, source), field(record, "image_id", int, source), field(record, "question", str, source))
+        )
+    if not questions:
+        raise BenchError(f"{path}: holds no questions; download it again")
+    unique((q.id for q in questions), str(path), "question id")
+    return questions
+
+
+def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
+    """Annotations of an official ``v2_mscoco_*_annotations.json`` by question id, in the file's order.
+
+    Raises:
+        BenchError: missing keys, a question id twice, or the annotations of VQA v1.
+    """
+    content = read_json(path, "VQA annotations")
+    annotations: dict[int, dict[str, Any]] = {}
+    records = field(content, "annotations", list, str(path))
+    for n, record in enumerate(records):
+        source = f"{path}: annotations[{n}]"
+        question = field(record, "question_id", int, source)
+        for key, kind in (("answers", list), ("question_type", str), ("answer_type", str), ("multiple_choice_answer", str), ("image_id", int)):
+            field(record, key, kind, source)
+        if not record["answers"]:
+            raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
+        for k, answer in enumerate(record["answers"]):
+            field(answer, "answer", str, f"{source}.answers[{k}]")
+        if question in annotations:
+            raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
+        annotations[question] = record
+    if not annotations:
+        raise BenchError(f"{path}: holds no annotations; download it again")
+    if all(q // 10 == a["image_id"] and q // 1000 != a["image_id"] for q, a in annotations.items()):
+        raise BenchError(f"{path}: question ids are those of VQA v1; give the v2 file (v2_mscoco_*_annotations.json)")
+    return annotations
+
+
+def read_answer_vocabulary(path: Path) -> list[str]:
+    """The official ``answer2label.txt``: one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ..."""
+    answers = []
+    for number, record in read_json_lines(path, "answer vocabulary"):
+        source = f"{path}:{number}"
+        if field(record, "label", int, source) != len(answers):
+            raise BenchError(f"{source}: label {record['label']} instead of {len(answers)}; labels count up from 0, in order")
+        answers.append(field(record, "answer", str, source))
+    if not answers:
+        raise BenchError(f"{path}: holds no answers; give the official answer2label.txt")
+    unique(answers, str(path), "answer")
+    return answers
+
+
+def minival_images(image_ids: Sequence[int]) -> set[int]:
+    """Our held-out 1,000 images of val2014: those whose SHA-256 of ``"vqav2-minival:ID"`` is smallest
+    (of a smaller world, a tenth).
+
+    The authors' own 1,000 images were never published; numbers on the two are not comparable.
+    """
+    distinct = sorted(set(image_ids), key=lambda i: hashlib.sha256(f"vqav2-minival:{i}".encode()).digest())
+    return set(distinct[: min(MINIVAL_IMAGES, max(len(distinct) // 10, 1))])
+
+
+class VQAv2(Task):
+    """VQA v2, open-ended."""
+
+    name = "vqav2"
+    title = "VQAv2"
+    head = "vqav2"
+    splits = ("val", "minival", "test-dev", "test-std", "train")
+    default_split = "val"
+    metrics = (Metric("vqa_accuracy", headline=True, decimals=2), *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")))
+    score_files = ("annotations", "questions")
+    layout = """\
+DATA_ROOT/
+  vqa/v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json
+  vqa/v2_mscoco_{train2014,val2014}_annotations.json      (both: the answer vocabulary needs them)
+  train2014/*.jpg  val2014/*.jpg  test2015/*.jpg          COCO images
+The json files may also lie in DATA_ROOT itself."""
+    published = Published(
+        "vqav2", {"test-dev": "test-dev", "test-std": "test-std"}, {"vqa_accuracy": "VQA accuracy"}
+    )
+
+    @dataclass
+    class Options:
+        """answer_vocab: official ``answer2label.txt``; default: built from train and val by the official rule."""
+
+        answer_vocab: Path | None = None
+
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self._annotations: dict[str, dict[int, dict[str, Any]]] = {}
+        self._vocabulary: list[str] | None = None
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def _questions_file(self, subset: str) -> Path:
+        return find(self.data_root, f"v2_OpenEnded_mscoco_{subset}_questions.json", FOLDERS, "VQA questions")
+
+    def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
+        """Annotations of ``train2014`` or ``val2014``, read once."""
+        if subset not in self._annotations:
+            path = find(self.data_root, f"v2_mscoco_{subset}_annotations.json", FOLDERS, "VQA annotations")
+            self._annotations[subset] = read_annotations(path)
+        return self._annotations[subset]
+
+    def vocabulary(self) -> list[str]:
+        """Answers in the order of the head's outputs: this order decides what a released head means."""
+        if self._vocabulary is None:
+            if self.options.answer_vocab:
+                self._vocabulary = read_answer_vocabulary(self.options.answer_vocab)
+            else:
+                annotations = [a for s in ("train2014", "val2014") for a in self.annotations(s).values()]
+                self._vocabulary = answer_vocabulary([a["multiple_choice_answer"] for a in annotations])
+                if len(annotations) == RELEASED_ANNOTATIONS and len(self._vocabulary) != RELEASED_ANSWERS:
+                    raise BenchError(
+                        f"{self.data_root}: {len(self._vocabulary)} frequent answers instead of {RELEASED_ANSWERS:,}; download the annotations again"
+                    )
+            if not self._vocabulary:
+                raise BenchError(f"{self.data_root}: no answer occurs 9 times; give the answers with -o answer_vocab=answer2label.txt")
+        return self._vocabulary
+
+    def vocabulary_fingerprint(self) -> str:
+        """SHA-256 of the ordered answers; a checkpoint made for other answers is refused."""
+        return hashlib.sha256("\n".join(self.vocabulary()).encode()).hexdigest()
+
+    def head_arguments(self) -> dict[str, Any]:
+        return {"num_classes": len(self.vocabulary())}
+
+    def examples(self, split: str) -> list[Example]:
+        """One example per question; the target holds its annotation, None on the test splits."""
+        subset = SUBSETS[split]
+        path = self._questions_file(subset)
+        questions = read_questions(path)
+        if split == "minival":
+            kept = minival_images([q.image_id for q in questions])
+            questions = [q for q in questions if q.image_id in kept]
+        folder = "test2015" if subset.startswith("test") else subset
+        images = find(self.data_root, folder, IMAGE_FOLDERS, "COCO image folder")
+        annotations = self.annotations(subset) if not subset.startswith("test") else None
+        examples = []
+        for q in questions:
+            target = None
+            if annotations is not None:
+                if q.id not in annotations:
+                    raise BenchError(f"{path}: question {q.id} has no annotation; questions and annotations are of different splits")
+                target = annotations[q.id]
+            file = images / f"COCO_{folder}_{q.image_id:012d}.jpg"
+            examples.append(Example(str(q.id), (str(file),), q.text, str(q.image_id), target))
+        return examples
+
+    # ---- prediction -----------------------------------------------------------------------------------------------
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        token_ids, padding_mask = self.pad_text(examples)
+        images, index = self.load_shared_images([e.images[0] for e in examples])
+        return {"ids": [e.id for e in examples], "images": images, "image_index": index, "token_ids": token_ids, "padding_mask": padding_mask}
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """The official result record of each question, with its ``id``."""
+        assert self.preprocessing is not None
+        images = self.preprocessing.normalise(batch["images"])
+        logits = model(images, batch["token_ids"], batch["padding_mask"], batch["image_index"])
+        answers = self.vocabulary()
+        return [
+            {"id": i, "question_id": int(i), "answer": answers[best]}
+            for i, best in zip(batch["ids"], logits.argmax(dim=-1).tolist(), strict=True)
+        ]
+
+    # ---- scores ---------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Official VQA accuracy in percent, overall, per answer type and per question type."""
+        return score_answers([rows[e.id]["answer"] for e in examples], [e.target for e in examples], [e.id for e in examples])
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return estimate_vqa(sums)
+
+    def chance(self, examples: Sequence[Example]) -> float | None:
+        """Accuracy (percent) of always giving the commonest answer of these questions; None without public answers."""
+        targets = [e.target for e in examples]
+        if None in targets:
+            return None
+        common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
+        counts = {a: 0 for a in common}
+        for t in targets:
+            counts[normalize(t["multiple_choice_answer"])] += 1
+        best = max(counts, key=lambda a: counts[a])
+        return 100 * float(np.mean(vqa_accuracies([best] * len(targets), [t["answers"] for t in targets])))
+
+    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+        """EvalAI's results file: every question once, answers are strings."""
+        name = "vqa_OpenEnded_mscoco_results.json"
+        write_json(folder / name, [{"question_id": rows[e.id]["question_id"], "answer": str(rows[e.id]["answer"])} for e in examples])
+        return [folder / name]
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """Official result file against official annotations (and questions, whose ids must then be the same)."""
+        if inputs.annotations is None:
+            raise BenchError("scoring vqav2 needs --annotations v2_mscoco_*_annotations.json")
+        annotations = read_annotations(inputs.annotations)
+        if inputs.questions is not None:
+            questions = {q.id for q in read_questions(inputs.questions)}
+            if questions != set(annotations):
+                odd = sorted(questions ^ set(annotations))
+                raise BenchError(f"{inputs.questions}: {len(odd)} question ids are not in both files ({odd[0]}, ...); give files of the same split")
+        path = inputs.predictions
+        records = read_json(path, "VQA results")
+        if not isinstance(records, list):
+            raise BenchError(f"{path}: expected a JSON list of {{question_id, answer}}, found {type(records).__name__}")
+        answers = {}
+        ids = []
+        for n, record in enumerate(records):
+            question = field(record, "question_id", int, f"{path}: [{n}]")
+            ids.append(str(question))
+            answers[question] = field(record, "answer", str, f"{path}: [{n}]")
+        coverage = match_ids(ids, [str(q) for q in annotations], str(path), "questions", inputs.allow_partial)
+        chosen = [q for q in annotations if q in answers]
+        if not chosen:
+            raise BenchError(f"{path}: holds no predictions; give at least one")
+        scores = score_answers([answers[q] for q in chosen], [annotations[q] for q in chosen], [str(q) for q in chosen])
+        if coverage < 1:
+            scores.notes.append(f"partial: {len(chosen)} of {len(annotations)} questions ({coverage:.1%})")
+        return scores
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_examples(self) -> list[Example]:
+        """train and val without minival, as published; questions without an answer in the vocabulary teach nothing."""
+        label = {answer: n for n, answer in enumerate(self.vocabulary())}
+        examples = []
+        held_out = {e.images[0] for e in self.examples("minival")}
+        for split in ("train", "val"):
+            for e in self.examples(split):
+                if e.images[0] in held_out:
+                    continue
+                counts: dict[int, int] = {}
+                for answer in e.target["answers"]:
+                    # The official code looks the raw answer up: only the vocabulary is normalised.
+                    n = label.get(answer["answer"])
+                    if n is not None:
+                        counts[n] = counts.get(n, 0) + 1
+                if counts:
+                    examples.append(Example(f"{split}:{e.id}", e.images, e.text, e.cluster, {n: soft_score(c) for n, c in counts.items()}))
+        return examples
+
+    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+        import torch
+
+        from beit3_bench.backbones.preprocess import decode
+
+        token_ids, padding_mask = self.pad_text(examples)
+        labels = torch.zeros(len(examples), len(self.vocabulary()))
+        for row, e in zip(labels, examples, strict=True):
+            row[list(e.target)] = torch.tensor(list(e.target.values()))
+        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
+        return {"ids": [e.id for e in examples], "images": images, "token_ids": token_ids, "padding_mask": padding_mask, "labels": labels}
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
+        """Binary cross-entropy with soft labels, times the number of labels (official `VQAHandler`)."""
+        from beit3_bench.tasks.losses import vqa_loss
+
+        assert self.preprocessing is not None
+        logits = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"])
+        return vqa_loss(logits, batch["labels"])
+
+
+def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Scores:
+    """Scores of answers (strings) against annotation records of the same order."""
+    accuracies = vqa_accuracies(answers, [t["answers"] for t in targets])
+    table = vqa_table(accuracies, [t["answer_type"] for t in targets], [t["question_type"] for t in targets], [str(t["image_id"]) for t in targets])
+    return Scores(
+        metrics={name: float(value) for name, value in estimate_vqa(table.sums()).items()},
+        counts={"questions": len(answers), "images": len(table.ids)},
+        table=table,
+        samples={"vqa_accuracy": dict(zip(ids, (100 * accuracies).tolist(), strict=True))},
+    )
