@@ -44,7 +44,9 @@ def build_overview(runs: Sequence[Run], published: Sequence[PublishedValue]) -> 
         ]
         giant = next((v.printed for v in printed if v.system == BEIT3), "")
         previous = next((f"{v.printed} ({v.system})" for v in printed if v.system != BEIT3), "")
-        released = [_best([r for r in rows if not r.measured and _released_size(r) == size], line) for size in SIZES]
+        released = [
+            _released([r for r in rows if not r.measured and _released_size(r) == size], line) for size in SIZES
+        ]
         measured = [
             _best([r for r in rows if r.measured and _preset(r) == preset], line) for preset in measured_presets
         ]
@@ -62,6 +64,13 @@ def _released_size(row: TableRow) -> str:
     return name[1] if row.name == BEIT3 and len(name) > 2 and name[0] == "beit3" else ""
 
 
+def _released(rows: Sequence[TableRow], line: OverviewLine) -> str:
+    """What the authors print; what somebody else measured only where they print nothing, and marked so."""
+    own = _best([row for row in rows if row.source_kind == "primary"], line)
+    other = _best(rows, line)
+    return own or (f"{other} (third party)" if other else "")
+
+
 def _best(rows: Sequence[TableRow], line: OverviewLine) -> str:
     scored = [[row.cells[name] for name in line.metrics] for row in rows if all(n in row.cells for n in line.metrics)]
     if not scored:
@@ -73,3 +82,17 @@ def _mean_text(cells: Sequence[Cell]) -> str:
     if len(cells) == 1:
         return cells[0].text
     return f"{sum(cell.value for cell in cells) / len(cells):.1f}"
+
+
+def render_overview(overview: Overview, form: str) -> str:
+    """The overview as ``markdown``, ``csv`` or ``latex``."""
+    from beit3_bench.harness.leaderboard_text import csv_grid, markdown_grid, tex, tex_table
+
+    if form == "csv":
+        return csv_grid(overview.header, overview.lines)
+    caption = f"Overview after Table 1 of the {BEIT3} paper"
+    if form == "latex":
+        body = [[tex(cell) or "--" for cell in line] for line in overview.lines]
+        return tex_table(caption, overview.header, body, "l" + "r" * (len(overview.header) - 1)) + "\n"
+    grid = markdown_grid(overview.header, overview.lines, right=range(1, len(overview.header)))
+    return f"# {caption}\n\n{grid}\n"

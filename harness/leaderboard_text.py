@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from beit3_bench.harness.leaderboard import ApartRow, Cell, Section, Table, TableRow, as_dict
 
 LEGEND = (
-    "Bold rows were measured here. Numbers are percent (caption metrics and AP x100), rounded as in the paper; [low, high] "
-    "is the 95% bootstrap interval. Rows that cannot be told apart share a rank. A star marks a mean computed from "
-    "published recalls."
+    "Bold rows were measured here. Numbers are percent (caption metrics and AP x100), rounded as in the paper; "
+    "[low, high] is the 95% bootstrap interval. Rows that cannot be told apart share a rank. A star marks a mean "
+    "computed from published recalls."
 )
 APART_LEGEND = "Measured on synthetic data or on a part of a split. These numbers say nothing about the published ones."
 
@@ -41,7 +41,7 @@ CSV_COLUMNS = (
 )
 
 
-# ---- markdown ----------------------------------------------------------------------------------------------------------
+# ---- markdown --------------------------------------------------------------------------------------------------------
 
 
 def to_markdown(table: Table) -> str:
@@ -67,7 +67,7 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+def markdown_grid(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """A markdown table whose columns also line up as plain text."""
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
@@ -92,9 +92,18 @@ def _number(cell: Cell | None) -> str:
     return f"{cell.text} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 
+def row_label(row: TableRow) -> str:
+    """System and variant, the latter where it says something."""
+    return f"{row.name}, {row.variant}" if row.variant not in ("", row.name, "as listed") else row.name
+
+
 def _label(row: TableRow) -> str:
-    label = f"{row.name} ({row.variant})" if row.variant else row.name
-    return f"**{label}**" if row.measured else label
+    return f"**{row_label(row)}**" if row.measured else row_label(row)
+
+
+def row_protocol(row: TableRow, regime: str) -> str:
+    """The protocol of a row, less what the heading of its section says already."""
+    return "" if row.protocol == regime else row.protocol.removeprefix(f"{regime}; ")
 
 
 def _summary(rows: Sequence[tuple[Section, TableRow]]) -> str:
@@ -104,7 +113,7 @@ def _summary(rows: Sequence[tuple[Section, TableRow]]) -> str:
             if name in row.cells:
                 verdict = row.verdicts[name].text if name in row.verdicts else ""
                 lines.append([section.title, name, _number(row.cells[name]), verdict, row.variant, row.source])
-    return _grid(["task", "metric", "measured", "verdict", "checkpoint", "run"], lines, right=[2])
+    return markdown_grid(["task", "metric", "measured", "verdict", "checkpoint", "run"], lines, right=[2])
 
 
 def _section(section: Section) -> str:
@@ -112,9 +121,11 @@ def _section(section: Section) -> str:
     for row in section.rows:
         numbers = [_number(row.cells.get(name)) for name in section.metrics]
         rank = "" if row.rank is None else str(row.rank)
-        rows.append([rank, _label(row), *numbers, row.params, row.resolution, row.protocol, row.source])
+        rows.append(
+            [rank, _label(row), *numbers, row.params, row.resolution, row_protocol(row, section.regime), row.source]
+        )
     header = ["#", "system", *section.metrics, "params", "resolution", "protocol", "source"]
-    return _grid(header, rows, right=[0, *range(2, 3 + len(section.metrics))])
+    return markdown_grid(header, rows, right=[0, *range(2, 3 + len(section.metrics))])
 
 
 def _apart(rows: Sequence[ApartRow]) -> str:
@@ -128,10 +139,10 @@ def _apart(rows: Sequence[ApartRow]) -> str:
         where = f"{item.task}, {item.split}, {item.regime}"
         lines.append([item.why, where, item.headline, value, chance, others, counts, _label(row), row.source])
     header = ["data", "task", "metric", "measured", "chance", "also", "samples", "model", "source"]
-    return _grid(header, lines, right=[3, 4])
+    return markdown_grid(header, lines, right=[3, 4])
 
 
-# ---- csv, json ---------------------------------------------------------------------------------------------------------
+# ---- csv, json -------------------------------------------------------------------------------------------------------
 
 
 def to_csv(table: Table) -> str:
@@ -151,6 +162,13 @@ def to_csv(table: Table) -> str:
             "regime": item.regime,
         }
         writer.writerows({**where, **line} for line in _long(item.row))
+    return stream.getvalue()
+
+
+def csv_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A grid of texts as csv."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
     return stream.getvalue()
 
 
@@ -184,7 +202,7 @@ def to_json(table: Table) -> str:
     return json.dumps(as_dict(table), indent=1, ensure_ascii=False) + "\n"
 
 
-# ---- LaTeX -------------------------------------------------------------------------------------------------------------
+# ---- LaTeX -----------------------------------------------------------------------------------------------------------
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -215,13 +233,13 @@ def to_latex(table: Table) -> str:
         header = ["", "System", *section.metrics, "Params", "Resolution"]
         body = []
         for row in section.rows:
-            label = tex(f"{row.name} ({row.variant})" if row.variant else row.name)
+            label = tex(row_label(row))
             numbers = [_tex_number(row.cells.get(name)) for name in section.metrics]
             rank = "" if row.rank is None else str(row.rank)
             body.append(
                 [rank, rf"\textbf{{{label}}}" if row.measured else label, *numbers, row.params, tex(row.resolution)]
             )
-        blocks.append(_tex_table(section.title, header, body, f"rl{'r' * len(section.metrics)}rr"))
+        blocks.append(tex_table(section.title, header, body, f"rl{'r' * len(section.metrics)}rr"))
     if table.apart:
         header = ["Data", "Task", "Metric", "Measured", "Chance", "Model"]
         body = [
@@ -235,7 +253,7 @@ def to_latex(table: Table) -> str:
             ]
             for item in table.apart
         ]
-        blocks.append(_tex_table("Not comparable with published numbers", header, body, "lllrrl"))
+        blocks.append(tex_table("Not comparable with published numbers", header, body, "lllrrl"))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -247,7 +265,8 @@ def _tex_number(cell: Cell | None) -> str:
     return value + (rf" {{\scriptsize[{interval}}}" if bracket else "")
 
 
-def _tex_table(caption: str, header: Sequence[str], body: Sequence[Sequence[str]], columns: str) -> str:
+def tex_table(caption: str, header: Sequence[str], body: Sequence[Sequence[str]], columns: str) -> str:
+    """A table in booktabs style; header and caption are escaped here, the body is LaTeX already."""
     lines = [" & ".join(row) + r" \\" for row in body]
     return "\n".join(
         [

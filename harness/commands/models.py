@@ -1,0 +1,95 @@
+"""``beit3-bench models``: released checkpoints and architecture presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from beit3_bench.backbones.weights import Weight
+
+PRESETS = ("tiny", "base", "large", "giant")
+
+
+@click.command("models")
+@click.argument("name", required=False)
+@click.option("--params", is_flag=True, help="Count the parameters of every preset, part by part.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(name: str | None, params: bool, as_json: bool) -> None:
+    """List the released checkpoints; with NAME, all that is known about one."""
+    if params:
+        _show_params(as_json)
+    elif name:
+        _show_one(name, as_json)
+    else:
+        _show_all(as_json)
+
+
+def _record(weight: Weight, pins: dict[str, str]) -> dict:
+    return {**dataclasses.asdict(weight), "url": weight.url, "sha256": pins.get(weight.name)}
+
+
+def _show_all(as_json: bool) -> None:
+    from beit3_bench.backbones.weights import WEIGHTS, read_pins
+
+    pins = read_pins()
+    if as_json:
+        click.echo(json.dumps([_record(weight, pins) for weight in WEIGHTS], indent=1))
+        return
+    rows = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
+    for w in WEIGHTS:
+        scores = ", ".join(f"{s.split} {s.metric} {s.value:g}" for s in w.published)
+        size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
+        rows.append((w.name, w.task or w.kind, w.preset, size, count, scores, pins.get(w.name, "not seen yet")[:12]))
+    _print_columns(rows)
+    click.echo(
+        "\nGet one with: beit3-bench download NAME. Details: beit3-bench models NAME. Parameters: models --params."
+    )
+
+
+def _show_one(name: str, as_json: bool) -> None:
+    import difflib
+
+    from beit3_bench.backbones.errors import BenchError
+    from beit3_bench.backbones.weights import WEIGHTS, find_weight, read_pins
+
+    weight = find_weight(name)
+    if weight is None:
+        near = difflib.get_close_matches(name, [w.name for w in WEIGHTS], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
+        raise BenchError(f"no released file is called {name!r}; {hint}")
+    record = _record(weight, read_pins())
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+        return
+    scores = "; ".join(f"{s.task} {s.split} {s.metric} {s.value:g}" for s in weight.published)
+    lines = {**record, "published": scores, "trained_on": ", ".join(weight.trained_on)}
+    _print_columns([(key, str(value)) for key, value in lines.items() if value not in ("", None, 0)])
+
+
+def _show_params(as_json: bool) -> None:
+    from beit3_bench.backbones.config import BEiT3Config
+    from beit3_bench.backbones.params import parameter_breakdown
+
+    counts = {preset: parameter_breakdown(BEiT3Config.preset(preset)) for preset in PRESETS}
+    if as_json:
+        click.echo(json.dumps(counts, indent=1))
+        return
+    parts = list(dict.fromkeys(part for count in counts.values() for part in count))
+    rows = [("millions of parameters", *PRESETS)]
+    for part in parts:
+        rows.append((part, *(f"{counts[preset].get(part, 0) / 1e6:,.1f}" for preset in PRESETS)))
+    _print_columns(rows, right=True)
+    click.echo(
+        "\nFFN and attention lines count weight matrices, as the paper does; its giant has 692M, 692M, 52M, 317M."
+    )
+
+
+def _print_columns(rows: list[tuple[str, ...]], right: bool = False) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (c.rjust(w) if right and i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,105 @@
+"""``beit3-bench table``: the leaderboard, from result files and published numbers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from beit3_bench.backbones.errors import BenchError
+
+FORMATS = {"markdown": ".md", "csv": ".csv", "json": ".json", "latex": ".tex", "html": ".html"}
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+@click.command("table")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("results/runs"),
+    show_default=True,
+    help="Folder of run folders.",
+)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="markdown", show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write FILE.md and FILE.csv (and FORMAT)."
+)
+@click.option("--tasks", callback=_names, metavar="T,...", help="Tasks to show [default: those measured, or all].")
+@click.option(
+    "--systems", callback=_names, metavar="S,...", help="Published systems, or all [default: BEiT-3 and the best]."
+)
+@click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Show only these rows.")
+@click.option("--paper-table", type=click.Choice(["1"]), help="The overview table of the paper, our columns added.")
+def command(
+    runs: Path,
+    form: str,
+    output: Path | None,
+    tasks: list[str] | None,
+    systems: list[str] | None,
+    setting: str | None,
+    paper_table: str | None,
+) -> None:
+    """Print the leaderboard: measured rows beside published ones.
+
+    Rows measured on the tiny world or with --limit are labelled and kept apart.
+    """
+    from beit3_bench.harness.leaderboard import build_table
+    from beit3_bench.harness.leaderboard_published import load_published
+    from beit3_bench.harness.leaderboard_results import read_results
+
+    published, results = load_published(), read_results(runs)
+    if paper_table:
+        from beit3_bench.harness.leaderboard_overview import build_overview, render_overview
+
+        if form in ("json", "html"):
+            raise BenchError(f"--paper-table prints markdown, csv or latex, not {form}")
+        overview = build_overview(results, published)
+        texts = {kind: render_overview(overview, kind) for kind in dict.fromkeys(["markdown", "csv", form])}
+    else:
+        _check_names(tasks, systems, [run.result["task"] for run in results], [value.system for value in published])
+        table = build_table(results, published, tasks, systems, setting)
+        texts = {kind: _render(table, kind) for kind in dict.fromkeys(["markdown", "csv", form] if output else [form])}
+    if output is None or form != "html":
+        click.echo(texts[form], nl=False)
+    if output is not None:
+        _write(output, texts)
+
+
+def _render(table, form: str) -> str:  # type: ignore[no-untyped-def]
+    if form == "html":
+        from beit3_bench.harness.leaderboard_html import to_html
+
+        return to_html(table)
+    from beit3_bench.harness import leaderboard_text as text
+
+    return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
+
+
+def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
+    import difflib
+
+    from beit3_bench.harness.leaderboard_names import TASK_NAMES
+
+    known_tasks, known_systems = {*TASK_NAMES, *measured}, {"all", *published}
+    lower = {name.casefold() for name in known_systems}
+    checks = [("task", name, sorted(known_tasks)) for name in tasks or () if name not in known_tasks]
+    checks += [("system", name, sorted(known_systems)) for name in systems or () if name.casefold() not in lower]
+    for what, name, known in checks:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise BenchError(
+            f"no {what} {name!r} in the table; "
+            + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+        )
+
+
+def _write(output: Path, texts: dict[str, str]) -> None:
+    from beit3_bench.harness.files import write_atomic
+
+    stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for form, text in texts.items():
+        path = stem.with_name(stem.name + FORMATS[form])
+        write_atomic(path, text.encode())
+        click.echo(f"wrote {path}", err=True)

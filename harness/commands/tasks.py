@@ -1,0 +1,96 @@
+"""``beit3-bench tasks``: what can be evaluated, and what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.base import Task
+
+
+@click.command("tasks")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(name: str | None, as_json: bool) -> None:
+    """List the tasks; with NAME, its splits, metrics, options, expected files and command line."""
+    from beit3_bench.tasks.registry import get_task, task_names
+
+    if name is not None:
+        task = get_task(name)
+        click.echo(json.dumps(_record(task), indent=1) if as_json else _details(task))
+        return
+    tasks = [get_task(known) for known in task_names()]
+    if as_json:
+        click.echo(json.dumps([_record(task) for task in tasks], indent=1))
+        return
+    rows = [(t.name, t.title, _headline(t), ", ".join(_mark_default(t))) for t in tasks]
+    rows.insert(0, ("name", "title", "headline", "splits (* default)"))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        click.echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
+    click.echo("\nDetails and expected files: beit3-bench tasks NAME")
+
+
+def _headline(task: type[Task]) -> str:
+    return next(metric.name for metric in task.metrics if metric.headline)
+
+
+def _mark_default(task: type[Task]) -> list[str]:
+    return [f"{split}*" if split == task.default_split else split for split in task.splits]
+
+
+def _options(task: type[Task]) -> list[dict[str, Any]]:
+    found = []
+    for f in dataclasses.fields(task.Options):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+        help_line = f.metadata.get("help", "")
+        found.append(
+            {"name": f.name, "type": kind, "default": None if default is None else str(default), "help": help_line}
+        )
+    return found
+
+
+def _record(task: type[Task]) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "title": task.title,
+        "splits": list(task.splits),
+        "default_split": task.default_split,
+        "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
+        "options": _options(task),
+        "layout": task.layout,
+        "score_files": list(task.score_files),
+    }
+
+
+def _details(task: type[Task]) -> str:
+    blocks = [f"{task.name}: {task.title}"]
+    if story := (task.__doc__ or "").strip().partition("\n\n")[0]:
+        blocks[0] += f"\n{textwrap.fill(' '.join(story.split()), 110)}"
+    blocks.append(f"splits (* default): {', '.join(_mark_default(task))}")
+    marks = [f"{m.name} ({'headline, ' if m.headline else ''}{m.unit})" for m in task.metrics]
+    blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  "))
+    if options := _options(task):
+        lines = [
+            f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]" + (f"  {o['help']}" if o["help"] else "")
+            for o in options
+        ]
+        blocks.append("options:\n" + "\n".join(lines))
+    if task.layout:
+        blocks.append("expected below --data-root:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
+    blocks.append(f"evaluate:\n  {_command_line(task)}")
+    return "\n\n".join(blocks)
+
+
+def _command_line(task: type[Task]) -> str:
+    from beit3_bench.backbones.weights import WEIGHTS
+
+    released = next((w.file for w in WEIGHTS if w.task == task.name), "model.pth")
+    tokenizer = " --tokenizer beit3.spm" if task.uses_text else ""
+    return f"beit3-bench run --task {task.name} --checkpoint {released}{tokenizer} --data-root DIR"
