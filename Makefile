@@ -1,0 +1,40 @@
+# make smoke   install, write the tiny world, fine-tune and evaluate a tiny BEiT-3 on every task, print the leaderboard
+# make test    install and run the tests (SLOW=1: the slow ones too)
+# make lint    style, formatting and types
+# make clean   remove what the others made (not the virtual environment: rm -r .venv)
+
+PYTHON ?= python3
+VENV   ?= .venv
+SLOW   ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: install smoke test lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about 5 GB, mostly torch)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip setuptools wheel
+	$(PIP) torch torchvision
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+smoke: install
+	sh tests/smoke.sh smoke
+
+test: install
+	$(BIN)/python -m pytest $(if $(SLOW),-m "slow or not slow")
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build/types/beit3_bench
+	@for p in backbones tasks harness results; do ln -sfn ../../../$$p build/types/beit3_bench/$$p; done
+	MYPYPATH=build/types $(BIN)/mypy --namespace-packages --explicit-package-bases -p beit3_bench
+
+clean:
+	rm -rf smoke build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
