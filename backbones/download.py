@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,10 +73,13 @@ def download(
         BenchError: refused by the server, broken off too often, another size or hash than expected, no space, or
             another process is downloading the same file.
     """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise BenchError(f"{url}: not an address; give one that starts with https://")
     target = Path(target)
     part, version_file = _beside(target, ".part"), _beside(target, ".part.version")
     if target.exists():
-        _verify(target, sha256, keep=True)
+        if wrong := _difference(target, sha256):
+            raise BenchError(f"{wrong}; move it away and try again")
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,10 @@ def download(
                     ) from reason
                 time.sleep(pause * 2 ** (failures - 1))
         stream.flush()
-        _verify(part, sha256, keep=False)
+        if wrong := _difference(part, sha256):
+            part.unlink()
+            version_file.unlink(missing_ok=True)
+            raise BenchError(f"{wrong}; deleted it, try again")
         os.fsync(stream.fileno())
         os.replace(part, target)
     version_file.unlink(missing_ok=True)
@@ -156,13 +163,9 @@ def _transfer(url: str, stream: BinaryIO, version_file: Path, progress: Progress
             raise BenchError(
                 f"{stream.name}: the disk is full; free some space and give the same command again"
             ) from error
-        if isinstance(error, urllib.error.URLError) and "unknown url type" in str(error.reason):
-            raise BenchError(f"{url}: only http and https addresses can be downloaded") from error
         raise _Interrupted(str(getattr(error, "reason", None) or error)) from error
     except http.client.HTTPException as error:
         raise _Interrupted(f"{type(error).__name__}: {error}") from error
-    except ValueError as error:  # urllib: an address without scheme
-        raise BenchError(f"{url}: not an address ({error}); give one that starts with https://") from error
 
 
 def _restart(stream: BinaryIO) -> int:
@@ -209,16 +212,11 @@ def _receive(response: Any, stream: BinaryIO, have: int, total: int | None, prog
         raise _Interrupted(f"{have:,} bytes arrived, {total:,} were announced")
 
 
-def _verify(path: Path, sha256: str | None, keep: bool) -> None:
-    """Compare the hash; a partial file that is wrong is removed, a finished one of the user is not."""
+def _difference(path: Path, sha256: str | None) -> str:
+    """What to say when a file has another hash than expected; empty when it is right or nothing is expected."""
     if sha256 is None:
-        return
+        return ""
     found = sha256_of(path)
     if found == sha256.lower():
-        return
-    if keep:
-        raise BenchError(
-            f"{path}: sha256 {found[:12]}... is not the expected {sha256[:12]}...; move it away and try again"
-        )
-    path.unlink()
-    raise BenchError(f"{path}: sha256 {found[:12]}... is not the expected {sha256[:12]}...; deleted it, try again")
+        return ""
+    return f"{path}: sha256 {found[:12]}... is not the expected {sha256[:12]}..."

@@ -1,0 +1,273 @@
+"""Downloads against a local server that misbehaves on demand."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from beit3_bench.backbones.download import download
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.weights import read_pins
+from beit3_bench.harness.commands.download import command
+from click.testing import CliRunner
+
+BODY = bytes(i * i % 251 for i in range(300_000))
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+class Server:
+    """Serves BODY at every path.
+
+    cut: bytes after which a connection breaks, one entry per request; afterwards nothing breaks.
+    codes: status codes to answer with first.
+    """
+
+    def __init__(self) -> None:
+        self.body = BODY
+        self.ranges = True
+        self.version: str | None = '"v1"'
+        self.cut: list[int] = []
+        self.codes: list[int] = []
+        self.announce_extra = 0
+        self.length = True
+        self.kind = "application/octet-stream"
+        self.asked: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                """Keep the test output quiet."""
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        asked = handler.headers.get("Range")
+        self.asked.append(asked)
+        if self.codes:
+            handler.send_error(self.codes.pop(0))
+            return
+        start = 0
+        if asked and self.ranges and handler.headers.get("If-Range") == self.version:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        if start >= len(self.body):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(self.body)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        rest = self.body[start:]
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+        if self.version:
+            handler.send_header("ETag", self.version)
+        handler.send_header("Content-Type", self.kind)
+        if self.length:
+            handler.send_header("Content-Length", str(len(rest) + self.announce_extra))
+        handler.end_headers()
+        handler.wfile.write(rest[: self.cut.pop(0)] if self.cut else rest)
+        handler.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def fetch(server: Server, target: Path, sha256: str | None = DIGEST, retries: int = 3) -> Path:
+    return download(f"{server.url}/file", target, sha256, retries=retries, pause=0.001, timeout=5)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_whole_file_arrives_and_nothing_else_stays(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = download(f"{server.url}/file", tmp_path / "sub" / "w.pth", DIGEST, progress=lambda a, b: seen.append((a, b)))
+    assert path.read_bytes() == BODY
+    assert leftovers(path.parent) == ["w.pth"]
+    assert seen[-1] == (len(BODY), len(BODY))
+
+
+def test_a_broken_transfer_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cut = [100_000, 50_000]
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_later_call_continues_an_earlier_one(server: Server, tmp_path: Path) -> None:
+    server.cut = [100_000]
+    with pytest.raises(BenchError, match=r"broke off.*w\.pth\.part keeps what has arrived"):
+        fetch(server, tmp_path / "w.pth", retries=0)
+    assert (tmp_path / "w.pth.part").read_bytes() == BODY[:100_000]
+    assert not (tmp_path / "w.pth").exists()
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+    assert server.asked[-1] == "bytes=100000-"
+    assert leftovers(tmp_path) == ["w.pth"]
+
+
+def test_transfers_that_move_on_may_break_more_often_than_the_retries(server: Server, tmp_path: Path) -> None:
+    server.cut = [30_000] * 8
+    assert fetch(server, tmp_path / "w.pth", retries=1).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(("ranges", "version"), [(False, '"v1"'), (True, None), (True, 'W/"weak"')])
+def test_without_ranges_or_a_version_the_file_is_fetched_anew(
+    server: Server, tmp_path: Path, ranges: bool, version: str | None
+) -> None:
+    server.ranges, server.version, server.cut = ranges, version, [100_000]
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+
+
+def test_a_file_that_changed_on_the_server_is_not_mixed_with_the_old_one(server: Server, tmp_path: Path) -> None:
+    server.cut = [100_000]
+    with pytest.raises(BenchError):
+        fetch(server, tmp_path / "w.pth", retries=0)
+    server.body, server.version = BODY[::-1], '"v2"'
+    assert fetch(server, tmp_path / "w.pth", sha256=None).read_bytes() == BODY[::-1]
+
+
+def test_a_complete_part_file_is_only_verified(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.pth.part").write_bytes(BODY)
+    (tmp_path / "w.pth.part.version").write_text('"v1"')
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+    assert server.asked == [f"bytes={len(BODY)}-"]
+
+
+def test_a_part_file_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.pth.part").write_bytes(BODY + b"more")
+    (tmp_path / "w.pth.part.version").write_text('"v1"')
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+
+
+def test_a_truncated_body_is_never_taken_for_the_file(server: Server, tmp_path: Path) -> None:
+    server.cut = [len(BODY) - 1] + [0] * 5
+    with pytest.raises(BenchError, match="299,999 of 300,000 bytes arrived"):
+        fetch(server, tmp_path / "w.pth", sha256=None, retries=2)
+    assert not (tmp_path / "w.pth").exists()
+
+
+def test_a_wrong_hash_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="is not the expected"):
+        fetch(server, tmp_path / "w.pth", sha256="0" * 64)
+    assert not (tmp_path / "w.pth").exists()
+    assert not (tmp_path / "w.pth.part").exists()
+
+
+@pytest.mark.parametrize("code", [403, 404, 410])
+def test_a_refusal_is_told_at_once(server: Server, tmp_path: Path, code: int) -> None:
+    server.codes = [code] * 9
+    with pytest.raises(BenchError, match=f"says {code}.*--base-url"):
+        fetch(server, tmp_path / "w.pth")
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.codes = [503, 500, 429]
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+
+
+def test_a_web_page_is_not_a_checkpoint(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html"
+    with pytest.raises(BenchError, match="web page"):
+        fetch(server, tmp_path / "w.pth", sha256=None)
+
+
+def test_a_file_of_unknown_length_is_checked_by_its_hash(server: Server, tmp_path: Path) -> None:
+    server.length = False
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+
+
+def test_a_server_that_nobody_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"127\.0\.0\.1:9/file: broke off"):
+        download("http://127.0.0.1:9/file", tmp_path / "w.pth", retries=1, pause=0.001)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "xyz://host/file"])
+def test_an_address_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="address"):
+        download(url, tmp_path / "w.pth", retries=1, pause=0.001)
+
+
+def test_an_existing_target_is_verified_and_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(BODY)
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+    assert server.asked == []
+    (tmp_path / "w.pth").write_bytes(b"the user's own file")
+    with pytest.raises(BenchError, match="move it away"):
+        fetch(server, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == b"the user's own file"
+
+
+def test_two_downloads_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
+    with open(tmp_path / "w.pth.part", "a+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BenchError, match="another process"):
+            fetch(server, tmp_path / "w.pth")
+
+
+def test_a_full_disk_is_told_before_the_transfer(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10})())
+    with pytest.raises(BenchError, match=r"needs 300,000 bytes more, 10 are free"):
+        fetch(server, tmp_path / "w.pth")
+
+
+# ---- the verb --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(*args: str, env: dict[str, str] | None = None) -> str:
+    result = CliRunner().invoke(command, list(args), env=env)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_the_verb_downloads_from_a_mirror_and_pins(server: Server, tmp_path: Path, cache: Path) -> None:
+    out = run("beit3.spm", "beit3_base_patch16_224", "--to", str(tmp_path / "w"), "--base-url", server.url + "/")
+    assert leftovers(tmp_path / "w") == ["beit3.spm", "beit3_base_patch16_224.pth"]
+    assert read_pins() == {"beit3.spm": DIGEST, "beit3_base_patch16_224": DIGEST}
+    assert out.count(DIGEST) == 2
+
+
+def test_the_mirror_can_come_from_the_environment(server: Server, tmp_path: Path, cache: Path) -> None:
+    run("beit3.spm", "--to", str(tmp_path), env={"BEIT3_BENCH_MIRROR": server.url})
+    assert (tmp_path / "beit3.spm").read_bytes() == BODY
+
+
+def test_a_file_that_differs_from_its_pin_is_refused(server: Server, tmp_path: Path, cache: Path) -> None:
+    run("beit3.spm", "--to", str(tmp_path / "a"), "--base-url", server.url)
+    server.body = BODY[:-1]
+    with pytest.raises(BenchError, match="is not the expected"):
+        run("beit3.spm", "--to", str(tmp_path / "b"), "--base-url", server.url)
+    assert leftovers(tmp_path / "b") == []
+
+
+def test_an_unknown_name_gets_a_hint(cache: Path) -> None:
+    with pytest.raises(BenchError, match="did you mean 'beit3_base_patch16_224'"):
+        run("beit3_base_patch16_22")
