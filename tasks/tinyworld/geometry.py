@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from beit3_bench.tasks.tinyworld.scenes import Thing, rotate
+from beit3_bench.tasks.tinyworld.scenes import Rgb, Thing, rotate
 
 Point = tuple[float, float]
 Polygon = list[Point]
@@ -67,6 +67,10 @@ def unit_outline(shape: str) -> tuple[Polygon, Polygon]:
     raise ValueError(f"no shape {shape!r}")
 
 
+def _place(thing: Thing, polygon: Polygon) -> Polygon:
+    return [(thing.x + thing.radius * x, thing.y + thing.radius * y) for x, y in rotate(polygon, thing.angle)]
+
+
 def _clip(polygon: Polygon, limit: float, side: int) -> Polygon:
     """The part of a convex polygon with ``side * x >= side * limit``."""
     kept: Polygon = []
@@ -80,17 +84,33 @@ def _clip(polygon: Polygon, limit: float, side: int) -> Polygon:
     return kept
 
 
+@cache
+def _unit_mark(shape: str) -> tuple[Polygon, Rgb] | None:
+    black, white = (15, 15, 15), (250, 250, 250)
+    if shape == "square":
+        return [(-0.42, -0.42), (0.42, -0.42), (0.42, 0.42), (-0.42, 0.42)], black
+    if shape == "triangle":
+        return [(x, y + 0.2) for x, y in _wheel(16, 0.36)], white
+    if shape == "star":
+        return _wheel(16, 0.36), black
+    if shape == "cross":
+        return [(-0.95, -0.15), (0.95, -0.15), (0.95, 0.15), (-0.95, 0.15)], white
+    return None
+
+
+def mark(thing: Thing) -> tuple[Polygon, Rgb] | None:
+    """What is painted on a shape besides its colour, outline in pixels and paint: a second cue to tell shapes apart."""
+    found = _unit_mark(thing.shape) if thing.texture == "marked" else None
+    return (_place(thing, found[0]), found[1]) if found else None
+
+
 def parts(thing: Thing) -> list[tuple[Polygon, Polygon]]:
     """The parts of a thing in pixels, each an outer outline and its hole (or an empty list)."""
     outer, hole = unit_outline(thing.shape)
     pieces = [(outer, hole)]
     if thing.gap:
         pieces = [(_clip(outer, -thing.gap, -1), []), (_clip(outer, thing.gap, 1), [])]
-
-    def place(polygon: Polygon) -> Polygon:
-        return [(thing.x + thing.radius * x, thing.y + thing.radius * y) for x, y in rotate(polygon, thing.angle)]
-
-    return [(place(outline), place(inner)) for outline, inner in pieces]
+    return [(_place(thing, outline), _place(thing, inner)) for outline, inner in pieces]
 
 
 def polygon_area(polygon: Polygon) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from beit3_bench.tasks.tinyworld.geometry import Polygon, parts
+from beit3_bench.tasks.tinyworld.geometry import Polygon, mark, parts
 from beit3_bench.tasks.tinyworld.scenes import Scene, Thing
 from PIL import Image, ImageDraw
 
@@ -69,11 +69,12 @@ def _draw(scene: Scene) -> Image.Image:
             pen.polygon(_scaled(outline, scale, (left, top)), fill=255)
             if hole:
                 pen.polygon(_scaled(hole, scale, (left, top)), fill=0)
-        canvas.paste(_fill(thing, side * scale), (left * scale, top * scale), stencil)
+        canvas.paste(_fill(thing, side, left, top), (left * scale, top * scale), stencil)
     return canvas.reduce(scale)
 
 
-def _fill(thing: Thing, side: int) -> Image.Image:
+def _fill(thing: Thing, side: int, left: int, top: int) -> Image.Image:
+    side *= SUPERSAMPLING
     tile = Image.new("RGB", (side, side), thing.rgb)
     pen = ImageDraw.Draw(tile)
     if thing.texture == "striped":
@@ -86,6 +87,9 @@ def _fill(thing: Thing, side: int) -> Image.Image:
             for column in range(7):
                 x, y = (column + 0.5 * (row % 2)) * step, row * step
                 pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=_INK)
+    painted = mark(thing)
+    if painted:
+        pen.polygon(_scaled(painted[0], SUPERSAMPLING, (left, top)), fill=painted[1])
     return tile
 
 

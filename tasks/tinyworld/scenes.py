@@ -31,11 +31,11 @@ NOVEL_SHAPES = ("heart", "arrow")
 """Never in the COCO, Flickr30K or NLVR2 pictures: nocaps' out-of-domain objects, ADE20K's unlabelled ones."""
 
 CELLS = ("top left", "top right", "bottom left", "bottom right")
-SIZES = {"big": 0.86, "small": 0.58}
+SIZES = {"big": 0.9, "small": 0.66}
 """Radius of a shape over half of the shorter side of its grid cell."""
 
-FRAMES = ((96, 72), (72, 96), (96, 80), (80, 96), (88, 88))
-"""(width, height) in pixels."""
+FRAMES = ((96, 80), (80, 96), (96, 88), (88, 96), (88, 88))
+"""(width, height) in pixels. Near squares: a square resize to 64 pixels leaves the shapes recognisable."""
 
 Rgb = tuple[int, int, int]
 
@@ -45,7 +45,7 @@ class Thing:
     """One shape. x, y, radius: pixels from the top left corner; angle: radians, clockwise.
 
     gap: half-width, in radii, of a see-through slit down the middle that cuts the shape into two parts (0 = none).
-    texture: ``"plain"``, ``"striped"`` or ``"dotted"`` (in black).
+    texture: ``"marked"`` (with the mark of its shape, see `geometry.mark`), ``"plain"``, ``"striped"`` or ``"dotted"``.
     """
 
     shape: str
@@ -58,7 +58,7 @@ class Thing:
     angle: float
     rgb: Rgb
     gap: float = 0.0
-    texture: str = "plain"
+    texture: str = "marked"
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -112,14 +112,17 @@ def shade(rng: Random, rgb: Rgb, spread: int) -> Rgb:
 def sample_thing(
     rng: Random, frame: tuple[int, int], cell: int, shape: str, color: str, size: str | None = None
 ) -> Thing:
-    """A shape inside a cell of the 2 x 2 grid, jittered within what the cell leaves free."""
+    """A shape in the middle of a cell of the 2 x 2 grid, moved by at most two pixels.
+
+    The coarse grid makes the world quickly learnable: a patch token meets a shape always in nearly the same phase.
+    """
     width, height = frame[0] / 2, frame[1] / 2
     size = size or rng.choice(tuple(SIZES))
     half = min(width, height) / 2
     radius = SIZES[size] * half * rng.uniform(0.95, 1.05)
-    x = (cell % 2 + 0.5) * width + rng.uniform(-0.5, 0.5) * (width / 2 - radius)
-    y = (cell // 2 + 0.5) * height + rng.uniform(-0.5, 0.5) * (height / 2 - radius)
-    angle = rng.uniform(-0.12, 0.12)
+    x = (cell % 2 + 0.5) * width + rng.uniform(-2, 2)
+    y = (cell // 2 + 0.5) * height + rng.uniform(-2, 2)
+    angle = rng.uniform(-0.06, 0.06)
     return Thing(shape, color, size, cell, x, y, radius, angle, shade(rng, COLORS[color], 12))
 
 
