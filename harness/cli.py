@@ -49,7 +49,9 @@ class LazyGroup(click.Group):
         module, attribute = self.verbs[cmd_name][0].split(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.verbs and not args[0].startswith("-"):
             import difflib
 
@@ -82,7 +84,11 @@ class LazyGroup(click.Group):
 def _ranked(message: str) -> str:
     """One line, with the process that says it where several run."""
     line = " ".join(message.split())
-    return f"[rank {os.environ['RANK']}] {line}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ else line
+    return (
+        f"[rank {os.environ['RANK']}] {line}"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+        else line
+    )
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -126,7 +132,9 @@ _STORAGE = {
 }
 
 
-@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="beit3-bench", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
 def main(debug: bool) -> None:

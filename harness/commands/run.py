@@ -1,0 +1,255 @@
+"""``beit3-bench run``: evaluate a checkpoint on one task, several, or all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.processes import Processes
+    from beit3_bench.harness.run import Outcome, RunRequest
+    from beit3_bench.tasks.base import Task
+
+
+class BatchSize(click.ParamType):
+    """``auto`` or a number of examples."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither 'auto' nor a number of examples above 0", param, ctx)
+        return int(value)
+
+
+@click.command("run")
+@click.option("--task", "tasks", required=True, metavar="T[,T2]|all", help="Task name, a comma list, or all.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    required=True,
+    multiple=True,
+    metavar="[T=]FILE",
+    help="Checkpoint; T=FILE for one task of a list.",
+)
+@click.option(
+    "--data-root",
+    "data_roots",
+    required=True,
+    multiple=True,
+    metavar="[T=]DIR",
+    help="Folder of the data; T=DIR for one task.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="SentencePiece model [default: beit3.spm beside the checkpoint].",
+)
+@click.option("--split", metavar="NAME", help="Split [default: the task's own].")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the first N examples; the result is labelled a subset.",
+)
+@click.option(
+    "--batch-size",
+    type=BatchSize(),
+    default="auto",
+    show_default=True,
+    help="Examples per batch; halved when memory runs out.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the network.",
+)
+@click.option("--compile", is_flag=True, help="Compile the encoder (slow first batch, faster rest).")
+@click.option(
+    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap and of missing weights.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder [default: below results/runs]."
+)
+@click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), metavar="S", help="Input side in pixels [default: the checkpoint's]."
+)
+@click.option(
+    "--allow-missing",
+    multiple=True,
+    metavar="PATTERN",
+    help="Tensors that may be missing or misshapen, e.g. 'head.*'; recorded.",
+)
+@click.option(
+    "--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Label of the row [default: from the checkpoint]."
+)
+@click.option("--overwrite", is_flag=True, help="Discard an earlier run in the same folder.")
+@click.option(
+    "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the task (see: beit3-bench tasks NAME)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print result.json and nothing else on stdout.")
+def command(
+    tasks: str,
+    checkpoints: Sequence[str],
+    data_roots: Sequence[str],
+    options: Sequence[str],
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Evaluate a checkpoint. The same command on an unfinished run folder goes on where it stopped.
+
+    Exit code 2 if any task failed; the others of a list are evaluated nevertheless.
+    """
+    import json
+
+    from beit3_bench.harness.processes import Processes
+    from beit3_bench.harness.report import describe
+
+    requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
+    processes = Processes.start(settings["device"])
+    for name in skipped:
+        click.echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)
+    results: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for request, task_class in requests:
+        outcome = _one(request, task_class, processes, failed, alone=len(requests) == 1, all_tasks=tasks == "all")
+        if outcome is None or not processes.first:
+            continue
+        results.append(outcome.result)
+        if not as_json:
+            click.echo(describe(outcome.result, outcome.folder, outcome.was_finished))
+        elif outcome.was_finished:
+            click.echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
+    if as_json and processes.first and results:
+        click.echo(json.dumps(results[0] if len(requests) == 1 else results, indent=2))
+    if failed:
+        error = BenchError(f"{len(failed)} of {len(requests)} tasks failed: {', '.join(failed)}")
+        error.shared = True  # type: ignore[attr-defined]
+        raise error
+
+
+def _one(
+    request: RunRequest, task_class: type[Task], processes: Processes, failed: list[str], alone: bool, all_tasks: bool
+) -> Outcome | None:
+    """Run one task of the list; a failure is printed and noted in ``failed``, or raised where the task is alone."""
+    from beit3_bench.harness.run import is_not_installed, not_installed, run_task
+
+    try:
+        return run_task(request, task_class, processes)
+    except BenchError as error:
+        failure = error
+    missing = is_not_installed(failure)
+    outcome = processes.on_first(lambda: not_installed(request, task_class, failure)) if missing else None
+    if alone:
+        raise failure
+    if processes.first:
+        click.echo(f"error: {request.task}: {failure}", err=True)
+    if not (missing and all_tasks):
+        failed.append(request.task)
+    return outcome
+
+
+# ---- from words to requests --------------------------------------------------------------------------------
+
+
+def plan(
+    tasks: str, checkpoints: Sequence[str], data_roots: Sequence[str], options: Sequence[str], settings: dict[str, Any]
+) -> tuple[list[tuple[RunRequest, type[Task]]], list[str]]:
+    """One request per task, and the tasks of ``all`` for which no checkpoint or data is given.
+
+    Raises:
+        BenchError: unknown task or option, or a task of a comma list without checkpoint or data.
+    """
+    from beit3_bench.harness.run import RunRequest
+    from beit3_bench.tasks.registry import get_task, task_names
+
+    names = (
+        task_names()
+        if tasks == "all"
+        else list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    )
+    if not names:
+        raise BenchError("--task: no task is named; see: beit3-bench tasks")
+    classes = {name: get_task(name) for name in names}
+    files = _per_task(checkpoints, names, "--checkpoint")
+    roots = _per_task(data_roots, names, "--data-root")
+    given = _task_options(options, classes)
+    output = settings.pop("output")
+    requests, skipped = [], []
+    for name, task_class in classes.items():
+        if name not in files or name not in roots:
+            if tasks != "all":
+                raise BenchError(
+                    f"task {name}: no {'--checkpoint' if name not in files else '--data-root'} is given for it; "
+                    f"add {name}=PATH"
+                )
+            skipped.append(name)
+            continue
+        split = settings["split"]
+        if split is not None and tasks == "all" and split not in task_class.splits:
+            split = None
+        folder = output if output is None or len(names) == 1 else output / f"{name}-{split or task_class.default_split}"
+        request = RunRequest(
+            **{**settings, "split": split},
+            task=name,
+            checkpoint=files[name],
+            data_root=roots[name],
+            output=folder,
+            options=given[name],
+        )
+        requests.append((request, task_class))
+    if not requests:
+        raise BenchError("--task all: no task has both a --checkpoint and a --data-root")
+    return requests, skipped
+
+
+def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[str, Path]:
+    """``FILE`` for every task, ``task=FILE`` for one; the latter wins."""
+    from beit3_bench.tasks.registry import task_names
+
+    general: list[str] = []
+    special: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if equals and name in {*names, *task_names()}:
+            special[name] = Path(path).expanduser()
+        else:
+            general.append(value)
+    if len(general) > 1:
+        raise BenchError(
+            f"{option} is given {len(general)} times for all tasks ({', '.join(general)}); "
+            "write TASK=PATH to tell them apart"
+        )
+    found = {name: Path(general[0]).expanduser() for name in names} if general else {}
+    return {**found, **{name: path for name, path in special.items() if name in names}}
+
+
+def _task_options(options: Sequence[str], classes: dict[str, type[Task]]) -> dict[str, dict[str, str]]:
+    """``key=value`` for each task that knows the key; a single task gets all, so that it can name the unknown one."""
+    given: dict[str, dict[str, str]] = {name: {} for name in classes}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BenchError(f"-o {text!r}: write KEY=VALUE")
+        takers = [
+            name
+            for name, cls in classes.items()
+            if key.replace("-", "_") in {f.name for f in dataclasses.fields(cls.Options)}
+        ]
+        for name in takers or classes:
+            given[name][key] = value
+    return given

@@ -1,0 +1,71 @@
+"""``beit3-bench score``: score a prediction file, or a run folder again, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beit3_bench.backbones.errors import BenchError
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command("score")
+@click.option("--task", metavar="NAME", help="Task whose protocol scores the file.")
+@click.option("--predictions", type=_FILE, metavar="PATH", help="Predictions in the task's official format.")
+@click.option("--annotations", type=_FILE, metavar="PATH", help="Official annotations.")
+@click.option("--questions", type=_FILE, metavar="FILE", help="Official questions (vqav2).")
+@click.option("--iou-type", type=click.Choice(["bbox", "segm"]), help="What coco-det compares.")
+@click.option("--zero-based", is_flag=True, help="ade20k-seg: classes are 0..149 rather than 1..150.")
+@click.option(
+    "--allow-partial", is_flag=True, help="Score a file that does not cover every sample; the coverage is reported."
+)
+@click.option("--run", "folder", type=_FILE, metavar="DIR", help="Score the stored rows of a run folder again.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one flat JSON object {metric: value} and nothing else on stdout."
+)
+def command(folder: Path | None, as_json: bool, **given: Any) -> None:
+    """Score predictions. Percent for VQA and retrieval, fractions elsewhere, as the official tools print them."""
+    import json
+    import math
+
+    if folder is not None:
+        stray = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        if stray:
+            raise BenchError(f"--run takes everything from the run folder; leave out {', '.join(stray)}")
+        from beit3_bench.harness.rescore import rescore
+
+        scores, task = rescore(folder)
+    else:
+        scores, task = _score_file(**given)
+    if as_json:
+        click.echo(json.dumps({name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}))
+        return
+    from beit3_bench.harness.scoring import metric_spec
+
+    width = max(map(len, scores.metrics), default=0)
+    for name, value in scores.metrics.items():
+        click.echo(f"{name:<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
+    if scores.counts:
+        click.echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
+    for note in scores.notes:
+        click.echo(f"note: {note}")
+
+
+def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:
+    from beit3_bench.tasks.base import ScoreInputs
+    from beit3_bench.tasks.registry import get_task
+
+    if task is None or predictions is None:
+        raise BenchError("give --task NAME and --predictions PATH, or --run DIR (see: beit3-bench score --help)")
+    task_class = get_task(task)
+    for option, path in {
+        "--predictions": predictions,
+        "--annotations": files["annotations"],
+        "--questions": files["questions"],
+    }.items():
+        if path is not None and not path.exists():
+            raise BenchError(f"{path}: not found; check {option}")
+    return task_class.score_file(ScoreInputs(predictions, **files)), task_class

@@ -1,0 +1,390 @@
+"""From examples to rows: batches, devices, processes, and what to do when memory runs out.
+
+`predict_all` takes the examples that the run folder does not hold yet, plans batches, lets worker processes decode and
+pad them, runs the task's `predict` on the device, and stores every batch before the next one counts as done. The same
+rows come out for any batch size, number of workers and number of processes.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.provenance import cores
+from beit3_bench.tasks.base import Example, Row, Task, plan_batches
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.store import RunStore
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "Cannot allocate memory",
+)
+
+
+@dataclass
+class Throughput:
+    """What a prediction pass did; sums over processes, except times and memory, which are the slowest and the largest.
+
+    data_seconds: waiting for decoded batches.  compute_seconds: copies, network and its host side.
+    write_seconds: storing rows.  images_decoded, text_tokens: as computed; text_tokens_real: without padding.
+    batch_size: the one in use at the end.
+    """
+
+    samples: int = 0
+    resumed_samples: int = 0
+    images_decoded: int = 0
+    images_distinct: int = 0
+    text_tokens: int = 0
+    text_tokens_real: int = 0
+    batches: int = 0
+    batch_size: int = 0
+    out_of_memory: int = 0
+    data_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_device_memory_bytes: int | None = None
+    workers: int = 0
+    processes: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Throughput]) -> Throughput:
+        """One record for all processes."""
+        total = cls(**asdict(parts[0]))
+        slowest = (
+            "data_seconds",
+            "compute_seconds",
+            "write_seconds",
+            "wall_seconds",
+            "peak_memory_bytes",
+            "resumed_samples",
+        )
+        for name in slowest:
+            setattr(total, name, max(getattr(p, name) for p in parts))
+        for name in (
+            "samples",
+            "images_decoded",
+            "images_distinct",
+            "text_tokens",
+            "text_tokens_real",
+            "batches",
+            "out_of_memory",
+        ):
+            setattr(total, name, sum(getattr(p, name) for p in parts))
+        total.batch_size = min(p.batch_size for p in parts)
+        device = [p.peak_device_memory_bytes for p in parts if p.peak_device_memory_bytes is not None]
+        total.peak_device_memory_bytes = max(device) if device else None
+        total.processes = len(parts)
+        return total
+
+
+# ---- devices ------------------------------------------------------------------------------------------------
+
+
+def resolve_device(name: str, processes: Processes | None = None) -> torch.device:
+    """``"auto"``, ``"cpu"``, ``"cuda"`` (the process's own card where several run) or ``"cuda:1"``.
+
+    Raises:
+        BenchError: no such device here; says what there is.
+    """
+    local = processes.local_rank if processes else 0
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BenchError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise BenchError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+        index = device.index if device.index is not None else local % count
+        if index >= count:
+            raise BenchError(
+                f"--device {name}: there are {count} CUDA devices here, counted from 0; use cuda:{count - 1}"
+            )
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise BenchError(f"--device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def automatic_batch_size(device: torch.device, model: torch.nn.Module) -> int:
+    """A size that fits for a transformer of this width and resolution; `predict_all` halves it where it does not.
+
+    One sample's activations during inference are about 24 rows of width D per token (the feed-forward's hidden state,
+    q, k, v and copies); a quarter of the free device memory is given to them.
+    """
+    if device.type == "cpu":
+        return 16
+    config = getattr(model, "config", None)
+    tokens = getattr(config, "num_patches", 576) + 64
+    sample = tokens * getattr(config, "embed_dim", 1024) * 24 * 4
+    free, _ = torch.cuda.mem_get_info(device)
+    fitting = max(1, int(free / 4 / sample))
+    return min(256, 1 << (fitting.bit_length() - 1))
+
+
+def default_workers(device: torch.device, batches: int, world: int = 1) -> int:
+    """Decoding processes beside this one: none for a handful of batches, else what the cores allow."""
+    spare = cores() // world - (1 if device.type == "cuda" else 0)
+    if batches < 8 or spare < 1:
+        return 0
+    return min(8, spare) if device.type == "cuda" else min(2, spare)
+
+
+def compile_model(model: torch.nn.Module) -> None:
+    """Compile the encoder in place; the head around it, and its method names, stay as they are."""
+    inner = getattr(model, "beit3", model)
+    inner.compile()
+
+
+# ---- batches ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A `BenchError` on its way out of a worker process."""
+
+    message: str
+
+
+class _Batches(Dataset):
+    """Planned batches, collated on demand."""
+
+    def __init__(self, task: Task, batches: Sequence[list[Example]]):
+        self.task, self.batches = task, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | _Failure:
+        try:
+            return self.task.collate(self.batches[index])
+        except BenchError as error:
+            return _Failure(str(error))
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+    """Collated batches in order, decoded ahead by ``workers`` processes.
+
+    Raises:
+        BenchError: as raised by the task's `collate`, also in a worker; or a worker that was killed.
+    """
+    loader = DataLoader(
+        _Batches(task, batches),
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, _Failure):
+                raise BenchError(batch.message)
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error) and ("exited unexpectedly" in str(error) or "killed" in str(error)):
+            raise BenchError(
+                f"a decoding process died ({str(error).splitlines()[0]}); memory is short: "
+                f"use fewer --workers (now {workers}) or a smaller --batch-size"
+            ) from error
+        raise
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch on the device; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, (torch.Tensor, list, tuple, dict)) for v in value):
+        return type(value)(to_device(v, device) for v in value)
+    return value
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _halve(batches: Sequence[list[Example]], size: int) -> list[list[Example]]:
+    return [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
+
+
+# ---- the loop ------------------------------------------------------------------------------------------------
+
+
+def predict_all(
+    task: Task,
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    store: RunStore,
+    device: torch.device,
+    dtype: str = "fp32",
+    batch_size: int | str = "auto",
+    workers: int | None = None,
+    compile: bool = False,
+    progress: bool | None = None,
+    processes: Processes | None = None,
+) -> Throughput:
+    """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
+
+    Args:
+        model: in eval mode, on any device; moved to ``device``.
+        dtype: ``"fp32"`` (exact: TF32 is off) or autocast to ``"bf16"``, ``"fp16"``.
+        batch_size: examples per forward pass and process, or ``"auto"``; halved when memory runs out.
+        workers: decoding processes per process; None = chosen from the cores.
+        progress: a bar on stderr; None = when stderr is a terminal.
+        processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
+
+    Raises:
+        BenchError: from the task (an image that does not decode, ...), a single example that does not fit into
+            memory, rows that are not finite, or a folder that cannot be written.
+    """
+    processes = processes or Processes()
+    started = time.perf_counter()
+    done = store.done()
+    pending = [example for example in examples if example.id not in done]
+    size = automatic_batch_size(device, model) if batch_size == "auto" else int(batch_size)
+    size = processes.broadcast(size)
+    plan = list(plan_batches(pending, size))[processes.rank :: processes.world]
+    if workers is None:
+        workers = default_workers(device, len(plan), processes.world)
+    facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)
+    facts.images_distinct = len({path for batch in plan for e in batch for path in e.images})
+    if plan:
+        pass_ = _Pass(task, model, store, device, dtype, facts, compile)
+        hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
+        total = sum(map(len, plan))
+        with tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar:
+            pass_.over(plan, bar)
+    facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    if device.type == "cuda":
+        facts.peak_device_memory_bytes = torch.cuda.max_memory_allocated(device)
+    facts.wall_seconds = time.perf_counter() - started
+    return facts
+
+
+class _Pass:
+    """One pass over planned batches on one process."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: torch.nn.Module,
+        store: RunStore,
+        device: torch.device,
+        dtype: str,
+        facts: Throughput,
+        compile: bool,
+    ):
+        self.task, self.store, self.device, self.facts = task, store, device, facts
+        self.model = model.to(device).eval()
+        if compile:
+            compile_model(self.model)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        kind = DTYPES[dtype]
+        self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
+
+    def over(self, plan: list[list[Example]], bar: tqdm) -> None:
+        """Predict and store all batches; where memory runs out, go on with halves from the batch that did not fit."""
+        queue, workers = plan, self.facts.workers
+        while queue:
+            finished = 0
+            clock = time.perf_counter()
+            fits = True
+            loader = load_batches(self.task, queue, min(workers, len(queue)), pin=self.device.type == "cuda")
+            for batch in loader:
+                clock = self._spent("data_seconds", clock)
+                rows = self._predict(batch, queue[finished])
+                clock = self._spent("compute_seconds", clock)
+                if rows is None:
+                    fits = False
+                    break
+                self.store.append(rows)
+                clock = self._spent("write_seconds", clock)
+                self._count(batch, queue[finished])
+                bar.update(len(queue[finished]))
+                finished += 1
+            if fits:
+                return
+            del loader, batch  # stops the workers and frees what they decoded ahead
+            queue = self._smaller(queue[finished:])
+
+    def _predict(self, batch: dict[str, Any], examples: list[Example]) -> list[Row] | None:
+        """Rows of a batch, checked; None where it does not fit into memory."""
+        try:
+            with torch.inference_mode(), self.precision:
+                rows = self.task.predict(self.model, to_device(batch, self.device))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+        if sorted(row["id"] for row in rows) != sorted(e.id for e in examples):
+            raise RuntimeError(f"task {self.task.name}: predict returned other ids than those of its batch")
+        return rows
+
+    def _smaller(self, rest: list[list[Example]]) -> list[list[Example]]:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rest[0]) == 1:
+            raise BenchError(
+                f"example {rest[0][0].id}: not enough memory on {self.device} even for a batch of one; "
+                "use --dtype bf16, a smaller --image-size, or another device"
+            )
+        self.facts.out_of_memory += 1
+        self.facts.batch_size = len(rest[0]) // 2
+        tqdm.write(
+            f"not enough memory for a batch of {len(rest[0])}; going on with {self.facts.batch_size}", file=sys.stderr
+        )
+        return _halve(rest, self.facts.batch_size)
+
+    def _spent(self, name: str, since: float) -> float:
+        now = time.perf_counter()
+        setattr(self.facts, name, getattr(self.facts, name) + now - since)
+        return now
+
+    def _count(self, batch: dict[str, Any], examples: list[Example]) -> None:
+        self.facts.batches += 1
+        self.facts.samples += len(examples)
+        for value in batch.values() if isinstance(batch, dict) else ():
+            if isinstance(value, torch.Tensor) and value.ndim == 4 and value.dtype == torch.uint8:
+                self.facts.images_decoded += len(value)
+        ids, padding = batch.get("token_ids"), batch.get("padding_mask")
+        if isinstance(ids, torch.Tensor):
+            self.facts.text_tokens += ids.numel()
+            real = ids.numel() if padding is None else int(padding.numel() - padding.bool().sum())
+            self.facts.text_tokens_real += real

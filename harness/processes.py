@@ -1,0 +1,109 @@
+"""One process or many: who I am, and how we agree. torch.distributed is touched only where several processes run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from beit3_bench.backbones.errors import BenchError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """rank: 0..world-1 over all machines; local_rank: on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def start(cls, device: str = "auto") -> Processes:
+        """Join the group that torchrun or `accelerate launch` announces in the environment; alone, do nothing.
+
+        Args:
+            device: as `--device`; ``"cpu"`` keeps the group on gloo.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+        return cls(state.process_index, state.num_processes, state.local_process_index)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in order of rank, on every process."""
+        if self.world == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
+
+    def broadcast(self, value: T) -> T:
+        """The value of process 0."""
+        if self.world == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        box = [value]
+        broadcast_object_list(box)
+        return box[0]
+
+    def together(self, step: Callable[[], T]) -> T:
+        """Run ``step`` on every process; where it fails on one with a `BenchError`, all raise that error.
+
+        Without this, the processes that did not fail would wait for the others until the timeout.
+        """
+        if self.world == 1:
+            return step()
+        value, failure = None, None
+        try:
+            value = step()
+        except BenchError as error:
+            failure = (str(error), isinstance(error.__cause__, ImportError))
+        self.raise_first(self.gather(failure))
+        return value  # type: ignore[return-value]
+
+    def on_first(self, step: Callable[[], T]) -> T | None:
+        """Run ``step`` on process 0 only (None elsewhere); its `BenchError` is raised everywhere."""
+        return self.together(lambda: step() if self.first else None)  # type: ignore[arg-type, return-value]
+
+    def agree(self, fingerprints: dict[str, str], what: str) -> None:
+        """Raise on all processes if they see different things, naming which.
+
+        Raises:
+            BenchError: the names whose values differ and the ranks that differ from rank 0.
+        """
+        everyone = self.gather(fingerprints)
+        names = [n for n in fingerprints if any(f.get(n) != everyone[0].get(n) for f in everyone)]
+        if names:
+            ranks = [str(r) for r, f in enumerate(everyone) if f != everyone[0]]
+            raise _shared(
+                f"{what} differ between processes: {', '.join(names)} (rank {', '.join(ranks)} against rank 0); "
+                "give every machine the same files and the same command"
+            )
+
+    def raise_first(self, failures: list[tuple[str, bool] | None]) -> None:
+        """Raise the first failure (message, whether an import caused it), marked as known to all processes."""
+        for rank, failure in enumerate(failures):
+            if failure is not None:
+                message, missing_package = failure
+                raise _shared(message if rank == 0 else f"rank {rank}: {message}") from (
+                    ImportError() if missing_package else None
+                )
+
+
+def _shared(message: str) -> BenchError:
+    """An error that every process raises, so that process 0 prints it for all."""
+    error = BenchError(message)
+    error.shared = True  # type: ignore[attr-defined]
+    return error

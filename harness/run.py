@@ -1,0 +1,210 @@
+"""One evaluation: examples -> checkpoint -> rows -> scores -> result.json.
+
+What can be checked without the model is checked before it is loaded; what is stored is never computed twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness import card
+from beit3_bench.harness.fingerprint import short
+from beit3_bench.harness.inputs import (
+    RunRequest,
+    check_tokenizer,
+    choose_split,
+    find_tokenizer,
+    load_model,
+    read_examples,
+)
+from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.scoring import metric_values
+from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
+from beit3_bench.tasks.base import Example, Scores, Task, match_ids
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.harness.engine import Throughput
+
+RUNS = Path("results") / "runs"
+NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
+
+
+@dataclass
+class Outcome:
+    """A run's result (as in result.json; empty except on process 0), its folder, and whether it was there already."""
+
+    result: dict[str, Any]
+    folder: Path
+    was_finished: bool = False
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def run_task(request: RunRequest, task_class: type[Task], processes: Processes | None = None) -> Outcome:
+    """Evaluate one checkpoint on one task, or go on where an earlier call was stopped.
+
+    Raises:
+        BenchError: bad input, an optional stack that is missing, or a run folder that cannot be used.
+    """
+    processes = processes or Processes()
+    clock = Clock()
+    started = time.perf_counter()
+
+    def prepare() -> tuple[Task, str, list[Example], dict[str, int] | None, Tokenizer | None]:
+        if not request.checkpoint.is_file():
+            raise BenchError(
+                f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
+            )
+        if request.output is not None:
+            check_folder(request.output)
+        with clock.stage("read"):
+            task = task_class(request.data_root, request.options)
+            split = choose_split(task, request.split)
+            examples, subset = read_examples(task, split, request.limit)
+        return task, split, examples, subset, find_tokenizer(task, request)
+
+    task, split, examples, subset, tokenizer = processes.together(prepare)
+
+    def load() -> tuple[LoadedModel, torch.device]:
+        import torch
+
+        from beit3_bench.harness.engine import resolve_device
+
+        device = resolve_device(request.device, processes)
+        torch.manual_seed(request.seed)
+        with clock.stage("load"):
+            loaded = load_model(task, request)
+        with clock.stage("read"):
+            task.bind(loaded.preprocessing, tokenizer)
+            task.tokenize(examples)
+        check_tokenizer(tokenizer, loaded, examples)
+        return loaded, device
+
+    loaded, device = processes.together(load)
+    with clock.stage("read"):
+        fingerprints = card.fingerprints_of(task, request, loaded, tokenizer, examples)
+    processes.agree(fingerprints, "what the run stands on")
+    setting = request.setting or card.setting_of(task.name, request.checkpoint, loaded.metadata)
+    folder = request.output or default_folder(task.name, split, request.checkpoint, short(fingerprints))
+    config = card.resolved_config(task, split, request, loaded, setting, subset, fingerprints)
+    config["device"] = str(device)
+    store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
+    with store or RunStore.join(folder, processes.rank) as store:
+        if processes.broadcast(store.finished):
+            return Outcome(store.result() if processes.first else {}, folder, was_finished=True)
+        throughput = predict(task, loaded, examples, store, request, device, processes)
+
+        def conclude() -> dict[str, Any]:
+            with clock.stage("score"):
+                verdict = score_rows(task, store, examples, request.seed)
+            result = card.result(task, request, loaded, config, verdict, examples)
+            result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - started)
+            store.write_result(result, verdict.scores)
+            forget_not_installed(request, task.name, split)
+            return store.result()
+
+        return Outcome(processes.on_first(conclude) or {}, folder)
+
+
+def predict(
+    task: Task,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    store: RunStore,
+    request: RunRequest,
+    device: torch.device,
+    processes: Processes,
+) -> Throughput:
+    """Make the rows that are not there yet, on all processes."""
+    from beit3_bench.harness.engine import Throughput, predict_all
+
+    try:
+        part = processes.together(
+            lambda: predict_all(
+                task,
+                loaded.model,
+                examples,
+                store,
+                device,
+                request.dtype,
+                request.batch_size,
+                request.workers,
+                request.compile,
+                processes=processes,
+            )
+        )
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(
+            f"the rows so far are kept in {store.folder}; give the same command again to go on from there"
+        )
+        raise
+    return Throughput.merged(processes.gather(part))
+
+
+def score_rows(task: Task, store: RunStore, examples: Sequence[Example], seed: int) -> card.Verdict:
+    """Score the folder's rows, once they are exactly the split's; write submission files where the task has any."""
+    rows = store.rows()
+    match_ids(list(rows), [example.id for example in examples], str(store.folder), "rows")
+    folder = store.folder / SUBMISSION
+    folder.mkdir(exist_ok=True)
+    written = task.submission(rows, examples, folder)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+    if written and all(example.target is None for example in examples):
+        files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
+        note = f"the truth of this split is not public; upload {files} to the official server"
+        return card.Verdict(Scores({}, {"samples": len(examples)}), {}, [note], "submitted")
+    scores = task.score(rows, examples)
+    metrics, notes = metric_values(task, scores, seed)
+    return card.Verdict(scores, metrics, [*scores.notes, *notes], "scored")
+
+
+def default_folder(task: str, split: str, checkpoint: Path, tail: str) -> Path:
+    """``results/runs/<task>-<split>-<checkpoint>-<tail>`` below the current folder."""
+    return RUNS / f"{task}-{split}-{checkpoint.stem}-{tail}"
+
+
+def is_not_installed(error: BenchError) -> bool:
+    """Whether an error came from `requires`, that is, from an optional stack that does not import."""
+    return isinstance(error.__cause__, ImportError)
+
+
+def not_installed(request: RunRequest, task_class: type[Task], error: BenchError) -> Outcome:
+    """Record that a task could not run because an optional stack is missing; its install line is the note."""
+    split = choose_split(task_class, request.split)
+    folder = request.output or default_folder(task_class.name, split, request.checkpoint, NOT_INSTALLED)
+    result = card.empty_result(task_class, split, request, str(error))
+    write_bare_result(folder, result)
+    return Outcome(result, folder)
+
+
+def forget_not_installed(request: RunRequest, task: str, split: str) -> None:
+    """Remove the record of an earlier attempt without the optional stack, now that the task has run."""
+    folder = default_folder(task, split, request.checkpoint, NOT_INSTALLED)
+    if request.output is None and folder.is_dir():
+        (folder / RESULT).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody keeps a file of his own there
+            folder.rmdir()
