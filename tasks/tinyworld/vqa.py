@@ -183,7 +183,7 @@ def ask(rng: Random, scene: Scene, number: int, rare: float) -> list[Question]:
     makers, weights = zip(*_KINDS, strict=True)
     if rng.random() < rare:
         answer = f"{rng.choice(_RARE_FIRST)} {rng.choice(_RARE_SECOND)}"
-        asked["rare"] = Question("What does this remind you of?", "what does the", "other", answer)
+        asked["rare"] = Question("What does the picture remind you of?", "what does the", "other", answer)
     while len(asked) < number:
         question = rng.choices(makers, weights=weights)[0](rng, scene)
         if question is not None:
