@@ -221,6 +221,9 @@ class Task(ABC):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
+    def configure_training(self, recipe: Mapping[str, Any]) -> None:
+        """Take what the training data and the loss need from the recipe (mask probability, label smoothing, ...)."""
+
     def training_examples(self) -> list[Example]:
         """Samples to learn from; a dual encoder pairs image and text here."""
         return self.examples("train")
