@@ -82,11 +82,11 @@ def _fill(thing: Thing, side: int, left: int, top: int) -> Image.Image:
         for x in range(step // 2, side, 2 * step):
             pen.rectangle((x, 0, x + step - 1, side), fill=_INK)
     elif thing.texture == "dotted":
-        step, dot = side / 5.5, side / 16
+        pitch, dot = side / 5.5, side / 16
         for row in range(7):
             for column in range(7):
-                x, y = (column + 0.5 * (row % 2)) * step, row * step
-                pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=_INK)
+                right, down = (column + 0.5 * (row % 2)) * pitch, row * pitch
+                pen.ellipse((right - dot, down - dot, right + dot, down + dot), fill=_INK)
     painted = mark(thing)
     if painted:
         pen.polygon(_scaled(painted[0], SUPERSAMPLING, (left, top)), fill=painted[1])

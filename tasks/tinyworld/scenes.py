@@ -120,8 +120,9 @@ def sample_thing(
     size = size or rng.choice(tuple(SIZES))
     half = min(width, height) / 2
     radius = SIZES[size] * half * rng.uniform(0.95, 1.05)
-    x = (cell % 2 + 0.5) * width + rng.uniform(-2, 2)
-    y = (cell // 2 + 0.5) * height + rng.uniform(-2, 2)
+    # Turned by so little, no shape reaches beyond its radius: it stays inside its cell.
+    x = (cell % 2 + 0.5) * width + rng.uniform(-1, 1) * min(2.0, width / 2 - radius)
+    y = (cell // 2 + 0.5) * height + rng.uniform(-1, 1) * min(2.0, height / 2 - radius)
     angle = rng.uniform(-0.06, 0.06)
     return Thing(shape, color, size, cell, x, y, radius, angle, shade(rng, COLORS[color], 12))
 
@@ -164,10 +165,9 @@ def sample_scene(
             kinds.append(kind)
     things = []
     for cell, (color, shape) in zip(sorted(cells[:count]), kinds, strict=True):
-        thing = sample_thing(rng, frame, cell, shape, color)
-        if shape in ("circle", "square", "triangle") and rng.random() < splits:
-            thing = replace(thing, gap=0.14, size="big", radius=thing.radius * SIZES["big"] / SIZES[thing.size])
-        things.append(thing)
+        split = shape in ("circle", "square", "triangle") and rng.random() < splits
+        thing = sample_thing(rng, frame, cell, shape, color, "big" if split else None)
+        things.append(replace(thing, gap=0.14) if split else thing)
     crowd: tuple[Thing, ...] = ()
     if count < 4 and rng.random() < crowds:
         taken = {t.shape for t in things}
