@@ -39,6 +39,7 @@ class TableRow:
 
     name: system (published) or architecture (measured).  variant: model variant, or weight / checkpoint file.
     score: the number that orders the section, in percent; None where the source gives too little.
+    half_width: of the 95% interval of the score; 0 where there is none.
     verdicts: by metric, measured rows only.  source: citation, or run folder.
     """
 
@@ -53,6 +54,7 @@ class TableRow:
     source_kind: str = ""
     cells: dict[str, Cell] = field(default_factory=dict)
     score: float | None = None
+    half_width: float = 0.0
     rank: int | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -122,7 +124,7 @@ def build_table(
         for split in TASK_NAMES[task].splits if task in TASK_NAMES else ():
             for regime in TASK_NAMES[task].regimes:
                 comparable[task, split, regime] = []
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.name):
             result = run.result
             regime = regime_of(result)
             if result["task"] != task or (setting is not None and regime != setting):
@@ -244,7 +246,7 @@ def _measured_row(run: Run, names: TaskNames, references: Sequence[PublishedValu
         counts=dict(result["counts"]),
         notes=list(result["notes"]),
     )
-    row.score = _mean(row.cells, names.order_by)
+    row.score, row.half_width = _mean(row.cells, names.order_by), _half_width(row.cells, names.order_by)
     if result["chance"] is not None:
         row.chance = percent(result["metrics"][headline_of(result)], result["chance"])
     for name, metric in result["metrics"].items():
@@ -328,7 +330,9 @@ def _without_quotes(rows: Sequence[TableRow]) -> list[TableRow]:
         return {(name, cell.value) for name, cell in row.cells.items()}
 
     kept: list[TableRow] = []
-    for row in sorted(rows, key=lambda r: (SOURCE_KINDS.index(r.source_kind), -len(r.cells))):
+    for row in sorted(
+        rows, key=lambda r: (SOURCE_KINDS.index(r.source_kind), -len(r.cells), r.name, r.variant, r.source)
+    ):
         quotes = row.source_kind not in SOURCE_KINDS[:3]
         if not (quotes and any(k.name == row.name and numbers(row) <= numbers(k) for k in kept)):
             kept.append(row)
@@ -338,17 +342,22 @@ def _without_quotes(rows: Sequence[TableRow]) -> list[TableRow]:
 # ---- ranks -----------------------------------------------------------------------------------------------------------
 
 
+def _half_width(cells: dict[str, Cell], order_by: Sequence[str]) -> float:
+    """Of the mean of the ordering metrics: at most the mean of their half-widths."""
+    widths = [
+        (cell.high - cell.low) / 2
+        for cell in (cells[name] for name in order_by if name in cells)
+        if cell.low is not None and cell.high is not None
+    ]
+    return sum(widths) / len(order_by)
+
+
 def _standing(row: TableRow, order_by: Sequence[str]) -> Standing | None:
     if row.score is None:
         return None
-    cells = [row.cells[name] for name in order_by]
     if row.measured:
-        # The half-width of a mean is at most the mean of the half-widths.
-        widths = [
-            (cell.high - cell.low) / 2 if cell.high is not None and cell.low is not None else 0.0 for cell in cells
-        ]
-        return Standing(row.score, half_width=sum(widths) / len(widths))
-    digits = min(len(cell.text.partition(".")[2]) for cell in cells)
+        return Standing(row.score, half_width=row.half_width)
+    digits = min(len(row.cells[name].text.partition(".")[2]) for name in order_by)
     return Standing(row.score, half_unit=0.5 * 10.0**-digits)
 
 

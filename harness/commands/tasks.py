@@ -75,7 +75,7 @@ def _details(task: type[Task]) -> str:
         blocks[0] += f"\n{textwrap.fill(' '.join(story.split()), 110)}"
     blocks.append(f"splits (* default): {', '.join(_mark_default(task))}")
     marks = [f"{m.name} ({'headline, ' if m.headline else ''}{m.unit})" for m in task.metrics]
-    blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  "))
+    blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  ", break_on_hyphens=False))
     if options := _options(task):
         lines = [
             f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]" + (f"  {o['help']}" if o["help"] else "")

@@ -1,0 +1,97 @@
+"""The doctor's report: every check ends in a line, and what is missing comes with its mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from beit3_bench.backbones.errors import INSTALL_LINES
+from beit3_bench.harness.commands import doctor
+from click.testing import CliRunner
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An importable folder, and an empty cache."""
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_module_that_is_absent_comes_with_its_install_line(place: Path) -> None:
+    found = doctor.module_finding("no_such_stack", "coco-det", "pip install it")
+    assert (found.state, found.needed_for, found.mend) == ("missing", "coco-det", "pip install it")
+
+
+@pytest.mark.parametrize(
+    "body", ["raise ImportError('undefined symbol: _ZN2at')", "raise RuntimeError('undefined symbol: _ZN2at')"]
+)
+def test_a_module_that_is_installed_but_does_not_import_is_broken(place: Path, body: str) -> None:
+    name = f"broken_stack_{len(body)}"
+    (place / f"{name}.py").write_text(body)
+    found = doctor.module_finding(name, "ade20k-seg", "pip install it")
+    assert found.state == "broken"
+    assert "undefined symbol" in found.detail
+
+
+def test_a_module_that_imports_is_ok_with_its_version(place: Path) -> None:
+    found = doctor.module_finding("click", "everything", "")
+    assert found.state == "ok"
+    assert found.detail[0].isdigit()
+
+
+def test_every_optional_stack_has_an_install_line() -> None:
+    assert set(doctor.STACKS) == set(INSTALL_LINES)
+
+
+def test_java_that_is_absent_or_fails_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(place))
+    assert doctor._java().state == "missing"
+    java = place / "java"
+    java.write_text("#!/bin/sh\necho 'no heap' >&2\nexit 1\n")
+    java.chmod(0o755)
+    assert (doctor._java().state, "no heap" in doctor._java().detail) == ("broken", True)
+    java.write_text("#!/bin/sh\necho 'openjdk version \"17\"' >&2\n")
+    assert (doctor._java().state, doctor._java().detail) == ("ok", 'openjdk version "17"')
+
+
+def test_the_spice_model_is_looked_for_where_the_scorer_reads_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lib = place / "pycocoevalcap" / "spice" / "lib"
+    lib.mkdir(parents=True)
+    (place / "pycocoevalcap" / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "pycocoevalcap", raising=False)
+    missing = doctor._spice()
+    assert missing.state == "missing"
+    assert str(lib) in missing.mend
+    for name in doctor.SPICE_JARS:
+        (lib / name).write_text("")
+    assert doctor._spice().state == "ok"
+
+
+def test_a_check_that_fails_does_not_end_the_report(place: Path) -> None:
+    (place / "cache").mkdir()
+    (place / "cache" / "pins.json").write_text("{")
+    result = CliRunner().invoke(doctor.command, ["--json"])
+    assert result.exit_code == 0
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
+    assert findings["pinned hashes"]["state"] == "broken"
+    assert "pins.json" in findings["pinned hashes"]["detail"]
+    assert findings["torch"]["state"] == findings["device"]["state"] == "ok"
+
+
+def test_the_report_names_the_mend_of_everything_that_is_not_ok(place: Path) -> None:
+    result = CliRunner().invoke(doctor.command, [])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith(("missing", "broken")):
+            assert "needed for: " in lines[number + 1]
+            assert len(lines[number + 2].split("mend: ")[1]) > 10
+    assert lines[-1].endswith("checks are ok.")
+
+
+def test_little_disk_space_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10**9})())
+    assert doctor._disk(place).state == "missing"
