@@ -64,8 +64,8 @@ def _header(names: Iterable[str]) -> str:
     return f"<thead><tr>{cells}</tr></thead>"
 
 
-def _text(value: str) -> str:
-    return f"<td>{escape(value)}</td>"
+def _text(value: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(value)}</td>' if kind else f"<td>{escape(value)}</td>"
 
 
 def _number(cell: Cell | None, low: float = 0.0, high: float = 100.0) -> str:
@@ -100,7 +100,7 @@ def _range(cells: Iterable[Cell]) -> tuple[float, float]:
 
 def _verdict(row: TableRow, section: Section) -> str:
     told = [f"{name}: {row.verdicts[name].text}" for name in section.order_by if name in row.verdicts]
-    return f"<td>{'<br>'.join(escape(line) for line in told)}</td>"
+    return f'<td class="verdict">{"<br>".join(escape(line) for line in told)}</td>'
 
 
 def _source(row: TableRow) -> str:
@@ -108,7 +108,7 @@ def _source(row: TableRow) -> str:
     if row.url.startswith("https://") and " " not in row.url:
         text = f'<a href="{escape(row.url)}" rel="noreferrer">{text}</a>'
     notes = f"<br><small>{escape('; '.join(row.notes))}</small>" if row.notes else ""
-    return f"<td>{text}<br><small>{escape(row.source_kind)}</small>{notes}</td>"
+    return f'<td class="long">{text}<br><small>{escape(row.source_kind)}</small>{notes}</td>'
 
 
 def _section(index: int, section: Section) -> str:
@@ -120,7 +120,7 @@ def _section(index: int, section: Section) -> str:
         lines.append(
             f'<tr {_attributes(row)}><td class="number" data-value="{rank}">{rank}</td>{_text(row_label(row))}{numbers}'
             f"{_verdict(row, section)}{_text(row.params)}{_text(row.resolution)}"
-            f"{_text(row_protocol(row, section.regime))}{_source(row)}</tr>"
+            f"{_text(row_protocol(row, section.regime), 'long')}{_source(row)}</tr>"
         )
     header = _header(["#", "system", *section.metrics, "verdict", "params", "resolution", "protocol", "source"])
     body = "\n".join(lines)
@@ -185,7 +185,7 @@ def _apart(items: list[ApartRow]) -> str:
             f'<tr {_attributes(row)} data-task="{escape(item.task)}" data-regime="{escape(item.regime)}">'
             f"{_text(item.why)}{_text(f'{item.task}, {item.split}, {item.regime}')}{_text(item.headline)}"
             f"{_number(row.cells[item.headline])}"
-            f'<td class="number" data-value="{chance}">{chance}</td>{_text(others)}{_text(counts)}'
+            f'<td class="number" data-value="{chance}">{chance}</td>{_text(others, "long")}{_text(counts)}'
             f"{_text(row_label(row))}{_text(row.source)}</tr>"
         )
     header = _header(["data", "task", "metric", "measured", "chance", "also", "samples", "model", "run"])
@@ -225,7 +225,7 @@ _PAGE = """<!doctype html>
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --mark: #0a6ed1; --soft: #0a6ed118; }
-body { font: 14px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1400px; padding: 0 1rem 3rem; }
+body { font: 14px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1600px; padding: 0 1rem 3rem; }
 form { display: flex; flex-wrap: wrap; gap: .5rem 1.25rem; padding: .6rem 0; }
 form { position: sticky; top: 0; background: Canvas; z-index: 1; }
 h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem; }
@@ -237,6 +237,8 @@ th button { cursor: pointer; white-space: nowrap; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.long { min-width: 17rem; }
+td.verdict { min-width: 11rem; }
 tr.measured { background: var(--soft); font-weight: 600; }
 .interval, small { opacity: .75; font-weight: 400; }
 .whisker { display: block; margin-left: auto; }
