@@ -8,6 +8,7 @@ is first seen and every later use is compared with it.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import json
@@ -186,6 +187,20 @@ _BY_KEY = {key: weight for weight in WEIGHTS for key in (weight.name, weight.fil
 def find_weight(name_or_filename: str | Path) -> Weight | None:
     """The record of a released file by registry name, file name or path; None for any other file."""
     return _BY_KEY.get(Path(name_or_filename).name)
+
+
+def get_weight(name: str) -> Weight:
+    """The record of a released file that must exist.
+
+    Raises:
+        BenchError: no released file is called so; names the nearest.
+    """
+    weight = find_weight(name)
+    if weight is None:
+        near = difflib.get_close_matches(name, [w.name for w in WEIGHTS], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
+        raise BenchError(f"no released file is called {name!r}; {hint}")
+    return weight
 
 
 # ---- pinned hashes -------------------------------------------------------------------------------------------------

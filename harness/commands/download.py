@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import click
-from beit3_bench.backbones.errors import BenchError
 
 MIRROR_VARIABLE = "BEIT3_BENCH_MIRROR"
 
@@ -27,18 +25,11 @@ def command(names: tuple[str, ...], folder: Path, base_url: str | None, sha256: 
     later download or run is compared with it.
     """
     from beit3_bench.backbones.download import download
-    from beit3_bench.backbones.weights import WEIGHTS, find_weight, pin_or_check, read_pins
+    from beit3_bench.backbones.weights import get_weight, pin_or_check, read_pins
 
     if sha256 is not None and len(names) > 1:
         raise click.UsageError("--sha256 goes with one NAME")
-    weights = []
-    for name in names:
-        weight = find_weight(name)
-        if weight is None:
-            near = difflib.get_close_matches(name, [w.name for w in WEIGHTS], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
-            raise BenchError(f"no released file is called {name!r}; {hint}")
-        weights.append(weight)
+    weights = [get_weight(name) for name in names]
     pins = read_pins()
     for weight in weights:
         url = f"{base_url.rstrip('/')}/{weight.file}" if base_url else weight.url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -39,7 +40,7 @@ def _show_all(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_record(weight, pins) for weight in WEIGHTS], indent=1))
         return
-    rows = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
+    rows: list[tuple[str, ...]] = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
     for w in WEIGHTS:
         scores = ", ".join(f"{s.split} {s.metric} {s.value:g}" for s in w.published)
         size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
@@ -51,16 +52,9 @@ def _show_all(as_json: bool) -> None:
 
 
 def _show_one(name: str, as_json: bool) -> None:
-    import difflib
+    from beit3_bench.backbones.weights import get_weight, read_pins
 
-    from beit3_bench.backbones.errors import BenchError
-    from beit3_bench.backbones.weights import WEIGHTS, find_weight, read_pins
-
-    weight = find_weight(name)
-    if weight is None:
-        near = difflib.get_close_matches(name, [w.name for w in WEIGHTS], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
-        raise BenchError(f"no released file is called {name!r}; {hint}")
+    weight = get_weight(name)
     record = _record(weight, read_pins())
     if as_json:
         click.echo(json.dumps(record, indent=1))
@@ -79,7 +73,7 @@ def _show_params(as_json: bool) -> None:
         click.echo(json.dumps(counts, indent=1))
         return
     parts = list(dict.fromkeys(part for count in counts.values() for part in count))
-    rows = [("millions of parameters", *PRESETS)]
+    rows: list[tuple[str, ...]] = [("millions of parameters", *PRESETS)]
     for part in parts:
         rows.append((part, *(f"{counts[preset].get(part, 0) / 1e6:,.1f}" for preset in PRESETS)))
     _print_columns(rows, right=True)
@@ -88,7 +82,7 @@ def _show_params(as_json: bool) -> None:
     )
 
 
-def _print_columns(rows: list[tuple[str, ...]], right: bool = False) -> None:
+def _print_columns(rows: Sequence[Sequence[str]], right: bool = False) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (c.rjust(w) if right and i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))

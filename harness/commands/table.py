@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.leaderboard import Table
 
 FORMATS = {"markdown": ".md", "csv": ".csv", "json": ".json", "latex": ".tex", "html": ".html"}
 
@@ -67,7 +71,7 @@ def command(
         _write(output, texts)
 
 
-def _render(table, form: str) -> str:  # type: ignore[no-untyped-def]
+def _render(table: Table, form: str) -> str:
     if form == "html":
         from beit3_bench.harness.leaderboard_html import to_html
 
