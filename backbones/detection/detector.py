@@ -35,6 +35,9 @@ class Detector(nn.Module):
     their sum is to be minimised.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         backbone: SimpleFeaturePyramid,

@@ -116,7 +116,7 @@ class MaskHead(nn.Module):
         self.deconv = _he_init(nn.ConvTranspose2d(channels, channels, 2, stride=2))
         self.predictor = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.predictor.weight, std=0.001)
-        nn.init.zeros_(self.predictor.bias)
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         for k in range(1, 5):

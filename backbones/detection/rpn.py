@@ -52,6 +52,8 @@ class RPN(nn.Module):
         post_nms_topk: over all levels.
     """
 
+    cell_anchors: Tensor
+
     def __init__(self, channels: int, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.strides = strides
@@ -90,12 +92,12 @@ class RPN(nn.Module):
         """
         topk = self.pre_nms_topk[int(self.training)]
         boxes, scores, level_ids = [], [], []
-        for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
+        for number, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
             score, index = logit.topk(min(topk, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             boxes.append(decode_boxes(chosen, anchor[index], UNIT))
             scores.append(score)
-            level_ids.append(index.new_full((index.shape[1],), level))
+            level_ids.append(index.new_full((index.shape[1],), number))
         box, score, level = torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(level_ids)
         valid = box.isfinite().all(dim=2) & score.isfinite()
         if self.training and not valid.all():

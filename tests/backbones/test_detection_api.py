@@ -181,6 +181,19 @@ def test_bad_targets_are_named(change: dict[str, Any], message: str) -> None:
         small().train()([image()], [truth() | change])
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_mixed_precision(head: str) -> None:
+    detector = small(head)
+    (exact,) = detector([image()])
+    with torch.autocast("cpu", torch.bfloat16):
+        (result,) = detector([image()])
+        losses = detector.train()([image()], [truth()])
+    sum(losses.values()).backward()
+    assert {k: v.dtype for k, v in result.items()} == {k: v.dtype for k, v in exact.items()}
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in detector.parameters())
+
+
 def test_training_needs_targets() -> None:
     with pytest.raises(BenchError, match="needs targets"):
         small().train()([image()])
