@@ -170,7 +170,7 @@ def measured_cell(metric: MetricValue) -> Cell:
 def _why_apart(result: Result) -> str:
     reasons = ["tiny world"] if result["world"] == "tiny" else []
     if result["subset"] is not None:
-        reasons.append(f"first {result['subset']['limit']} examples")
+        reasons.append(f"--limit {result['subset']['limit']}")
     return ", ".join(reasons)
 
 

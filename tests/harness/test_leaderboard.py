@@ -213,8 +213,8 @@ def test_mean_recall_of_published_rows_is_their_six_recalls(published: list[Publ
     ("change", "why"),
     [
         ({"world": "tiny"}, "tiny world"),
-        ({"subset": {"limit": 8}}, "first 8 examples"),
-        ({"world": "tiny", "subset": {"limit": 8}}, "tiny world, first 8 examples"),
+        ({"subset": {"limit": 8}}, "--limit 8"),
+        ({"world": "tiny", "subset": {"limit": 8}}, "tiny world, --limit 8"),
     ],
 )
 def test_tiny_and_limited_rows_never_stand_beside_published_ones(
