@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,7 @@ def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin
     """Collated batches in order, decoded ahead by ``workers`` processes.
 
     Raises:
-        BenchError: as raised by the task's `collate`, also in a worker; or a worker that was killed.
+        BenchError: as raised by the task's `collate`, also in a worker.
     """
     loader = DataLoader(
         _Batches(task, batches),
@@ -204,18 +204,33 @@ def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
     )
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise BenchError(batch.message)
+        yield batch
+
+
+@contextmanager
+def _dying_workers(workers: int) -> Iterator[None]:
+    """Translate the death of a worker process.
+
+    It shows as a broken connection, or as a RuntimeError that torch raises at whatever line the main process is then.
+    """
     try:
-        for batch in loader:
-            if isinstance(batch, _Failure):
-                raise BenchError(batch.message)
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error) and ("exited unexpectedly" in str(error) or "killed" in str(error)):
-            raise BenchError(
-                f"a decoding process died ({str(error).splitlines()[0]}); memory is short: "
-                f"use fewer --workers (now {workers}) or a smaller --batch-size"
-            ) from error
-        raise
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        told = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
+        if not told and (isinstance(error, RuntimeError) or not workers):
+            raise
+        reason = str(error).splitlines()[0]
+        try:
+            time.sleep(0.5)  # torch's signal handler must not strike after this block
+        except RuntimeError as signalled:
+            reason = str(signalled).splitlines()[0]
+        raise BenchError(
+            f"a decoding process died ({reason}); memory is short: use fewer --workers (now {workers}) "
+            "or a smaller --batch-size"
+        ) from error
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -284,7 +299,10 @@ def predict_all(
         pass_ = _Pass(task, model, store, device, dtype, facts, compile)
         hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
         total = sum(map(len, plan))
-        with tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar:
+        with (
+            tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar,
+            _dying_workers(workers),
+        ):
             pass_.over(plan, bar)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024

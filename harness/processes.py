@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +28,23 @@ class Processes:
         """Join the group that torchrun or `accelerate launch` announces in the environment; alone, do nothing.
 
         Args:
-            device: as `--device`; ``"cpu"`` keeps the group on gloo.
+            device: as `--device`; without CUDA the group talks over gloo, with it over NCCL.
+
+        Raises:
+            BenchError: the group that was started is not the one that was announced.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        announced = int(os.environ.get("WORLD_SIZE", "1"))
+        if announced == 1:
             return cls()
+        import torch
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
+        if state.num_processes != announced:
+            raise BenchError(
+                f"WORLD_SIZE announces {announced} processes, {state.num_processes} came; start with torchrun"
+            )
+        atexit.register(_leave)
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property
@@ -100,6 +111,14 @@ class Processes:
                 raise _shared(message if rank == 0 else f"rank {rank}: {message}") from (
                     ImportError() if missing_package else None
                 )
+
+
+def _leave() -> None:
+    """Close the group before the interpreter takes its threads down."""
+    import torch.distributed as distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _shared(message: str) -> BenchError:

@@ -131,9 +131,11 @@ class Shard:
             while written < len(data):
                 written += os.write(self._file, data[written:])
             os.fsync(self._file)
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C and a dying worker, too, can strike here
             os.ftruncate(self._file, self._end)
-            raise storage_error(self.path, error) from error
+            if isinstance(error, OSError):
+                raise storage_error(self.path, error) from error
+            raise
         self._end += len(data)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def unpack_samples(path: Path) -> tuple[ClusterTable | None, dict[str, dict[str,
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise BenchError(f"{path}: not there; the run is not finished, give its command again") from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise BenchError(f"{path}: cannot be read ({error}); run again with --overwrite") from error
     table = None
     if "cluster_ids" in arrays:
