@@ -36,4 +36,6 @@ def requires(module: str, purpose: str) -> ModuleType:
     except ImportError as error:
         package = module.split(".")[0]
         line = INSTALL_LINES.get(package, f"pip install {package}")
-        raise BenchError(f"{purpose} needs {package}, which does not import here ({error}); install it with: {line}") from error
+        raise BenchError(
+            f"{purpose} needs {package}, which does not import here ({error}); install it with: {line}"
+        ) from error

@@ -20,7 +20,8 @@ def parameter_breakdown(config: BEiT3Config) -> dict[str, int]:
     with torch.device("meta"):
         model = BEiT3(config)
     counts = dict.fromkeys(
-        ("V-FFN", "L-FFN", "VL-FFN", "attention", "word embedding", "patch embedding", "positions", "biases and norms"), 0
+        ("V-FFN", "L-FFN", "VL-FFN", "attention", "word embedding", "patch embedding", "positions", "biases and norms"),
+        0,
     )
     for name, parameter in model.named_parameters():
         if name.startswith("text_embed"):

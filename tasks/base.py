@@ -124,15 +124,6 @@ class ScoreInputs:
     allow_partial: bool = False
 
 
-@dataclass(frozen=True)
-class Published:
-    """Where a task's published values are found in results/published (see `harness.leaderboard`)."""
-
-    task: str
-    splits: Mapping[str, str]
-    metrics: Mapping[str, str]
-
-
 class Task(ABC):
     """One downstream task. Subclasses set the class attributes and implement the five steps.
 
@@ -154,7 +145,6 @@ class Task(ABC):
     layout: ClassVar[str] = ""
     uses_text: ClassVar[bool] = True
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
-    published: ClassVar[Published | None] = None
 
     @dataclass
     class Options:
@@ -228,7 +218,9 @@ class Task(ABC):
         """Samples to learn from; a dual encoder pairs image and text here."""
         return self.examples("train")
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         """Like `collate`, with the training transform ``image_ops(PIL image, generator) -> uint8 (3, S, S)``."""
         raise BenchError(f"task {self.name} cannot be fine-tuned by this version")
 
@@ -327,7 +319,9 @@ def plan_batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[
         yield batch
 
 
-def match_ids(predicted: Sequence[str], expected: Sequence[str], source: str, what: str, allow_partial: bool = False) -> float:
+def match_ids(
+    predicted: Sequence[str], expected: Sequence[str], source: str, what: str, allow_partial: bool = False
+) -> float:
     """Check that predictions cover exactly the expected ids.
 
     Returns:
@@ -347,7 +341,9 @@ def match_ids(predicted: Sequence[str], expected: Sequence[str], source: str, wh
     wanted = set(expected)
     unknown = [i for i in predicted if i not in wanted]
     if unknown:
-        raise BenchError(f"{source}: {len(unknown)} unknown {what} ({first(unknown)}); are the annotations of the same split?")
+        raise BenchError(
+            f"{source}: {len(unknown)} unknown {what} ({first(unknown)}); are the annotations of the same split?"
+        )
     missing = [i for i in dict.fromkeys(expected) if i not in seen]
     if missing and not allow_partial:
         raise BenchError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable, Example, Metric, Published, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import ClusterTable, Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
 from beit3_bench.tasks.files import field, find, read_json, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
@@ -68,7 +68,8 @@ class CaptioningTask(Task):
         images = self.preprocessing.normalise(batch["images"])
         ids = model.generate(images, o.num_beams, o.max_length, o.length_penalty, o.decoder)
         return [
-            {"id": i, "caption": self.tokenizer.decode(tokens), "token_ids": tokens} for i, tokens in zip(batch["ids"], ids, strict=True)
+            {"id": i, "caption": self.tokenizer.decode(tokens), "token_ids": tokens}
+            for i, tokens in zip(batch["ids"], ids, strict=True)
         ]
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
@@ -82,7 +83,10 @@ class CaptioningTask(Task):
     def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
         """The official results file: ``[{"image_id", "caption"}]``."""
         path = folder / "captions_results.json"
-        write_json(path, [{"image_id": int(e.id) if e.id.isdigit() else e.id, "caption": rows[e.id]["caption"]} for e in examples])
+        write_json(
+            path,
+            [{"image_id": int(e.id) if e.id.isdigit() else e.id, "caption": rows[e.id]["caption"]} for e in examples],
+        )
         return [path]
 
     @classmethod
@@ -120,7 +124,9 @@ class CaptioningTask(Task):
             for sentence, text in image.sentences
         ]
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         """Images, captions with masks, and which positions were masked."""
         import torch
 
@@ -132,7 +138,9 @@ class CaptioningTask(Task):
         token_ids, padding_mask = self.pad_text(examples)
         masked, positions = [], []
         for e, row in zip(examples, token_ids, strict=True):
-            ids, chosen = mask_caption(row, len(e.token_ids or ()), self.recipe["mask_prob"], self.tokenizer.mask_token_id, generator)
+            ids, chosen = mask_caption(
+                row, len(e.token_ids or ()), self.recipe["mask_prob"], self.tokenizer.mask_token_id, generator
+            )
             masked.append(ids)
             positions.append(chosen)
         return {
@@ -150,10 +158,18 @@ class CaptioningTask(Task):
 
         assert self.preprocessing is not None
         positions = batch["masked_positions"]
-        logits = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], positions)
+        logits = model(
+            self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], positions
+        )
         r = self.recipe
         return captioning_loss(
-            logits, batch["labels"][positions], r["label_smoothing"], r["drop_worst_ratio"], r["drop_worst_after"], step, gather
+            logits,
+            batch["labels"][positions],
+            r["label_smoothing"],
+            r["drop_worst_ratio"],
+            r["drop_worst_after"],
+            step,
+            gather,
         )
 
 
@@ -189,14 +205,19 @@ def read_references(path: Path) -> dict[str, list[str]]:
     """References by image id, in the file's order: COCO caption format, or the test images of a Karpathy split file."""
     content = read_json(path, "caption annotations")
     if isinstance(content, dict) and "annotations" in content:
-        images = [str(field(r, "id", (int, str), f"{path}: images[{n}]")) for n, r in enumerate(field(content, "images", list, str(path)))]
+        images = [
+            str(field(r, "id", (int, str), f"{path}: images[{n}]"))
+            for n, r in enumerate(field(content, "images", list, str(path)))
+        ]
         unique(images, str(path), "image id")
         references: dict[str, list[str]] = {i: [] for i in images}
         for n, record in enumerate(field(content, "annotations", list, str(path))):
             source = f"{path}: annotations[{n}]"
             image = str(field(record, "image_id", (int, str), source))
             if image not in references:
-                raise BenchError(f"{source}: caption of image {image}, which is not among the images; get the file again")
+                raise BenchError(
+                    f"{source}: caption of image {image}, which is not among the images; get the file again"
+                )
             references[image].append(field(record, "caption", str, source))
         references = {i: r for i, r in references.items() if r}
         if not references:
@@ -205,7 +226,9 @@ def read_references(path: Path) -> dict[str, list[str]]:
     return {i.id: [text for _, text in i.sentences] for i in select(read_karpathy(path), ("test",), path)}
 
 
-def to_scores(scored: CaptionScores, references: Mapping[str, Sequence[str]], extra: Mapping[str, float] | None = None) -> Scores:
+def to_scores(
+    scored: CaptionScores, references: Mapping[str, Sequence[str]], extra: Mapping[str, float] | None = None
+) -> Scores:
     """Wrap caption scores as the Task contract's."""
     return Scores(
         metrics={**scored.metrics, **(extra or {})},
@@ -227,11 +250,6 @@ class CocoCaption(CaptioningTask):
 DATA_ROOT/
   dataset_coco.json             Karpathy's split file; references come from it
   train2014/*.jpg  val2014/*.jpg"""
-    published = Published(
-        "coco_captioning",
-        {"test": "Karpathy test"},
-        {"CIDEr": "CIDEr", "BLEU-4": "BLEU@4", "METEOR": "METEOR", "SPICE": "SPICE"},
-    )
 
     def examples(self, split: str) -> list[Example]:
         path = self.data_root / self.training_file
@@ -257,7 +275,6 @@ DATA_ROOT/
   nocaps_val_4500_captions.json     4,500 images with 10 captions each, by domain
   nocaps_test_image_info.json       10,600 images, truth on EvalAI
   val/*.jpg  test/*.jpg             also below images/, or all in one folder"""
-    published = Published("nocaps", {"val": "val"}, {"CIDEr": "CIDEr"})
     files = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}  # noqa: RUF012
 
     def examples(self, split: str) -> list[Example]:
@@ -296,4 +313,6 @@ DATA_ROOT/
         return scores
 
     def training_examples(self) -> list[Example]:
-        raise BenchError("nocaps has no training split; fine-tune on coco-caption and evaluate that checkpoint with --task nocaps")
+        raise BenchError(
+            "nocaps has no training split; fine-tune on coco-caption and evaluate that checkpoint with --task nocaps"
+        )

@@ -20,7 +20,9 @@ def read_json(path: str | Path, what: str) -> Any:
     except IsADirectoryError as error:
         raise BenchError(f"{path}: is a folder, but the {what} file is expected here") from error
     except UnicodeDecodeError as error:
-        raise BenchError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); download the {what} again") from error
+        raise BenchError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); download the {what} again"
+        ) from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     try:
@@ -74,7 +76,9 @@ def find(root: Path, name: str, folders: Iterable[str], what: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise BenchError(f"{places[0]}: {what} not found (nor in {len(places) - 1} other places); check --data-root (see: beit3-bench tasks)")
+    raise BenchError(
+        f"{places[0]}: {what} not found (nor in {len(places) - 1} other places); check --data-root (see: beit3-bench tasks)"
+    )
 
 
 def field(record: Any, key: str, kind: type | tuple[type, ...], source: str) -> Any:
@@ -106,4 +110,6 @@ def check_images(paths: Iterable[str], data_root: Path) -> None:
     missing = [p for p in distinct if not Path(p).is_file()]
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise BenchError(f"{len(missing)} of {len(distinct)} image files are missing below {data_root}: {names}; download them first")
+        raise BenchError(
+            f"{len(missing)} of {len(distinct)} image files are missing below {data_root}: {names}; download them first"
+        )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Published, Row, Scores, Task
+from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.metrics.topk import (
     accuracy_of_ranks,
@@ -54,7 +54,9 @@ class ImageFolders(Task):
             raise BenchError(f"{folder}: folder not found; ImageNet needs val/<WordNet id>/*.JPEG below --data-root")
         names = sorted(p.name for p in folder.iterdir() if p.is_dir())
         if not names:
-            raise BenchError(f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first")
+            raise BenchError(
+                f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first"
+            )
         return names
 
     def labelled_images(self, split: str) -> list[Example]:
@@ -67,18 +69,25 @@ class ImageFolders(Task):
                 raise BenchError(f"{folder}: class folder not found; split {split} needs the same folders as val")
             files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
             examples += [
-                Example(f"image:{name}/{p.name}", (str(p),), cluster=f"{name}/{p.name}", target=label, kind="image") for p in files
+                Example(f"image:{name}/{p.name}", (str(p),), cluster=f"{name}/{p.name}", target=label, kind="image")
+                for p in files
             ]
         if not examples:
             raise BenchError(f"{self.data_root / split}: no images in {len(classes)} class folders; the split is empty")
         if split == "val" and len(classes) == 1000 and len(examples) != VALIDATION_IMAGES:
-            raise BenchError(f"{self.data_root / split}: {len(examples)} images instead of {VALIDATION_IMAGES:,}; complete the download")
+            raise BenchError(
+                f"{self.data_root / split}: {len(examples)} images instead of {VALIDATION_IMAGES:,}; complete the download"
+            )
         return examples
 
     def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
         """n images spread evenly over the classes (files are sorted by class), and every class text."""
         images = [e for e in examples if e.kind == "image"]
-        chosen = {images[i * len(images) // n].id for i in range(min(n, len(images)))} if len(images) > n else {e.id for e in images}
+        chosen = (
+            {images[i * len(images) // n].id for i in range(min(n, len(images)))}
+            if len(images) > n
+            else {e.id for e in images}
+        )
         return [e for e in examples if e.kind != "image" or e.id in chosen]
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,7 +97,9 @@ class ImageFolders(Task):
         """Top-1 (fraction) of guessing among the classes."""
         return 1.0 / len(self.classes())
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         import torch
 
         from beit3_bench.backbones.preprocess import decode
@@ -103,7 +114,6 @@ class ImageNet(ImageFolders):
     name = "imagenet"
     title = "ImageNet-1K as retrieval"
     head = "retrieval"
-    published = Published("imagenet1k", {"val": "val"}, {"top1": "top-1"})
 
     @dataclass
     class Options:
@@ -122,7 +132,11 @@ class ImageNet(ImageFolders):
         if self.options.templates:
             path = self.options.templates
             templates = read_json(path, "prompt templates")
-            if not isinstance(templates, list) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
+            if (
+                not isinstance(templates, list)
+                or not templates
+                or not all(isinstance(t, str) and "{}" in t for t in templates)
+            ):
                 raise BenchError(f"{path}: expected a non-empty JSON list of strings that contain {{}}")
         return {wnid: [t.replace("{}", name) for t in templates] for wnid, name in zip(classes, names, strict=True)}
 
@@ -134,7 +148,11 @@ class ImageNet(ImageFolders):
             if missing:
                 raise BenchError(f"{path}: no name for class {missing[0]} ({len(missing)} missing); add it")
             return [content[c] for c in classes]
-        if not isinstance(content, list) or len(content) != len(classes) or not all(isinstance(n, str) for n in content):
+        if (
+            not isinstance(content, list)
+            or len(content) != len(classes)
+            or not all(isinstance(n, str) for n in content)
+        ):
             raise BenchError(f"{path}: expected {len(classes)} names in label order, or an object by WordNet id")
         return content
 
@@ -175,7 +193,9 @@ class ImageNet(ImageFolders):
             embeddings = model.encode_image(self.preprocessing.normalise(batch["images"]))
         else:
             embeddings = model.encode_text(batch["token_ids"], batch["padding_mask"])
-        return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], embeddings.float().cpu().numpy(), strict=True)]
+        return [
+            {"id": i, "embedding": row} for i, row in zip(batch["ids"], embeddings.float().cpu().numpy(), strict=True)
+        ]
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Class of highest cosine; several texts of a class are averaged as CLIP does."""
@@ -187,7 +207,10 @@ class ImageNet(ImageFolders):
         embeddings = np.stack([rows[e.id]["embedding"] for e in images])
         labels = np.array([e.target for e in images])
         ranks = np.concatenate(
-            [class_ranks(zero_shot_scores(embeddings[i : i + 4096], weights), labels[i : i + 4096]) for i in range(0, len(images), 4096)]
+            [
+                class_ranks(zero_shot_scores(embeddings[i : i + 4096], weights), labels[i : i + 4096])
+                for i in range(0, len(images), 4096)
+            ]
         )
         return _scores(ranks, images, {"images": len(images), "classes": num_classes, "class texts": len(texts)})
 
@@ -196,11 +219,11 @@ class ImageNet(ImageFolders):
     def training_examples(self) -> list[Example]:
         """One (image, class text) pair per image; with templates, the first one."""
         texts = [t[0] for t in self.class_texts().values()]
-        return [
-            Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in self.labelled_images("train")
-        ]
+        return [Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in self.labelled_images("train")]
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         batch = super().training_collate(examples, generator, image_ops)
         batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
         return batch
@@ -210,7 +233,9 @@ class ImageNet(ImageFolders):
         from beit3_bench.tasks.losses import contrastive_loss
 
         assert self.preprocessing is not None
-        image, text, scale = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"])
+        image, text, scale = model(
+            self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"]
+        )
         return contrastive_loss(image, text, scale, gather, groups=batch["labels"])
 
 
@@ -221,7 +246,6 @@ class ImageNetLinear(ImageFolders):
     title = "ImageNet-1K, linear head"
     head = "imagenet-linear"
     uses_text = False
-    published = Published("imagenet1k", {"val": "val"}, {"top1": "top-1"})
 
     def head_arguments(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes())}

@@ -12,7 +12,12 @@ RELEASED_SIZES = {"dataset_coco.json": 123_287, "dataset_flickr30k.json": 31_014
 """Images in the released files; a file of this size must also have the published counts per split."""
 
 RELEASED_COUNTS = {  # split -> (images, sentences or None where no source states them)
-    "dataset_coco.json": {"train": (82_783, None), "restval": (30_504, None), "val": (5_000, None), "test": (5_000, 25_010)},
+    "dataset_coco.json": {
+        "train": (82_783, None),
+        "restval": (30_504, None),
+        "val": (5_000, None),
+        "test": (5_000, 25_010),
+    },
     "dataset_flickr30k.json": {"train": (29_000, None), "val": (1_014, None), "test": (1_000, 5_000)},
 }
 
@@ -54,7 +59,9 @@ def read_karpathy(path: str | Path, image_folder: str | None = None) -> list[Cap
             raw = field(sentence, "raw", str, f"{source}.sentences[{k}]")
             sentences.append((str(field(sentence, "sentid", int, f"{source}.sentences[{k}]")), raw))
         images.append(
-            CaptionedImage(str(image_id), f"{folder}/{filename}".lstrip("/"), field(record, "split", str, source), tuple(sentences))
+            CaptionedImage(
+                str(image_id), f"{folder}/{filename}".lstrip("/"), field(record, "split", str, source), tuple(sentences)
+            )
         )
     unique((i.id for i in images), str(path), "image id")
     unique((s for i in images for s, _ in i.sentences), str(path), "sentence id")
@@ -68,7 +75,9 @@ def select(images: list[CaptionedImage], splits: tuple[str, ...], path: str | Pa
     chosen = [i for i in images if i.split in splits]
     if not chosen:
         found = ", ".join(sorted({i.split for i in images})) or "none"
-        raise BenchError(f"{path}: no image of split {' or '.join(splits)} (splits in the file: {found}); give another --split")
+        raise BenchError(
+            f"{path}: no image of split {' or '.join(splits)} (splits in the file: {found}); give another --split"
+        )
     return chosen
 
 

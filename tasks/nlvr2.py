@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
 from beit3_bench.tasks.files import field, find, read_json_lines, unique
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
 
@@ -59,7 +59,6 @@ DATA_ROOT/
   images/train/<directory>/train-*-img0.png    official download; also without <directory> and without images/
   dev/dev-*-img0.png                           also below images/
   test1/test1-*-img0.png"""
-    published = Published("nlvr2", {"dev": "dev", "test-P": "test-P"}, {"accuracy": "accuracy"})
 
     def examples(self, split: str) -> list[Example]:
         """One example per sentence-pair; the cluster is the sentence, the target the truth."""
@@ -71,17 +70,33 @@ DATA_ROOT/
         examples = []
         for record in records:
             stem = record["identifier"].rsplit("-", 1)[0]
-            place = folder / str(field(record, "directory", (str, int), f"{path}: {record['identifier']}")) if nested else folder
+            place = (
+                folder / str(field(record, "directory", (str, int), f"{path}: {record['identifier']}"))
+                if nested
+                else folder
+            )
             images = tuple(str(place / f"{stem}-img{side}.png") for side in (0, 1))
             examples.append(
-                Example(record["identifier"], images, record["sentence"], sentence_key(record["identifier"]), record["truth"])
+                Example(
+                    record["identifier"],
+                    images,
+                    record["sentence"],
+                    sentence_key(record["identifier"]),
+                    record["truth"],
+                )
             )
         return examples
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         token_ids, padding_mask = self.pad_text(examples)
         images, index = self.load_shared_images([file for e in examples for file in e.images])
-        return {"ids": [e.id for e in examples], "images": images, "image_index": index, "token_ids": token_ids, "padding_mask": padding_mask}
+        return {
+            "ids": [e.id for e in examples],
+            "images": images,
+            "image_index": index,
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+        }
 
     def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
         """The predicted truth, and the difference of the two logits."""
@@ -100,7 +115,9 @@ DATA_ROOT/
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Accuracy and consistency, fractions."""
-        return score_labels([rows[e.id]["label"] for e in examples], [e.target for e in examples], [e.id for e in examples])
+        return score_labels(
+            [rows[e.id]["label"] for e in examples], [e.target for e in examples], [e.id for e in examples]
+        )
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return estimate_nlvr2(sums)
@@ -131,7 +148,9 @@ DATA_ROOT/
                     if not row:
                         continue
                     if len(row) != 2:
-                        raise BenchError(f"{path}:{number}: expected identifier,label, found {len(row)} fields; mend this line")
+                        raise BenchError(
+                            f"{path}:{number}: expected identifier,label, found {len(row)} fields; mend this line"
+                        )
                     ids.append(row[0].strip())
                     predicted[ids[-1]] = parse_label(row[1], f"{path}:{number}")
         except FileNotFoundError as error:
@@ -149,7 +168,9 @@ DATA_ROOT/
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         import torch
 
         from beit3_bench.backbones.preprocess import decode

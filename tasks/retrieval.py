@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks
 
@@ -45,7 +45,9 @@ class Retrieval(Task):
             if not image.sentences:
                 raise BenchError(f"{path}: image {image.id} has no sentences; retrieval needs at least one per image")
             file = str(self.data_root / image.path)
-            examples.append(Example(f"image:{image.id}", images=(file,), cluster=image.id, target=image.id, kind="image"))
+            examples.append(
+                Example(f"image:{image.id}", images=(file,), cluster=image.id, target=image.id, kind="image")
+            )
             examples += [
                 Example(f"text:{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
                 for sentence, text in image.sentences
@@ -100,7 +102,10 @@ class Retrieval(Task):
         text_recall = []
         for k in CUTS:
             # 1 - P(none of the image's c texts is among the k drawn of all texts)
-            missed = [float(np.prod([(total - c - i) / (total - i) if total > i else 0.0 for i in range(k)])) for c in texts.values()]
+            missed = [
+                float(np.prod([(total - c - i) / (total - i) if total > i else 0.0 for i in range(k)]))
+                for c in texts.values()
+            ]
             text_recall.append(1.0 - float(np.mean(np.clip(missed, 0.0, 1.0))))
         return 100 * float(np.mean(image_recall + text_recall))
 
@@ -117,7 +122,9 @@ class Retrieval(Task):
         except FileNotFoundError as error:
             raise BenchError(f"{path}: predictions not found; give an .npz file") from error
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-            raise BenchError(f"{path}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
+            raise BenchError(
+                f"{path}: not an .npz file of plain arrays ({error}); write it with numpy.savez"
+            ) from error
         except Exception as error:
             if type(error).__name__ != "BadZipFile":
                 raise
@@ -135,7 +142,9 @@ class Retrieval(Task):
             for sentence, text in image.sentences
         ]
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         import torch
 
         from beit3_bench.backbones.preprocess import decode
@@ -177,11 +186,6 @@ class Flickr30K(Retrieval):
 DATA_ROOT/
   dataset_flickr30k.json        Karpathy's split file
   flickr30k-images/*.jpg        31,783 images (the split file uses 31,014 of them)"""
-    published = Published(
-        "flickr30k_retrieval",
-        {"test": "Karpathy test 1K"},
-        {f"{d}@{k}": f"{d} R@{k}" for d in ("TR", "IR") for k in CUTS},
-    )
 
 
 class CocoRetrieval(Retrieval):
@@ -196,8 +200,3 @@ DATA_ROOT/
   dataset_coco.json             Karpathy's split file
   train2014/*.jpg               COCO images; the split file says which folder an image is in
   val2014/*.jpg"""
-    published = Published(
-        "coco_retrieval",
-        {"test": "Karpathy test 5K"},
-        {f"{d}@{k}": f"{d} R@{k}" for d in ("TR", "IR") for k in CUTS},
-    )

@@ -8,7 +8,6 @@ all out of vocabulary and so flatters itself. An image is decoded and its patche
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Published, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
 from beit3_bench.tasks.files import field, find, read_json, read_json_lines, unique, write_json
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
@@ -30,7 +29,13 @@ IMAGE_FOLDERS = (".", "coco", "images")
 RELEASED_ANNOTATIONS = 443_757 + 214_354  # train2014 + val2014
 RELEASED_ANSWERS = 3_129
 MINIVAL_IMAGES = 1_000
-SUBSETS = {"train": "train2014", "val": "val2014", "minival": "val2014", "test-dev": "test-dev2015", "test-std": "test2015"}
+SUBSETS = {
+    "train": "train2014",
+    "val": "val2014",
+    "minival": "val2014",
+    "test-dev": "test-dev2015",
+    "test-std": "test2015",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,11 @@ def read_questions(path: Path) -> list[Question]:
     for n, record in enumerate(field(content, "questions", list, str(path))):
         source = f"{path}: questions[{n}]"
         questions.append(
-            Question(field(record, "question_id", int, source), field(record, "image_id", int, source), field(record, "question", str, source))
+            Question(
+                field(record, "question_id", int, source),
+                field(record, "image_id", int, source),
+                field(record, "question", str, source),
+            )
         )
     if not questions:
         raise BenchError(f"{path}: holds no questions; download it again")
@@ -69,7 +78,13 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     for n, record in enumerate(records):
         source = f"{path}: annotations[{n}]"
         question = field(record, "question_id", int, source)
-        for key, kind in (("answers", list), ("question_type", str), ("answer_type", str), ("multiple_choice_answer", str), ("image_id", int)):
+        for key, kind in (
+            ("answers", list),
+            ("question_type", str),
+            ("answer_type", str),
+            ("multiple_choice_answer", str),
+            ("image_id", int),
+        ):
             field(record, key, kind, source)
         if not record["answers"]:
             raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
@@ -91,7 +106,9 @@ def read_answer_vocabulary(path: Path) -> list[str]:
     for number, record in read_json_lines(path, "answer vocabulary"):
         source = f"{path}:{number}"
         if field(record, "label", int, source) != len(answers):
-            raise BenchError(f"{source}: label {record['label']} instead of {len(answers)}; labels count up from 0, in order")
+            raise BenchError(
+                f"{source}: label {record['label']} instead of {len(answers)}; labels count up from 0, in order"
+            )
         answers.append(field(record, "answer", str, source))
     if not answers:
         raise BenchError(f"{path}: holds no answers; give the official answer2label.txt")
@@ -117,7 +134,10 @@ class VQAv2(Task):
     head = "vqav2"
     splits = ("val", "minival", "test-dev", "test-std", "train")
     default_split = "val"
-    metrics = (Metric("vqa_accuracy", headline=True, decimals=2), *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")))
+    metrics = (
+        Metric("vqa_accuracy", headline=True, decimals=2),
+        *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")),
+    )
     score_files = ("annotations", "questions")
     layout = """\
 DATA_ROOT/
@@ -125,9 +145,6 @@ DATA_ROOT/
   vqa/v2_mscoco_{train2014,val2014}_annotations.json      (both: the answer vocabulary needs them)
   train2014/*.jpg  val2014/*.jpg  test2015/*.jpg          COCO images
 The json files may also lie in DATA_ROOT itself."""
-    published = Published(
-        "vqav2", {"test-dev": "test-dev", "test-std": "test-std"}, {"vqa_accuracy": "VQA accuracy"}
-    )
 
     @dataclass
     class Options:
@@ -165,7 +182,9 @@ The json files may also lie in DATA_ROOT itself."""
                         f"{self.data_root}: {len(self._vocabulary)} frequent answers instead of {RELEASED_ANSWERS:,}; download the annotations again"
                     )
             if not self._vocabulary:
-                raise BenchError(f"{self.data_root}: no answer occurs 9 times; give the answers with -o answer_vocab=answer2label.txt")
+                raise BenchError(
+                    f"{self.data_root}: no answer occurs 9 times; give the answers with -o answer_vocab=answer2label.txt"
+                )
         return self._vocabulary
 
     def vocabulary_fingerprint(self) -> str:
@@ -191,7 +210,9 @@ The json files may also lie in DATA_ROOT itself."""
             target = None
             if annotations is not None:
                 if q.id not in annotations:
-                    raise BenchError(f"{path}: question {q.id} has no annotation; questions and annotations are of different splits")
+                    raise BenchError(
+                        f"{path}: question {q.id} has no annotation; questions and annotations are of different splits"
+                    )
                 target = annotations[q.id]
             file = images / f"COCO_{folder}_{q.image_id:012d}.jpg"
             examples.append(Example(str(q.id), (str(file),), q.text, str(q.image_id), target))
@@ -202,7 +223,13 @@ The json files may also lie in DATA_ROOT itself."""
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         token_ids, padding_mask = self.pad_text(examples)
         images, index = self.load_shared_images([e.images[0] for e in examples])
-        return {"ids": [e.id for e in examples], "images": images, "image_index": index, "token_ids": token_ids, "padding_mask": padding_mask}
+        return {
+            "ids": [e.id for e in examples],
+            "images": images,
+            "image_index": index,
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+        }
 
     def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
         """The official result record of each question, with its ``id``."""
@@ -219,7 +246,9 @@ The json files may also lie in DATA_ROOT itself."""
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Official VQA accuracy in percent, overall, per answer type and per question type."""
-        return score_answers([rows[e.id]["answer"] for e in examples], [e.target for e in examples], [e.id for e in examples])
+        return score_answers(
+            [rows[e.id]["answer"] for e in examples], [e.target for e in examples], [e.id for e in examples]
+        )
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return estimate_vqa(sums)
@@ -239,7 +268,10 @@ The json files may also lie in DATA_ROOT itself."""
     def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
         """EvalAI's results file: every question once, answers are strings."""
         name = "vqa_OpenEnded_mscoco_results.json"
-        write_json(folder / name, [{"question_id": rows[e.id]["question_id"], "answer": str(rows[e.id]["answer"])} for e in examples])
+        write_json(
+            folder / name,
+            [{"question_id": rows[e.id]["question_id"], "answer": str(rows[e.id]["answer"])} for e in examples],
+        )
         return [folder / name]
 
     @classmethod
@@ -252,7 +284,9 @@ The json files may also lie in DATA_ROOT itself."""
             questions = {q.id for q in read_questions(inputs.questions)}
             if questions != set(annotations):
                 odd = sorted(questions ^ set(annotations))
-                raise BenchError(f"{inputs.questions}: {len(odd)} question ids are not in both files ({odd[0]}, ...); give files of the same split")
+                raise BenchError(
+                    f"{inputs.questions}: {len(odd)} question ids are not in both files ({odd[0]}, ...); give files of the same split"
+                )
         path = inputs.predictions
         records = read_json(path, "VQA results")
         if not isinstance(records, list):
@@ -290,10 +324,20 @@ The json files may also lie in DATA_ROOT itself."""
                     if n is not None:
                         counts[n] = counts.get(n, 0) + 1
                 if counts:
-                    examples.append(Example(f"{split}:{e.id}", e.images, e.text, e.cluster, {n: soft_score(c) for n, c in counts.items()}))
+                    examples.append(
+                        Example(
+                            f"{split}:{e.id}",
+                            e.images,
+                            e.text,
+                            e.cluster,
+                            {n: soft_score(c) for n, c in counts.items()},
+                        )
+                    )
         return examples
 
-    def training_collate(self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable) -> dict[str, Any]:
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
         import torch
 
         from beit3_bench.backbones.preprocess import decode
@@ -303,7 +347,13 @@ The json files may also lie in DATA_ROOT itself."""
         for row, e in zip(labels, examples, strict=True):
             row[list(e.target)] = torch.tensor(list(e.target.values()))
         images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        return {"ids": [e.id for e in examples], "images": images, "token_ids": token_ids, "padding_mask": padding_mask, "labels": labels}
+        return {
+            "ids": [e.id for e in examples],
+            "images": images,
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+            "labels": labels,
+        }
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Binary cross-entropy with soft labels, times the number of labels (official `VQAHandler`)."""
@@ -317,7 +367,12 @@ The json files may also lie in DATA_ROOT itself."""
 def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Scores:
     """Scores of answers (strings) against annotation records of the same order."""
     accuracies = vqa_accuracies(answers, [t["answers"] for t in targets])
-    table = vqa_table(accuracies, [t["answer_type"] for t in targets], [t["question_type"] for t in targets], [str(t["image_id"]) for t in targets])
+    table = vqa_table(
+        accuracies,
+        [t["answer_type"] for t in targets],
+        [t["question_type"] for t in targets],
+        [str(t["image_id"]) for t in targets],
+    )
     return Scores(
         metrics={name: float(value) for name, value in estimate_vqa(table.sums()).items()},
         counts={"questions": len(answers), "images": len(table.ids)},
