@@ -223,9 +223,10 @@ _SIGMA_WORD = re.compile(r"\w(?:[\w\u00ad\u0300-\u036f]|(?<=[^\W\d])[-.'\u2019](
 
 
 def _lower(text: str) -> str:
-    """Lower case as Java has it: a capital sigma takes its final form if cased letters stand before but not behind it in
-    its word; digits, and hyphens, periods and apostrophes between two letters or two digits, are part of a word.
-    Words that mix capital sigmas with underscores and digits can still differ from Java.
+    """Lower case as Java has it: a capital sigma that ends the cased letters of its word is written in final form.
+
+    Digits, and hyphens, periods and apostrophes between two letters or two digits, are part of a word. Words that mix
+    capital sigmas with underscores and digits can still differ from Java.
     """
     if "\u03a3" not in text:
         return text.lower()
