@@ -19,7 +19,7 @@ from beit3_bench.backbones.errors import BenchError
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.models import Captioning
-    from beit3_bench.backbones.multiway import BEiT3, Layer
+    from beit3_bench.backbones.multiway import BEiT3
 
 CANDIDATES_PER_BEAM = 3  # the official decoder looks at the best 3 x beams continuations of an image
 
@@ -137,8 +137,22 @@ def _attend(q: Tensor, image_keys: Tensor, image_values: Tensor, keys: Tensor, v
     return from_image + p[..., split:] @ values
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished caption: its ids, CLS and SEP included, and (sum of log-probabilities) / length ** length_penalty."""
+
+    ids: list[int]
+    score: float
+
+
 def beam_search(model: Captioning, images: Tensor, decoding: Decoding) -> list[list[int]]:
-    """Captions of a batch of images, float32 (B, 3, S, S), normalised.
+    """The ids of `search`: one list per image."""
+    return [hypothesis.ids for hypothesis in search(model, images, decoding)]
+
+
+@torch.no_grad()
+def search(model: Captioning, images: Tensor, decoding: Decoding) -> list[Hypothesis]:
+    """Best captions of a batch of images, float32 (B, 3, S, S), normalised.
 
     Equal to `CaptioningHandler.eval_batch` of the official code: scores start at [0, -1e9, ...]; the best
     3 x beams continuations are visited in order; SEP (or any word at the length limit) ends a hypothesis of which only the
@@ -146,7 +160,7 @@ def beam_search(model: Captioning, images: Tensor, decoding: Decoding) -> list[l
     beaten. Finished images leave the batch. Ids without a piece are never chosen.
 
     Returns:
-        One list of ids per image, beginning with CLS and ending with SEP (see `Decoding.decoder`).
+        One hypothesis per image; its ids begin with CLS and end with SEP (see `Decoding.decoder`).
     """
     config, beit3 = model.config, model.beit3
     beams, limit, penalty = decoding.num_beams, decoding.max_length, decoding.length_penalty
@@ -210,4 +224,5 @@ def beam_search(model: Captioning, images: Tensor, decoding: Decoding) -> list[l
             cache.select(going)
 
     tail = [mask_id, config.sep_token_id] if decoding.decoder == "official" else [config.sep_token_id]
-    return [ids[: n + 1] + tail for ids, n in zip(best_text.tolist(), best_words.tolist(), strict=True)]
+    found = zip(best_text.tolist(), best_words.tolist(), best_score.tolist(), strict=True)
+    return [Hypothesis(ids[: words + 1] + tail, score) for ids, words, score in found]
