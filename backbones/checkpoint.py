@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,39 +70,59 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         BenchError: missing, truncated or unsafe file, or no tensors in it.
     """
     path = Path(path)
+    if path.is_dir():
+        raise BenchError(f"{path}: is a folder; name the checkpoint file in it")
     if not path.is_file():
         raise BenchError(f"{path}: checkpoint not found; released files are listed by: beit3-bench models")
-    metadata: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BenchError(f"{path}: not a whole safetensors file ({error}); download it again") from error
-    else:
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            culprit = re.search(r"GLOBAL (\S+)", str(error))
-            what = f"asks to run {culprit[1]}" if culprit else "is damaged or not a PyTorch checkpoint"
-            raise BenchError(f"{path}: {what}; nothing was executed; use the official file or a safetensors copy") from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BenchError(f"{path}: not a whole PyTorch checkpoint ({line[:120]}); download it again") from error
-        if not isinstance(content, Mapping):
-            raise BenchError(f"{path}: holds a {type(content).__name__}, not a state dict; is this a BEiT-3 checkpoint?")
-        metadata = content.get(METADATA_KEY) or {}
-        arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-        tensors = dict(next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content))
-    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    tensors, metadata, arguments = (_read_safetensors if path.suffix == ".safetensors" else _read_pickled)(path)
+    tensors = {name.removeprefix("module."): value for name, value in tensors.items() if isinstance(value, Tensor)}
     if not tensors:
         raise BenchError(f"{path}: holds no tensors; is this a BEiT-3 checkpoint?")
-    return Checkpoint(path, tensors, metadata, arguments, file_sha256(path))
+    if not isinstance(metadata, dict):
+        raise BenchError(
+            f"{path}: {METADATA_KEY!r} is a {type(metadata).__name__}, not a table; this file was not written by beit3-bench"
+        )
+    return Checkpoint(path, tensors, metadata, dict(arguments), file_sha256(path))
+
+
+Content = tuple[Mapping[str, Any], Any, Mapping[str, Any]]
+
+
+def _read_safetensors(path: Path) -> Content:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")), {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BenchError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+
+
+def _read_pickled(path: Path) -> Content:
+    try:
+        # Files of torch >= 1.6 are zip archives and are mapped, not copied: a gigabyte less while the model is filled.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks to run {culprit[1]}" if culprit else "is damaged or not a PyTorch checkpoint"
+        raise BenchError(
+            f"{path}: {what}; nothing was executed; use the official file or a safetensors copy"
+        ) from error
+    except Exception as error:
+        # Damaged bytes fail in the unpickler, the archive reader or the storage reader, each with errors of its own.
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BenchError(f"{path}: not a whole PyTorch checkpoint ({line[:120]}); download it again") from error
+    if not isinstance(content, Mapping):
+        raise BenchError(f"{path}: holds a {type(content).__name__}, not a state dict; is this a BEiT-3 checkpoint?")
+    arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    return _unwrapped(content), content.get(METADATA_KEY) or {}, arguments
+
+
+def _unwrapped(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict inside ``{"model": ...}`` or ``{"module": ...}``, else the mapping itself."""
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
 
 
 # ---- names ------------------------------------------------------------------------------------------------------------
@@ -149,7 +170,10 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
 
 
 def load_checkpoint(
-    model: nn.Module, source: str | Path | Mapping[str, Tensor], allow_missing: Sequence[str] = (), origin: str | None = None
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    allow_missing: Sequence[str] = (),
+    origin: str | None = None,
 ) -> LoadReport:
     """Load official weights into a model; position tables are interpolated to the model's image size.
 
@@ -162,60 +186,62 @@ def load_checkpoint(
         BenchError: a missing, unexpected or misshapen tensor that no pattern allows; lists the names.
     """
     if isinstance(source, (str, Path)):
-        tensors: Mapping[str, Tensor] = read_checkpoint(source).tensors
+        tensors: Mapping[str, Any] = read_checkpoint(source).tensors
         origin = origin or str(source)
     else:
-        tensors = next((source[key] for key in WRAPPERS if isinstance(source.get(key), Mapping)), source)  # type: ignore[assignment]
+        tensors = {name.removeprefix("module."): value for name, value in _unwrapped(source).items()}
         origin = origin or "state dict"
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
 
     def allowed(name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
 
     report = LoadReport()
-    own, names = model.state_dict(), official_names(model)
-    wanted = {n for group in names.values() for n in group}
-    config = getattr(model, "config", None)
-    misshapen: list[str] = []
-    ready: dict[str, Tensor] = {}
-    for name, group in names.items():
-        absent = [n for n in group if n not in tensors]
-        if absent:
-            report.missing += absent
-            continue
-        parts = [tensors[n] for n in group]
-        if group == [VISION_POSITIONS] and config is not None and parts[0].ndim == 2 and parts[0].shape[1] == own[name].shape[1]:
-            side = math.isqrt(max(len(parts[0]) - SPECIAL_ROWS, 0))
-            if side > 0 and side**2 + SPECIAL_ROWS == len(parts[0]) and side != config.grid:
-                parts = [interpolate_positions(parts[0], config.grid)]
-                report.resized[VISION_POSITIONS] = f"{side}x{side} -> {config.grid}x{config.grid}"
-        part_shape = (own[name].shape[0] // len(group), *own[name].shape[1:]) if len(group) > 1 else tuple(own[name].shape)
-        wrong = [n for n, p in zip(group, parts, strict=True) if tuple(p.shape) != part_shape]
-        if wrong:
-            shape = tuple(tensors[wrong[0]].shape)
-            misshapen += [f"{n} {shape} instead of {part_shape}" for n in wrong if not allowed(n)]
-            report.missing += wrong
-            continue
-        ready[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
-        report.loaded += group
-    report.unexpected = sorted(n for n in tensors if n not in wanted)
-    problems = []
-    if misshapen:
-        problems.append(f"{len(misshapen)} of another shape ({_first(misshapen)})")
-    missing = [n for n in report.missing if not allowed(n) and not any(m.startswith(n + " ") for m in misshapen)]
-    if missing:
-        problems.append(f"{len(missing)} missing ({_first(missing)})")
-    unexpected = [n for n in report.unexpected if not allowed(n)]
-    if unexpected:
-        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
-    if problems:
+    own, config = model.state_dict(), getattr(model, "config", None)
+    ready: list[tuple[Tensor, Tensor]] = []
+    misshapen: dict[str, str] = {}
+    for name, group in official_names(model).items():
+        # The three parts of a fused tensor are loaded one by one: each into its rows.
+        for official, target in zip(group, own[name].chunk(len(group)) if len(group) > 1 else [own[name]], strict=True):
+            value = tensors.get(official)
+            if official not in tensors:
+                report.missing.append(official)
+                continue
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+                misshapen[official] = f"{official} {kind} instead of floating-point numbers"
+                report.missing.append(official)
+                continue
+            if (
+                official == VISION_POSITIONS
+                and config is not None
+                and value.ndim == 2
+                and value.shape[1:] == target.shape[1:]
+            ):
+                side = math.isqrt(max(len(value) - SPECIAL_ROWS, 0))
+                if side > 0 and side**2 + SPECIAL_ROWS == len(value) and side != config.grid:
+                    value = interpolate_positions(value, config.grid)
+                    report.resized[VISION_POSITIONS] = f"{side}x{side} -> {config.grid}x{config.grid}"
+            if value.shape != target.shape:
+                misshapen[official] = f"{official} {tuple(value.shape)} instead of {tuple(target.shape)}"
+                report.missing.append(official)
+                continue
+            ready.append((target, value))
+            report.loaded.append(official)
+    report.unexpected = sorted(set(tensors) - set(report.loaded) - set(report.missing))
+    problems = {
+        "of another shape": [text for name, text in misshapen.items() if not allowed(name)],
+        "missing": [name for name in report.missing if name not in misshapen and not allowed(name)],
+        "unexpected": [name for name in report.unexpected if not allowed(name)],
+    }
+    if any(problems.values()):
+        told = ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names)
         raise BenchError(
-            f"{origin}: does not fit this model: tensors {', '.join(problems)}; give the checkpoint of this task and size, "
+            f"{origin}: does not fit this model: tensors {told}; give the checkpoint of this task and size, "
             "or allow by name, e.g. --allow-missing 'head.*'"
         )
     with torch.no_grad():
-        for name, value in ready.items():
-            own[name].copy_(value)
+        for target, value in ready:
+            target.copy_(value)
     return report
 
 
@@ -224,7 +250,11 @@ def _first(names: Sequence[str], limit: int = 5) -> str:
 
 
 def config_from_tensors(
-    tensors: Mapping[str, Tensor], origin: str, preset: str | None = None, image_size: int | None = None, num_heads: int | None = None
+    tensors: Mapping[str, Tensor],
+    origin: str,
+    preset: str | None = None,
+    image_size: int | None = None,
+    num_heads: int | None = None,
 ) -> BEiT3Config:
     """The configuration that a set of official tensors was made with; everything but the number of heads shows in shapes.
 
@@ -232,18 +262,24 @@ def config_from_tensors(
         BenchError: not a BEiT-3, or its shapes contradict ``preset``.
     """
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dimensions: int = 2) -> tuple[int, ...]:
         if name not in tensors:
-            raise BenchError(f"{origin}: tensor {name!r} is missing; this is not a BEiT-3 checkpoint with official names")
+            raise BenchError(
+                f"{origin}: tensor {name!r} is missing; this is not a BEiT-3 checkpoint with official names"
+            )
+        if tensors[name].ndim != dimensions:
+            raise BenchError(f"{origin}: tensor {name!r} has {tensors[name].ndim} dimensions instead of {dimensions}")
         return tuple(tensors[name].shape)
 
     rows, dim = shape(VISION_POSITIONS)
-    patch = shape("beit3.vision_embed.proj.weight")[-1]
+    patch = shape("beit3.vision_embed.proj.weight", 4)[-1]
     side = math.isqrt(max(rows - SPECIAL_ROWS, 1))
     layers = {int(m[1]) for n in tensors if (m := re.match(r"beit3\.encoder\.layers\.(\d+)\.", n))}
     shared = "beit3.encoder.layers.0.self_attn.q_proj.weight" in tensors
     if shape("beit3.encoder.embed_positions.B.weight")[0] != MAX_TEXT_ROWS:
-        raise BenchError(f"{origin}: text positions have {shape('beit3.encoder.embed_positions.B.weight')[0]} rows instead of {MAX_TEXT_ROWS}")
+        raise BenchError(
+            f"{origin}: text positions have {shape('beit3.encoder.embed_positions.B.weight')[0]} rows instead of {MAX_TEXT_ROWS}"
+        )
     shapes: dict[str, Any] = {
         "patch_size": patch,
         "embed_dim": dim,
@@ -253,23 +289,34 @@ def config_from_tensors(
         "shared_attention": shared,
         "vl_layers": len({n.split(".")[3] for n in tensors if ".ffn.VL." in n}),
     }
-    if preset is None:
-        preset = next((p for p, c in PRESETS.items() if c["embed_dim"] == dim and c.get("patch_size", 16) == patch), None)
+    if preset is None and num_heads is None:
+        # Wide models are one of the released shapes or an error; narrow ones may be anything.
+        preset = next(
+            (p for p, c in PRESETS.items() if c["embed_dim"] == dim and (p != "tiny" or _differences(shapes, p) == [])),
+            None,
+        )
+        if preset is None:
+            raise BenchError(
+                f"{origin}: the number of attention heads does not show in a checkpoint of width {dim} that is none of "
+                f"{', '.join(PRESETS)}; give --preset, or a file that beit3-bench fine-tuned (it carries its configuration)"
+            )
     if preset is not None:
-        reference = BEiT3Config.preset(preset)
-        differing = [
-            f"{k} {v} instead of {getattr(reference, k)}"
-            for k, v in shapes.items()
-            if k not in ("vocab_size",) and v != getattr(reference, k) and preset != "tiny"
-        ]
-        if differing:
+        differing = _differences(shapes, preset)
+        if differing and preset != "tiny":
             raise BenchError(f"{origin}: is not a BEiT-3 {preset} ({', '.join(differing)}); give the right --preset")
-        num_heads = num_heads or reference.num_heads
-    if num_heads is None:
-        if dim % 64:
-            raise BenchError(f"{origin}: the number of attention heads does not show in a checkpoint of width {dim}; give --preset")
-        num_heads = dim // 64
+        num_heads = num_heads or BEiT3Config.preset(preset).num_heads
+    assert num_heads is not None
     return BEiT3Config(image_size=image_size or side * patch, num_heads=num_heads, **shapes)
+
+
+def _differences(shapes: Mapping[str, Any], preset: str) -> list[str]:
+    """Fields in which ``shapes`` is not the preset; the vocabulary may be any."""
+    reference = BEiT3Config.preset(preset)
+    return [
+        f"{k} {v} instead of {getattr(reference, k)}"
+        for k, v in shapes.items()
+        if k != "vocab_size" and v != getattr(reference, k)
+    ]
 
 
 @dataclass
@@ -298,24 +345,42 @@ def load_model_for(
 
     The image size is, in this order: the argument, the checkpoint's metadata, what its position table was made for.
     """
-    from beit3_bench.backbones.models import build_model
+    from beit3_bench.backbones.models import HEADS, blank_model, build_model
 
     source = read_checkpoint(checkpoint)
     origin = str(source.path)
-    own = source.metadata.get("config", {})
-    preset = preset or source.metadata.get("preset")
-    config = config_from_tensors(source.tensors, origin, None if own else preset, image_size, own.get("num_heads"))
+    own = source.metadata.get("config")
+    config = config_from_tensors(source.tensors, origin, preset, image_size, (own or {}).get("num_heads"))
     if own:
-        config = BEiT3Config(**{**own, "image_size": image_size or own["image_size"], "drop_path_rate": 0.0, "checkpoint_activations": False})
+        runtime = {
+            "image_size": image_size or own.get("image_size", config.image_size),
+            "drop_path_rate": 0.0,
+            "checkpoint_activations": False,
+        }
+        config = BEiT3Config.from_dict({**own, **runtime}, f"{origin}: its configuration")
     trained_for = source.metadata.get("head")
-    if trained_for and trained_for != head and not allow_missing:
-        raise BenchError(f"{origin}: was fine-tuned with the {trained_for} head, this task needs {head}; give a checkpoint of this task")
-    model = build_model(head, config, **(head_arguments or {}))
+    if trained_for and not allow_missing and HEADS.get(trained_for, trained_for) is not HEADS.get(head, head):
+        raise BenchError(
+            f"{origin}: was fine-tuned with the {trained_for} head, this task needs {head}; give a checkpoint of this task"
+        )
+    arguments = dict(head_arguments or {})
+    if head in HEADS and not allow_missing:  # every tensor comes from the file: initial values would be overwritten
+        model: nn.Module = blank_model(head, config, **arguments).to_empty(device="cpu")
+    else:
+        model = build_model(head, config, **arguments)
     report = load_checkpoint(model, source.tensors, allow_missing, origin)
     if "preprocessing" in source.metadata:
-        preprocessing = Preprocessing.from_dict(source.metadata["preprocessing"]).resized(config.image_size)
+        preprocessing = Preprocessing.from_dict(
+            source.metadata["preprocessing"], f"{origin}: its preprocessing"
+        ).resized(config.image_size)
     else:
         preprocessing = Preprocessing.for_head(head, config.image_size)
-    if preset is None:
-        preset = next((p for p, c in PRESETS.items() if c["embed_dim"] == config.embed_dim), None)
+    preset = preset or source.metadata.get("preset") or preset_of(config)
     return LoadedModel(model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path)
+
+
+def preset_of(config: BEiT3Config) -> str | None:
+    """The preset that a configuration is, whatever its image size and vocabulary."""
+    keys = ("patch_size", "embed_dim", "num_heads", "ffn_dim", "depth", "shared_attention", "vl_layers")
+    known = {name: BEiT3Config.preset(name) for name in PRESETS}
+    return next((name for name, p in known.items() if all(getattr(p, k) == getattr(config, k) for k in keys)), None)

@@ -75,7 +75,9 @@ class Retrieval(BEiT3Head):
         assert x is not None
         return F.normalize(self.language_head(x[:, 0]), dim=-1)
 
-    def forward(self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Both towers and the temperature: ((B, D), (N, D), scalar logit_scale.exp()).
 
         One call for training, so that data-parallel wrappers see the whole computation.
@@ -100,11 +102,13 @@ class VisualQuestionAnswering(BEiT3Head):
 
     final_norm = False
 
-    def __init__(self, config: BEiT3Config, num_classes: int):
+    def __init__(self, config: BEiT3Config, num_classes: int = 3129):
         super().__init__(config)
         dim = config.embed_dim
         self.pooler = Pooler(dim)
-        self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, num_classes))
+        self.head = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, num_classes)
+        )
 
     def forward(
         self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None, image_index: Tensor | None = None
@@ -188,7 +192,11 @@ class Captioning(BEiT3Head):
         self.mlm_head = nn.Linear(config.embed_dim, config.vocab_size)
 
     def forward(
-        self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None, masked_positions: Tensor | None = None
+        self,
+        images: Tensor,
+        token_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        masked_positions: Tensor | None = None,
     ) -> Tensor:
         """Logits at the masked positions, row-major over (batch, position): (n_masked, vocab).
 
@@ -248,14 +256,25 @@ def build_model(name: str, config: BEiT3Config, **head: Any) -> nn.Module:
     if name not in HEADS:
         known = sorted({*HEADS, *DENSE, *registered})
         near = difflib.get_close_matches(name, known, n=1)
-        raise BenchError(f"no model for task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"))
-    try:
-        model = HEADS[name](config, **head)
-    except TypeError as error:
-        raise BenchError(f"model {name!r}: {error}".replace("__init__()", "the head")) from error
-    if model.beit3.text_embed.weight.device.type != "meta":
+        raise BenchError(
+            f"no model for task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+        )
+    model = blank_model(name, config, **head)
+    if torch.get_default_device().type != "meta":
+        model.to_empty(device=torch.get_default_device())
         model.reset_parameters()
-    return model.eval()
+    return model
+
+
+def blank_model(name: str, config: BEiT3Config, **head: Any) -> BEiT3Head:
+    """A native model of `HEADS` on the meta device, in eval mode: shapes, and nothing that would have to be initialised twice."""
+    try:
+        with torch.device("meta"):
+            return HEADS[name](config, **head).eval()
+    except TypeError as error:
+        raise BenchError(
+            f"model {name!r}: {error}".replace(f"{HEADS[name].__name__}.__init__()", "the head")
+        ) from error
 
 
 DENSE: dict[str, str] = {}

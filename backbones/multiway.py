@@ -111,7 +111,12 @@ class Layer(nn.Module):
         return x + (out if factor is None else out * factor)
 
     def forward(
-        self, image: Tensor | None, text: Tensor | None, mask: Tensor | None, image_alone: bool = False, first: bool = False
+        self,
+        image: Tensor | None,
+        text: Tensor | None,
+        mask: Tensor | None,
+        image_alone: bool = False,
+        first: bool = False,
     ) -> tuple[Tensor | None, Tensor | None]:
         """One layer on two streams.
 
@@ -123,6 +128,8 @@ class Layer(nn.Module):
             first: compute the first token of each stream only (the last layer of tasks that read nothing else).
         """
         attn, norm = self.self_attn, self.self_attn_layer_norm
+        if first and mask is not None:
+            mask = mask[:, :, :1]
         parts = {b: x for b, x in (("A", image), ("B", text)) if x is not None}
         q, k, v = {}, {}, {}
         for b, x in parts.items():
@@ -164,7 +171,14 @@ class VisionEmbedding(nn.Module):
         if masked_patches is not None:
             w = masked_patches.unsqueeze(-1).to(x.dtype)
             x = x * (1 - w) + self.mask_token * w
-        return torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        # Under autocast the patches are half precision; CLS is not rounded with them, the concatenation promotes.
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+
+
+def table(rows: int, dim: int) -> nn.Embedding:
+    """An embedding, N(0, 1); on the meta device no numbers are drawn (PyTorch would import its compiler, a second, to do so)."""
+    weight = torch.empty(rows, dim)
+    return nn.Embedding.from_pretrained(weight if weight.is_meta else weight.normal_(), freeze=False)
 
 
 class Encoder(nn.Module):
@@ -174,13 +188,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.embed_positions = nn.ModuleDict(
             {
-                "A": nn.Embedding(config.num_patches + 1 + POSITION_OFFSET, config.embed_dim),
-                "B": nn.Embedding(MAX_TEXT_ROWS, config.embed_dim),
+                "A": table(config.num_patches + 1 + POSITION_OFFSET, config.embed_dim),
+                "B": table(MAX_TEXT_ROWS, config.embed_dim),
             }
         )
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
         self.layer_norm = (
-            nn.ModuleDict({b: nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps) for b in "AB"}) if final_norm else None
+            nn.ModuleDict({b: nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps) for b in "AB"})
+            if final_norm
+            else None
         )
 
     def finish(self, branch: str, x: Tensor) -> Tensor:
@@ -201,7 +217,7 @@ class BEiT3(nn.Module):
     def __init__(self, config: BEiT3Config, final_norm: bool = True):
         super().__init__()
         self.config = config
-        self.text_embed = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.text_embed = table(config.vocab_size, config.embed_dim)
         self.vision_embed = VisionEmbedding(config)
         self.encoder = Encoder(config, final_norm)
 
@@ -214,12 +230,16 @@ class BEiT3(nn.Module):
         """(B, L) -> (B, L, D); positions start at ``start``; padded positions are zeroed once, before the first layer."""
         length = token_ids.shape[1]
         if start + length > MAX_TEXT_ROWS - POSITION_OFFSET:
-            raise BenchError(f"a text of {start + length} tokens is longer than the {MAX_TEXT_ROWS - POSITION_OFFSET} positions of BEiT-3")
+            raise BenchError(
+                f"a text of {start + length} tokens is longer than the {MAX_TEXT_ROWS - POSITION_OFFSET} positions of BEiT-3"
+            )
         rows = self.encoder.embed_positions["B"].weight[POSITION_OFFSET + start : POSITION_OFFSET + start + length]
         x = self.text_embed(token_ids) + rows
         return x if padding_mask is None else x.masked_fill(padding_mask.bool().unsqueeze(-1), 0.0)
 
-    def attention_mask(self, padding_mask: Tensor | None, image_tokens: int, length: int, causal: bool, device: torch.device) -> Tensor | None:
+    def attention_mask(
+        self, padding_mask: Tensor | None, image_tokens: int, length: int, causal: bool, device: torch.device
+    ) -> Tensor | None:
         """bool (B or 1, 1, L or 1, N + L), True = may attend; None when everything may."""
         if padding_mask is None and not causal:
             return None
@@ -254,7 +274,9 @@ class BEiT3(nn.Module):
         text = None if token_ids is None else self.embed_text(token_ids, padding_mask)
         mask = None
         if text is not None:
-            mask = self.attention_mask(padding_mask, 0 if image is None else image.shape[1], text.shape[1], causal, text.device)
+            mask = self.attention_mask(
+                padding_mask, 0 if image is None else image.shape[1], text.shape[1], causal, text.device
+            )
         last = len(self.encoder.layers) - 1
         for i, layer in enumerate(self.encoder.layers):
             # In training everything is computed: weights that no loss reads still get a (zero) gradient, as in the
@@ -265,5 +287,6 @@ class BEiT3(nn.Module):
             else:
                 image, text = layer(image, text, mask, causal, first)
         return Streams(
-            None if image is None else self.encoder.finish("A", image), None if text is None else self.encoder.finish("B", text)
+            None if image is None else self.encoder.finish("A", image),
+            None if text is None else self.encoder.finish("B", text),
         )

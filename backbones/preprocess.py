@@ -58,8 +58,18 @@ class Preprocessing:
         return cls(size)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    def from_dict(cls, values: dict[str, Any], origin: str = "preprocessing") -> Preprocessing:
+        """The inverse of `to_dict`.
+
+        Raises:
+            BenchError: a missing or unknown field; begins with ``origin``.
+        """
+        try:
+            return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        except (KeyError, TypeError) as error:
+            raise BenchError(
+                f"{origin}: not readable ({error}); fine-tune again, or give the original checkpoint"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
