@@ -10,12 +10,12 @@ import subprocess
 import time
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from unittest import mock
 
 import pytest
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics import ptb_tokenizer
+from beit3_bench.tasks.metrics.java_programs import program_folder
 from beit3_bench.tasks.metrics.lazy_dfa import Automaton, Expressions
 from beit3_bench.tasks.metrics.ptb_tokenizer import PUNCTUATION, tokenize, tokenize_lines
 from goldens import metrics_golden
@@ -221,7 +221,8 @@ def test_random_lines_are_tokenised_as_by_the_java_program(tmp_path):
         "".join(chance.choice(FRAGMENTS) + chance.choice(["", " ", " "]) for _ in range(chance.randrange(1, 12)))
         for _ in range(3000)
     ]
-    jar = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "tokenizer" / "stanford-corenlp-3.4.1.jar"
+    name = "stanford-corenlp-3.4.1.jar"
+    jar = program_folder("tokenizer", name) / name
     source = tmp_path / "captions.txt"
     source.write_text("\n".join(captions), encoding="utf-8")
     command = ["java", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(jar)]
