@@ -286,7 +286,9 @@ class BEiT3(nn.Module):
                 image, text = checkpoint(layer, image, text, mask, causal, first, use_reentrant=False)
             else:
                 image, text = layer(image, text, mask, causal, first)
-        return Streams(
-            None if image is None else self.encoder.finish("A", image),
-            None if text is None else self.encoder.finish("B", text),
-        )
+        image = None if image is None else self.encoder.finish("A", image)
+        text = None if text is None else self.encoder.finish("B", text)
+        if self.training and image is not None and text is not None:
+            # One tensor for a moment: the stream that a loss does not read then has zero gradients and not none.
+            image, text = torch.cat([image, text], dim=1).split([image.shape[1], text.shape[1]], dim=1)
+        return Streams(image, text)

@@ -10,7 +10,7 @@ from beit3_golden import assert_golden, images, inputs, outputs, tensors
 from torch import Tensor
 
 from beit3_bench.backbones import load_checkpoint
-from beit3_bench.backbones.checkpoint import VISION_POSITIONS
+from beit3_bench.backbones.checkpoint import VISION_POSITIONS, official_names
 from beit3_bench.backbones.generation import Decoding, beam_search, decode_step, encode_images, search
 from beit3_bench.backbones.multiway import Streams
 
@@ -188,6 +188,68 @@ def test_captioning_encoder_and_logits_at_every_position():
     assert_golden("captioning.encoder_out", joined(model.beit3(images("captioning"), masked, padding, causal=True)))
     ours = model(images("captioning")[-2:], masked[-2:], padding[-2:])
     assert_golden("captioning.all_logits_last2", ours)
+
+
+# ---- gradients --------------------------------------------------------------------------------------------------------
+
+
+def gradient_norms(model: torch.nn.Module) -> dict[str, float | None]:
+    """L2 norm per official tensor; None where a parameter takes no part."""
+    norms: dict[str, float | None] = {}
+    parameters = dict(model.named_parameters())
+    for name, group in official_names(model).items():
+        gradient = parameters[name].grad
+        parts = (
+            [None] * len(group) if gradient is None else gradient.chunk(len(group)) if len(group) > 1 else [gradient]
+        )
+        norms.update({n: None if part is None else part.norm().item() for n, part in zip(group, parts, strict=True)})
+    return norms
+
+
+def training_loss(task: str, model: torch.nn.Module) -> Tensor:
+    given = inputs()
+    if task == "vqav2":
+        logits = model(images("vqav2"), *text_of("vqav2"))
+        return F.binary_cross_entropy_with_logits(logits, given["vqav2.labels"]) * logits.shape[1]
+    if task == "nlvr2":
+        left, right = (given["images"][golden.rows("nlvr2")[side]] for side in "ab")
+        return F.cross_entropy(model(left, right, *text_of("nlvr2")), given["nlvr2.label"])
+    if task == "imagenet":
+        return F.cross_entropy(model(images("imagenet")), given["imagenet.label"], label_smoothing=0.1)
+    image, text, scale = model(images("retrieval"), *text_of("retrieval"))
+    logits, labels = scale * image @ text.T, torch.arange(len(image))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqav2", "nlvr2", "imagenet"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradient_norm_of_every_tensor_and_which_have_none(task, checkpointed):
+    record = golden.document("losses")["train_batch"][task]
+    model = golden.build(task, golden.CONFIG.replace(checkpoint_activations=checkpointed)).train()
+    with torch.enable_grad():
+        loss = training_loss(task, model)
+        loss.backward()
+    assert loss.item() == pytest.approx(record["loss"], rel=1e-4)
+    ours, expected = gradient_norms(model), record["grad_l2"]
+    assert ours.keys() == expected.keys()
+    # A parameter without gradient is not decayed by AdamW, one with a zero gradient is.
+    assert {n for n, x in ours.items() if x is None} == {n for n, x in expected.items() if x is None}
+    assert {n for n, x in ours.items() if x == 0} == {n for n, x in expected.items() if x == 0}
+    for name, norm in expected.items():
+        if norm is not None:
+            assert ours[name] == pytest.approx(norm, rel=1e-4, abs=1e-5), name
+
+
+def test_captioning_gives_the_unread_image_stream_zero_gradients():
+    expected = golden.document("losses")["train_batch"]["captioning"]["grad_l2"]
+    model, given = golden.build("captioning").train(), inputs()
+    tokens, padding = given["captioning.masked_tokens"], given["captioning.padding_mask"]
+    with torch.enable_grad():
+        logits = model(images("captioning"), tokens, padding, given["captioning.language_masked_pos"])
+        logits.square().sum().backward()
+    ours = gradient_norms(model)
+    assert {n for n, x in ours.items() if x is None} == {n for n, x in expected.items() if x is None}
+    assert {n for n, x in ours.items() if x == 0} == {n for n, x in expected.items() if x == 0}
 
 
 # ---- generation -------------------------------------------------------------------------------------------------------
