@@ -1,8 +1,9 @@
-"""Training transforms of the official recipes, deterministic: what happens to an image follows from a seed and the image.
+"""Training transforms of the official recipes; what happens to an image follows from a seed and the image alone.
 
-Vision-language tasks (official `datasets.build_transform`): random resized crop (area 0.5 to 1, bicubic), horizontal flip,
-and where the recipe says so RandAugment(2, 7) over ten operations. The linear ImageNet head (`build_imagenet_transform`):
-timm's training transform with rand-m9-mstd0.5-inc1 and random erasing, then mixup and cutmix per batch.
+Vision-language tasks (official `datasets.build_transform`): random resized crop (area 0.5 to 1, bicubic), horizontal
+flip, and where the recipe says so RandAugment(2, 7) over ten operations. The linear ImageNet head
+(`build_imagenet_transform`): timm's training transform with rand-m9-mstd0.5-inc1 and random erasing, then mixup and
+cutmix per batch.
 
 A `torch.Generator` is given to every transform and only its seed is read, never its state: each image, text and batch
 draws from a stream of its own. So the same sample is treated alike in any order, batch or process.
@@ -25,13 +26,12 @@ from torch import Tensor
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.preprocess import IMAGENET_MEAN
-from beit3_bench.backbones.tokenizer import UNK
 
 FILL = (128, 128, 128)  # behind what a geometric operation moves away
 MAX_LEVEL = 10
 SHEAR, TRANSLATE, ROTATE = 0.3, 10.0, 30.0  # slope, pixels and degrees at the highest level
 
-# ---- randomness -------------------------------------------------------------------------------------------------------
+# ---- randomness --------------------------------------------------------------------------------------------------
 
 
 def seed_of(*parts: Any) -> int:
@@ -63,7 +63,7 @@ def seeded(seed: int) -> Iterator[None]:
         torch.random.set_rng_state(before[2])
 
 
-# ---- RandAugment ------------------------------------------------------------------------------------------------------
+# ---- RandAugment -------------------------------------------------------------------------------------------------
 
 
 def affine(image: Image.Image, matrix: Sequence[Sequence[float]]) -> Image.Image:
@@ -111,14 +111,14 @@ RANDAUGMENT: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def randaugment(image: Image.Image, count: int = 2, level: float = 7) -> Image.Image:
-    """``count`` operations drawn with replacement, each applied with probability 0.5 (official `randaug.RandomAugment`)."""
+    """``count`` operations drawn with replacement, each applied with probability 0.5 (official `RandomAugment`)."""
     for name in random.choices(list(RANDAUGMENT), k=count):
         if random.random() <= 0.5:
             image = RANDAUGMENT[name](image, level)
     return image
 
 
-# ---- whole transforms -------------------------------------------------------------------------------------------------
+# ---- whole transforms --------------------------------------------------------------------------------------------
 
 
 class TrainingTransform:
@@ -189,7 +189,7 @@ class BatchMixing:
             self.mix = Mixup(mixup, cutmix, None, 1.0, switch, "batch", True, label_smoothing, num_classes)
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """images float (B, 3, S, S), normalised; labels int64 (B,) -> the same, labels float (B, classes) where mixed."""
+        """images float (B, 3, S, S), normalised; labels int64 (B,) -> the same; where mixed, labels (B, classes)."""
         if self.mix is not None and len(images) % 2:
             raise BenchError(f"mixup needs batches of even size, a process got {len(images)} images; change -o batch")
         with seeded(seed):
@@ -199,33 +199,3 @@ class BatchMixing:
             if self.mix is not None:
                 images, labels = self.mix(images, labels)
         return images, labels
-
-
-# ---- text -------------------------------------------------------------------------------------------------------------
-
-
-def mask_words(
-    ids: Sequence[int], probability: float, mask_id: int, num_pieces: int, generator: torch.Generator
-) -> tuple[list[int], list[int]]:
-    """Mask a caption for captioning (official `CaptioningDataset`).
-
-    int(n * probability + 0.5) of the n tokens, at least 1 and at most n - 1, never the first; SEP may be masked. A masked
-    token becomes [MASK] (80%), stays (10%) or becomes any id from 3 up (10%).
-
-    Args:
-        ids: [CLS] words [SEP].  num_pieces: ids below it have a piece.  generator: of this example, see `derived`.
-
-    Returns:
-        The ids with masks, and 1 where a prediction is asked for, else 0.
-    """
-    n = len(ids)
-    count = max(1, min(int(n * probability + 0.5), n - 1))
-    masked, positions = list(ids), [0] * n
-    for place in torch.randperm(n - 1, generator=generator)[:count].tolist():
-        draw = float(torch.rand((), generator=generator))
-        if draw < 0.8:
-            masked[place + 1] = mask_id
-        elif draw >= 0.9:
-            masked[place + 1] = int(torch.randint(UNK, num_pieces, (), generator=generator))
-        positions[place + 1] = 1
-    return masked, positions

@@ -14,7 +14,6 @@ from beit3_bench.tasks.augment import (
     TrainingTransform,
     affine,
     derived,
-    mask_words,
     randaugment,
     rotate,
     seed_of,
@@ -92,7 +91,7 @@ def test_seed_of_is_the_same_on_every_machine():
     assert len({seed_of(0, i) for i in range(1000)}) == 1000
 
 
-# ---- RandAugment ------------------------------------------------------------------------------------------------------
+# ---- RandAugment -------------------------------------------------------------------------------------------------
 
 
 def test_randaugment_has_the_official_operations():
@@ -166,7 +165,7 @@ def test_randaugment_applies_each_of_two_operations_half_of_the_time():
     assert 0.63 < changed / 600 < 0.76
 
 
-# ---- mixing -----------------------------------------------------------------------------------------------------------
+# ---- mixing ------------------------------------------------------------------------------------------------------
 
 
 def test_mixing_is_repeatable_and_soft_targets_sum_to_one():
@@ -195,38 +194,11 @@ def test_mixup_of_an_odd_batch_is_refused():
         BatchMixing(4, mixup=0.8)(torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.long), seed=0)
 
 
-# ---- masking ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("length", "probability", "count"), [(13, 0.6, 8), (4, 0.6, 2), (3, 0.6, 2), (3, 0.99, 2), (9, 0.0, 1), (32, 0.7, 22)])
-def test_number_of_masked_words_is_the_official_one(length, probability, count):
-    ids = [0, *range(10, 8 + length), 2]
-    masked, positions = mask_words(ids, probability, 202, 203, generator(length))
-    assert sum(positions) == count
-    assert positions[0] == 0
-    assert all(a == b for a, b, p in zip(ids, masked, positions, strict=True) if not p)
-
-
-def test_masked_words_are_80_percent_mask_10_kept_10_random_and_sep_among_them():
-    ids = [0, *[50] * 9, 2]
-    kinds = {"mask": 0, "kept": 0, "random": 0}
-    seps = 0
-    for seed in range(800):
-        masked, positions = mask_words(ids, 0.7, 202, 203, generator(seed))
-        seps += positions[-1]
-        for before, after, p in zip(ids, masked, positions, strict=True):
-            if p:
-                kinds["mask" if after == 202 else "kept" if after == before else "random"] += 1
-                assert 0 <= after < 203
-    total = sum(kinds.values())
-    assert kinds["mask"] / total == pytest.approx(0.8, abs=0.02)
-    assert kinds["kept"] / total == pytest.approx(0.1, abs=0.02)
-    assert seps / 800 == pytest.approx(0.8, abs=0.05)  # 8 of 10 places
-
-
-def test_masks_of_an_example_depend_on_its_id_and_the_step_alone():
-    ids = [0, *range(10, 30), 2]
-    draw = lambda step, key: mask_words(ids, 0.6, 202, 203, derived(generator(step), key))  # noqa: E731
+def test_derived_generators_differ_by_key_and_seed_and_repeat():
+    draw = lambda seed, key: torch.rand(4, generator=derived(generator(seed), key)).tolist()  # noqa: E731
     assert draw(1, "a") == draw(1, "a")
     assert draw(1, "a") != draw(1, "b")
     assert draw(1, "a") != draw(2, "a")
+    used = generator(1)
+    torch.rand(5, generator=used)
+    assert torch.rand(4, generator=derived(used, "a")).tolist() == draw(1, "a")

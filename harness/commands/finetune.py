@@ -1,0 +1,112 @@
+"""``beit3-bench finetune``: fine-tune a checkpoint on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beit3_bench.backbones.errors import BenchError
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("finetune")
+@click.option("--task", required=True, metavar="T", help="Task name (see: beit3-bench tasks).")
+@click.option("--data-root", required=True, type=FILE, metavar="DIR", help="Folder of the task's data.")
+@click.option("--preset", metavar="NAME", help="tiny, base, large or giant [default: the checkpoint's].")
+@click.option("--recipe", metavar="NAME", help="Section of the task's recipe [default: the preset].")
+@click.option("--checkpoint", type=FILE, metavar="FILE", help="Pretrained weights to start from.")
+@click.option("--from-scratch", is_flag=True, help="Start from random weights, whatever the preset.")
+@click.option(
+    "--tokenizer", type=FILE, metavar="FILE", help="SentencePiece model [default: beit3.spm beside checkpoint or data]."
+)
+@click.option("--output", type=FILE, metavar="DIR", help="Folder of the training [default: below results/runs].")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the network; weights stay float32.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides order, augmentation and new weights.")
+@click.option("--resume", is_flag=True, help="Go on from the last saved state in the folder.")
+@click.option("--overwrite", is_flag=True, help="Discard an earlier training in the folder.")
+@click.option("--dry-run", is_flag=True, help="Print devices, batches, steps, parameter groups and memory; train nothing.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="A value of the recipe, or an option of the task.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
+def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: Any) -> None:
+    """Fine-tune with the published recipe of a task and preset.
+
+    \b
+    beit3-bench finetune --task coco-retrieval --preset base --checkpoint beit3_base_itc_patch16_224.pth \\
+        --tokenizer beit3.spm --data-root /data/coco --dtype bf16
+    accelerate launch -m beit3_bench.harness finetune ...     (several processes or machines)
+    """
+    import json
+
+    from beit3_bench.harness.processes import Processes
+    from beit3_bench.harness.training.start import FinetuneRequest
+    from beit3_bench.tasks.registry import get_task
+
+    task_class = get_task(settings["task"])
+    request = FinetuneRequest(options=parse_pairs(options), **settings)
+    processes = Processes.start(request.device)
+    if dry_run:
+        facts = plan_only(request, task_class, processes)
+        text = json.dumps(facts, indent=2)
+        if not as_json:
+            from beit3_bench.harness.training.dryrun import describe_dry_run
+
+            text = describe_dry_run(facts)
+    else:
+        from beit3_bench.harness.training.session import finetune
+
+        summary = finetune(request, task_class, processes)
+        text = json.dumps(summary, indent=2) if as_json else describe(summary)
+    if processes.first:
+        click.echo(text)
+
+
+def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
+    """The facts of a dry run."""
+    from beit3_bench.harness.engine import resolve_device
+    from beit3_bench.harness.training.dryrun import dry_run
+    from beit3_bench.harness.training.loop import Plan
+    from beit3_bench.harness.training.start import prepare
+
+    start = processes.together(lambda: prepare(request, task_class, shapes_only=True))
+    plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
+    return dry_run(start, plan, resolve_device(request.device, processes), processes.world, request.dtype)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """``["key=value"]`` -> dict.
+
+    Raises:
+        BenchError: no equals sign, or a key that comes twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BenchError(f"-o {pair!r}: expected KEY=VALUE, e.g. -o lr=1e-4")
+        if key in values:
+            raise BenchError(f"-o {key}: given twice; give it once")
+        values[key] = value
+    return values
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """One line on what came out."""
+    best = summary["best"]
+    return (
+        f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s; best {best['metric']} "
+        f"{best['value']:.4g} on the validation split at step {best['step']}; checkpoint: {summary['checkpoint']}"
+    )

@@ -1,0 +1,1 @@
+"""Fine-tuning: the same updates for any number of processes, exactly resumable."""

@@ -1,0 +1,103 @@
+"""What a training tells: log.csv, validation.csv, TensorBoard where it is installed, and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.harness.files import storage_error, write_atomic
+
+LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a csv file with a header; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class Journal:
+    """Appends lines as they are made. A resumed training first drops those of steps that it will do again."""
+
+    def __init__(self, folder: Path, resume_at: int = 0):
+        self.folder = folder
+        for name in (LOG, VALIDATION):
+            self._cut(folder / name, resume_at)
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at)
+
+    def _cut(self, path: Path, step: int) -> None:
+        rows = read_table(path)
+        kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
+        if len(kept) == len(rows):
+            return
+        if not kept:
+            path.unlink()
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(kept[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_atomic(path, text.getvalue().encode())
+
+    def write(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append one line to ``log.csv`` or ``validation.csv``; ``row`` has a key ``step``."""
+        path = self.folder / name
+        try:
+            fresh = not path.is_file()
+            with open(path, "a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                if fresh:
+                    writer.writeheader()
+                writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
+        except OSError as error:
+            raise storage_error(path, error) from error
+        if self._board is not None:
+            for key, value in row.items():
+                if key != "step" and isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{path.stem}/{key}", value, row["step"])
+
+    def close(self) -> None:
+        """Flush, and draw the curves where matplotlib is installed."""
+        if self._board is not None:
+            self._board.close()
+        if importlib.util.find_spec("matplotlib"):
+            draw_curves(self.folder)
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """``curves.png``: loss, learning rate and every validation metric over steps; None where nothing was logged."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    log, validation = read_table(folder / LOG), read_table(folder / VALIDATION)
+    if not log:
+        return None
+    steps = [int(row["step"]) for row in log]
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, rate, scores = figure.subplots(1, 3)
+    for axes, key in ((loss, "loss"), (rate, "lr")):
+        axes.plot(steps, [float(row[key]) for row in log], linewidth=1)
+        axes.set_title(key)
+    for key in [k for k in (validation[0] if validation else ()) if k not in ("step", "epoch")]:
+        scores.plot([int(r["step"]) for r in validation], [float(r[key]) for r in validation], marker=".", label=key)
+    scores.set_title("validation")
+    if validation:
+        scores.legend(fontsize="x-small")
+    for axes in (loss, rate, scores):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    write_atomic(folder / CURVES, buffer.getvalue())
+    return folder / CURVES

@@ -1,0 +1,314 @@
+"""The training loop, over Accelerate: one process or many, the same weights up to rounding.
+
+Nothing random carries over from step to step: order, augmentation and stochastic depth follow from (seed, step), so that
+a state file holds weights, moments and a step, and a resumed training goes on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.engine import default_workers, resolve_device, to_device
+from beit3_bench.harness.inputs import TOKENIZER
+from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.training.batches import load_micro_batches
+from beit3_bench.harness.training.gather import Gather
+from beit3_bench.harness.training.groups import parameter_groups
+from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
+from beit3_bench.harness.training.order import Division, GlobalBatches
+from beit3_bench.harness.training.schedule import cosine_schedule
+from beit3_bench.harness.training.start import FinetuneRequest, Start
+from beit3_bench.harness.training.state import BEST, LAST, STATE, VERSION, check_same, read_state, save_atomic, save_checkpoint
+from beit3_bench.harness.training.validation import headline, validate
+from beit3_bench.tasks.augment import BatchMixing, TrainingTransform, seed_of
+from beit3_bench.tasks.base import Task
+from beit3_bench.tasks.recipes import Recipe
+
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class LossModule(nn.Module):
+    """A network and its task's loss as one forward pass, so that a data-parallel wrapper sees every parameter's use."""
+
+    def __init__(self, model: nn.Module, task: Task, gather: Gather):
+        super().__init__()
+        self.model, self.task, self.gather = model, task, gather
+
+    def forward(self, batch: dict[str, Any], step: int) -> Tensor:
+        return self.task.loss(self.model, batch, self.gather, step)
+
+
+@dataclass
+class Plan:
+    """The numbers of a training that follow from recipe, data and processes."""
+
+    batches: GlobalBatches
+    division: Division
+    steps: int
+    schedule: Any
+
+    @classmethod
+    def of(cls, recipe: Recipe, samples: int, world: int, seed: int) -> Plan:
+        batches = GlobalBatches(samples, recipe.batch, seed)
+        per_epoch = batches.steps_per_epoch
+        steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
+        warmup = recipe.warmup_steps or round(recipe.warmup_epochs * per_epoch)
+        schedule = cosine_schedule(recipe.lr, recipe.min_lr, steps, warmup)
+        return cls(batches, Division.of(recipe.batch, world, recipe.micro_batch), steps, schedule)
+
+    def epoch_ends(self, step: int) -> bool:
+        """Whether ``step`` steps end an epoch, or the training."""
+        return step == self.steps or step % self.batches.steps_per_epoch == 0
+
+
+def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over the official groups; each group keeps its ``lr_scale``."""
+    groups = parameter_groups(model, depth, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor)
+    for group in groups:
+        del group["names"]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def make_mixing(start: Start) -> BatchMixing | None:
+    """Random erasing and mixup where the recipe has them.
+
+    Raises:
+        BenchError: for a task without classes.
+    """
+    r = start.recipe
+    if not (r.erase or r.mixup or r.cutmix):
+        return None
+    classes = start.task.head_arguments().get("num_classes")
+    if start.task.uses_text or classes is None:
+        raise BenchError(f"task {start.task.name}: erase, mixup and cutmix need class labels; set them to 0")
+    return BatchMixing(classes, r.erase, r.mixup, r.cutmix, r.mix_switch, r.label_smoothing)
+
+
+class Training:
+    """A fine-tuning in progress: `run` does all steps that are left."""
+
+    def __init__(self, request: FinetuneRequest, start: Start, folder: Path, processes: Processes):
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        self.request, self.start, self.folder, self.processes = request, start, folder, processes
+        self.recipe, self.task = start.recipe, start.task
+        self.plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
+        self.device = resolve_device(request.device, processes)
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision=PRECISION[request.dtype],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.mixing = make_mixing(start)
+        self.model = start.model.to(self.device).train()
+        optimizer = make_optimizer(self.model, start.config.depth, self.recipe)
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            LossModule(self.model, self.task, Gather(processes)), optimizer
+        )
+        self.average = None
+        if self.recipe.ema_decay:
+            from timm.utils import ModelEmaV3
+
+            self.average = ModelEmaV3(self.model, decay=self.recipe.ema_decay)
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.saved = 0
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def save(self) -> None:
+        """Write the state and the last checkpoint."""
+        scaler = self.accelerator.scaler
+        state = {
+            "version": VERSION,
+            "step": self.step,
+            "seed": self.request.seed,
+            "recipe": self.recipe.to_dict(),
+            "fingerprints": self.start.fingerprints,
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+        def write() -> None:
+            save_checkpoint(self.folder / LAST, self.result, self.start.metadata(self.step))
+            save_atomic(self.folder / STATE, state)
+
+        self.processes.on_first(write)
+        self.saved = self.step
+
+    def restore(self) -> None:
+        """Go on from the state in the folder.
+
+        Raises:
+            BenchError: none there, damaged, or made with another recipe, seed or data.
+        """
+        path = self.folder / STATE
+        state = read_state(path)
+        check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = self.saved = state["step"]
+        self.best = state["best"]
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            Steps, the best and last validation scores, seconds; on every process.
+
+        Raises:
+            BenchError: a loss that is not finite (the last saved state stays), or anything that the data does.
+        """
+        begun, at = time.perf_counter(), self.step
+        journal = self.processes.on_first(lambda: Journal(self.folder, self.step))
+        try:
+            self._steps(journal)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"step {self.saved} is kept in {self.folder}; go on with --resume")
+            raise
+        if journal is not None:
+            journal.close()
+        seconds = time.perf_counter() - begun
+        return {"steps": self.step, "best": self.best, "seconds": round(seconds, 3), "steps_done_now": self.step - at}
+
+    def _steps(self, journal: Journal | None) -> None:
+        plan, recipe, rank = self.plan, self.recipe, self.processes.rank
+        left = range(self.step, plan.steps)
+        workers = self.request.workers
+        if workers is None:
+            workers = default_workers(self.device, len(left), self.processes.world)
+        batches = load_micro_batches(
+            self.task, self.start.examples, plan.batches, plan.division, rank, self._transform(), left, workers,
+            self.device.type == "cuda",
+        )  # fmt: skip
+        hidden = not self.processes.first or not sys.stderr.isatty()
+        clock, logged = time.perf_counter(), self.step
+        with tqdm(total=plan.steps, initial=self.step, desc=self.task.name, unit="step", disable=hidden) as bar:
+            for step in left:
+                loss, norm = self._update(step, batches)
+                self.step = step + 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                if journal is not None and (self.step % recipe.log_steps == 0 or self.step == plan.steps):
+                    now = time.perf_counter()
+                    speed = (self.step - logged) * recipe.batch / (now - clock)
+                    journal.write(LOG, self._line(step, loss, norm, speed))
+                    clock, logged = now, self.step
+                self._after(journal)
+
+    def _transform(self) -> TrainingTransform:
+        r = self.recipe
+        return TrainingTransform(r.image_size, r.crop_scale, r.flip, r.vl_randaugment, r.auto_augment, r.color_jitter)
+
+    def _update(self, step: int, batches: Any) -> tuple[float, float]:
+        """One optimizer step: the mean loss over the global batch, and the gradient norm before clipping."""
+        division, rank = self.plan.division, self.processes.rank
+        set_rate(self.optimizer, float(self.plan.schedule[step]))
+        torch.manual_seed(seed_of(self.request.seed, "stochastic depth", step, rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for micro in range(division.accumulate):
+            batch = self._mixed(to_device(next(batches), self.device), step, micro)
+            last = micro == division.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss = self.wrapped(batch, step) * division.weight(micro, rank)
+                self.accelerator.backward(loss)
+            total += loss.detach().float()
+        value = float(self.accelerator.reduce(total, "mean"))
+        if not math.isfinite(value):
+            kept = f"{self.folder / STATE} holds step {self.saved}" if self.saved else "no step was saved yet"
+            raise BenchError(
+                f"task {self.task.name}: the loss is {value} at step {step + 1} of {self.plan.steps}; {kept}; "
+                f"use a lower rate (-o lr={self.recipe.lr / 3:.1g}), clipping (-o clip_grad=1) or --dtype bf16"
+            )
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or float("inf"))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, step)
+        return value, float(norm)
+
+    def _mixed(self, batch: dict[str, Any], step: int, micro: int) -> dict[str, Any]:
+        """Erase and mix; images are then float, already normalised."""
+        if self.mixing is None:
+            return batch
+        images = self.start.preprocessing.normalise(batch["images"])
+        seed = seed_of(self.request.seed, "mixing", step, micro, self.processes.rank)
+        images, labels = self.mixing(images, batch["labels"], seed)
+        return {**batch, "images": images, "labels": labels}
+
+    def _line(self, step: int, loss: float, norm: float, speed: float) -> dict[str, Any]:
+        return {
+            "step": step + 1,
+            "epoch": (step + 1) / self.plan.batches.steps_per_epoch,
+            "loss": loss,
+            "lr": float(self.plan.schedule[step]),
+            "grad_norm": norm,
+            "samples_per_second": speed,
+        }
+
+    def _after(self, journal: Journal | None) -> None:
+        """Validate and save where it is time to."""
+        recipe, end = self.recipe, self.step == self.plan.steps
+        epoch_ends = self.plan.epoch_ends(self.step)
+        epoch = round(self.step / self.plan.batches.steps_per_epoch)
+        if end or (epoch_ends and recipe.validate_epochs and epoch % recipe.validate_epochs == 0):
+            self._validate(journal)
+        if end or (self.step % recipe.save_steps == 0 if recipe.save_steps else epoch_ends):
+            self.save()
+
+    def _validate(self, journal: Journal | None) -> None:
+        scores = validate(
+            self.task, self.result, self.start.validation, self.device, self.request.dtype, self.request.workers,
+            self.processes,
+        )  # fmt: skip
+        metric = headline(self.task)
+        value = float(scores.metrics[metric.name])
+        if journal is not None:
+            epoch = self.step / self.plan.batches.steps_per_epoch
+            journal.write(VALIDATION, {"step": self.step, "epoch": epoch, **scores.metrics})
+        better = self.best is None or (value > self.best["value"]) == metric.higher_is_better and value != self.best["value"]
+        if better:
+            self.best = {"metric": metric.name, "value": value, "step": self.step, "metrics": dict(scores.metrics)}
+            self.processes.on_first(
+                lambda: save_checkpoint(self.folder / BEST, self.result, self.start.metadata(self.step))
+            )
+
+
+def place_tokenizer(start: Start, folder: Path) -> None:
+    """Copy the tokenizer beside the checkpoints, where `run` looks for it."""
+    if start.tokenizer_file is None:
+        return
+    target = folder / TOKENIZER
+    if not (target.exists() and target.samefile(start.tokenizer_file)):
+        shutil.copyfile(start.tokenizer_file, target)

@@ -1,0 +1,28 @@
+"""Learning rate per optimizer step (official `utils.cosine_scheduler`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+
+
+def cosine_schedule(
+    peak: float, final: float, steps: int, warmup_steps: int = 0, start: float = 0.0, shape: str = "cosine"
+) -> np.ndarray:
+    """float64 (steps,): linear from ``start`` to ``peak`` (both included), then half a cosine, or a line, towards ``final``.
+
+    As in the official code the first step has the rate ``start``, the peak comes twice, and the cosine ends one step
+    before ``final``.
+
+    Raises:
+        BenchError: more warm-up than steps.
+    """
+    if not 0 <= warmup_steps <= steps:
+        raise BenchError(f"{warmup_steps} warm-up steps do not fit into {steps} steps; lower warmup_epochs or warmup_steps")
+    rest = steps - warmup_steps
+    if shape == "linear":
+        tail = np.linspace(peak, final, rest)
+    else:
+        tail = final + 0.5 * (peak - final) * (1 + np.cos(np.pi * np.arange(rest) / max(rest, 1)))
+    return np.concatenate([np.linspace(start, peak, warmup_steps), tail])

@@ -1,0 +1,126 @@
+"""One `finetune`: the folder, its lock, the processes' agreement, the training and its summary."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.files import storage_error, write_atomic
+from beit3_bench.harness.fingerprint import digest
+from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.provenance import provenance
+from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION
+from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
+from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
+from beit3_bench.harness.training.state import BEST, LAST, STATE
+from beit3_bench.tasks.base import Task
+
+RUNS = Path("results") / "runs"
+CONFIG, LOCK = "config.json", "lock"
+
+
+def default_folder(task: str, recipe: str) -> Path:
+    """``results/runs/finetune-<task>-<recipe>`` below the current folder."""
+    return RUNS / f"finetune-{task}-{recipe}"
+
+
+@contextmanager
+def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Make the folder and hold its lock; an earlier training in it must be meant.
+
+    Raises:
+        BenchError: another process trains here; an earlier training and neither resume nor overwrite; nothing to resume.
+    """
+    if resume and not (folder / STATE).is_file():
+        raise BenchError(f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BenchError(f"{folder}: another process is training here; wait for it, or give another --output") from error
+        if not resume:
+            _clear(folder, overwrite)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    made = [folder / name for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG) if (folder / name).exists()]
+    strange = [p.name for p in folder.iterdir() if p.name != LOCK] if not made else []
+    if strange:
+        raise BenchError(f"{folder}: holds something else ({', '.join(sorted(strange)[:3])}); give a new folder with --output")
+    if made and not overwrite:
+        raise BenchError(f"{folder}: holds a training already; go on with --resume, discard it with --overwrite, or give another --output")
+    for path in made:
+        path.unlink()
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Plan, world: int) -> None:
+    """config.json: everything that was decided, and where it ran."""
+    config = {
+        "task": start.task.name,
+        "preset": start.preset,
+        "recipe": start.recipe.to_dict(),
+        "model": start.config.to_dict(),
+        "preprocessing": start.preprocessing.to_dict(),
+        "source": start.source,
+        "allowed": start.allowed,
+        "data_root": str(request.data_root.absolute()),
+        "options": dict(request.options),
+        "dtype": request.dtype,
+        "device": request.device,
+        "processes": world,
+        "accumulate": plan.division.accumulate,
+        "steps": plan.steps,
+        "steps_per_epoch": plan.batches.steps_per_epoch,
+        "training_samples": len(start.examples),
+        "validation_samples": len(start.validation),
+        "seed": request.seed,
+        "fingerprints": start.fingerprints,
+        "provenance": provenance(),
+    }
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+
+
+def finetune(request: FinetuneRequest, task_class: type[Task], processes: Processes | None = None) -> dict[str, Any]:
+    """Fine-tune, or go on with it.
+
+    Returns:
+        ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``; ``checkpoint`` is the best one.
+
+    Raises:
+        BenchError: bad input, processes that see different things, a loss that is not finite.
+    """
+    processes = processes or Processes()
+    start = processes.together(lambda: prepare(request, task_class))
+    # Also what may change between resumes must be the same on all processes of one training.
+    processes.agree({**start.fingerprints, "recipe": digest(start.recipe.to_dict()), "seed": str(request.seed)}, "settings")
+    folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
+    held = open_folder(folder, request.resume, request.overwrite)
+    processes.on_first(held.__enter__)
+    try:
+        training = processes.together(lambda: Training(request, start, folder, processes))
+        if request.resume:
+            processes.together(training.restore)
+        else:
+            processes.on_first(lambda: write_config(folder, request, start, training.plan, processes.world))
+            processes.on_first(lambda: place_tokenizer(start, folder))
+        summary = training.run()
+    finally:
+        if processes.first:
+            held.__exit__(None, None, None)
+    return {"task": start.task.name, "folder": str(folder), "checkpoint": str(folder / BEST), **summary}

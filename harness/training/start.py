@@ -1,0 +1,304 @@
+"""What a training starts from: recipe, data, network and weights, all checked before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beit3_bench.backbones.checkpoint import Checkpoint, LoadReport, config_from_tensors, load_checkpoint, read_checkpoint
+from beit3_bench.backbones.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.models import build_model
+from beit3_bench.backbones.multiway import Encoder
+from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.backbones.tokenizer import Tokenizer
+from beit3_bench.harness.fingerprint import data_fingerprint, digest
+from beit3_bench.harness.inputs import TOKENIZER, read_examples
+from beit3_bench.tasks.augment import seed_of
+from beit3_bench.tasks.base import Example, Task
+from beit3_bench.tasks.files import check_images
+from beit3_bench.tasks.recipes import Recipe, is_recipe_key, load_recipe
+
+FINAL_NORM = "beit3.encoder.layer_norm."
+"""Heads that bring a norm of their own have no final norm in the encoder; it may be missing or left over."""
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What `beit3-bench finetune` was asked for.
+
+    recipe: section of the task's recipe file; None = the preset.
+    options: ``-o key=value``: fields of the recipe, and options of the task.
+    """
+
+    task: str
+    data_root: Path
+    preset: str | None = None
+    recipe: str | None = None
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    output: Path | None = None
+    device: str = "auto"
+    dtype: str = "fp32"
+    workers: int | None = None
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    from_scratch: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Start:
+    """Everything that a training stands on.
+
+    report: what the pretrained checkpoint did not have or had too much; None from scratch.
+    fingerprints: what has to be the same for a training to be resumed.
+    """
+
+    task: Task
+    recipe: Recipe
+    preset: str
+    config: BEiT3Config
+    model: torch.nn.Module
+    preprocessing: Preprocessing
+    tokenizer: Tokenizer | None
+    tokenizer_file: Path | None
+    examples: list[Example]
+    validation: list[Example]
+    report: LoadReport | None
+    allowed: list[str]
+    source: dict[str, Any]
+    fingerprints: dict[str, str]
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What a fine-tuned checkpoint carries, so that `run --checkpoint` needs no other flag; plain values only."""
+        task = self.task
+        vocabulary = getattr(task, "vocabulary_fingerprint", None)
+        return {
+            "task": task.name,
+            "head": task.head,
+            "preset": self.preset,
+            "config": self.config.replace(drop_path_rate=0.0, checkpoint_activations=False).to_dict(),
+            "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in self.preprocessing.to_dict().items()},
+            "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
+            "head_arguments": task.head_arguments(),
+            "vocabulary": vocabulary() if vocabulary else None,
+            "recipe": self.recipe.to_dict(),
+            "source": self.source,
+            "data": self.fingerprints["data"],
+            "step": step,
+        }
+
+
+def choose_preset(request: FinetuneRequest, checkpoint: Checkpoint | None) -> str:
+    """The preset asked for, or the checkpoint's own.
+
+    Raises:
+        BenchError: unknown, or neither given nor told by the checkpoint.
+    """
+    if request.preset is not None:
+        BEiT3Config.preset(request.preset)
+        return request.preset
+    if checkpoint is None:
+        raise BenchError(f"--preset is missing; give one of: {', '.join(PRESETS)}, or a pretrained --checkpoint")
+    known = checkpoint.metadata.get("preset")
+    if known not in PRESETS:
+        config = config_from_tensors(checkpoint.tensors, str(checkpoint.path), num_heads=_heads(checkpoint))
+        known = next((name for name, shape in PRESETS.items() if shape["embed_dim"] == config.embed_dim), None)
+    if known is None:
+        raise BenchError(f"{checkpoint.path}: its size is that of no preset; give the nearest with --preset")
+    return known
+
+
+def _heads(checkpoint: Checkpoint) -> int | None:
+    return checkpoint.metadata.get("config", {}).get("num_heads")
+
+
+def split_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``-o`` options of the recipe, and of the task (an unknown one is the task's, which knows the nearest name)."""
+    recipe = {k: v for k, v in options.items() if is_recipe_key(k)}
+    return recipe, {k: v for k, v in options.items() if k not in recipe}
+
+
+def make_task(task_class: type[Task], request: FinetuneRequest, task_options: Mapping[str, str]) -> Task:
+    """The task, with options that may belong to the recipe told apart in the error."""
+    try:
+        return task_class(request.data_root, task_options)
+    except BenchError as error:
+        if "has no option" in str(error):
+            raise BenchError(f"{error}; recipe keys: see beit3-bench finetune --task {request.task} --dry-run") from error
+        raise
+
+
+def find_tokenizer(task: Task, request: FinetuneRequest, recipe: Recipe) -> tuple[Tokenizer | None, Path | None]:
+    """The tokenizer named, or the one beside the checkpoint or the data; also for image tasks, so that it stays beside
+    their checkpoints.
+
+    Raises:
+        BenchError: a task with text finds none.
+    """
+    places = [request.tokenizer] if request.tokenizer else []
+    if not places:
+        folders = [request.checkpoint.parent] if request.checkpoint else []
+        places = [folder / TOKENIZER for folder in (*folders, request.data_root)]
+    path = next((p for p in places if p is not None and p.is_file()), None)
+    if path is None:
+        if request.tokenizer is not None:
+            Tokenizer.load(request.tokenizer)  # raises, naming the file
+        if task.uses_text:
+            told = " or ".join(str(p) for p in places)
+            raise BenchError(f"task {task.name} needs the tokenizer and there is no {told}; give it with --tokenizer FILE")
+        return None, None
+    return Tokenizer.load(path, max_tokens=recipe.text_tokens), path
+
+
+def model_config(
+    request: FinetuneRequest, preset: str, recipe: Recipe, checkpoint: Checkpoint | None, tokenizer: Tokenizer | None
+) -> BEiT3Config:
+    """Shapes from the checkpoint, or from preset and tokenizer; size, drop path and checkpointing from the recipe."""
+    chosen = {
+        "image_size": recipe.image_size,
+        "drop_path_rate": recipe.drop_path,
+        "checkpoint_activations": recipe.checkpoint_activations,
+    }
+    if checkpoint is None:
+        vocabulary = {"vocab_size": tokenizer.num_pieces} if tokenizer else {}
+        return BEiT3Config.preset(preset, **vocabulary, **chosen)
+    origin = str(checkpoint.path)
+    own = checkpoint.metadata.get("config")
+    shapes = config_from_tensors(
+        checkpoint.tensors, origin, None if own else preset, recipe.image_size, own["num_heads"] if own else None
+    )
+    config = BEiT3Config(**{**own, **chosen}) if own else shapes.replace(**chosen)
+    largest = tokenizer.num_pieces if tokenizer else 0
+    if largest > config.vocab_size:
+        raise BenchError(
+            f"{origin}: has {config.vocab_size} token embeddings, the tokenizer has {largest} ids; give the tokenizer of this checkpoint"
+        )
+    return config
+
+
+def allowed_names(head: str, names: set[str], tensors: Mapping[str, Any]) -> list[str]:
+    """Tensors that may differ between a pretrained checkpoint and a task's network: everything outside ``beit3.``,
+    and the encoder's final norm.
+    """
+    present = {name.removeprefix("module.") for name in tensors}
+    return sorted(n for n in names | present if not n.startswith("beit3.") or n.startswith(FINAL_NORM))
+
+
+SCRATCH_POSITION_STD = 0.1
+
+
+@torch.no_grad()
+def initialise_from_scratch(model: torch.nn.Module) -> None:
+    """Weights that can learn without pretraining: Glorot-uniform matrices and small positions.
+
+    The official initialisation is made to be overwritten by pretrained weights: its positions, N(0, 1), drown patches
+    and words, and its linear layers (standard deviation 0.01) pass on next to nothing, so that training from it stands still.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, Encoder):
+            for table in module.embed_positions.values():
+                torch.nn.init.normal_(table.weight, std=SCRATCH_POSITION_STD)
+
+
+def initial_model(
+    task: Task, config: BEiT3Config, checkpoint: Checkpoint | None, seed: int
+) -> tuple[torch.nn.Module, LoadReport | None, list[str]]:
+    """The task's network, from seeded random weights, with the checkpoint's over them.
+
+    Returns:
+        The model; what was missing and unexpected; the names that were allowed to be.
+
+    Raises:
+        BenchError: the backbone does not fit.
+    """
+    from beit3_bench.backbones.checkpoint import official_names
+
+    torch.manual_seed(seed_of(seed, "weights"))
+    model = build_model(task.head, config, **task.head_arguments())
+    if checkpoint is None:
+        initialise_from_scratch(model)
+        return model, None, []
+    names = {official for group in official_names(model).values() for official in group}
+    allowed = allowed_names(task.head, names, checkpoint.tensors)
+    report = load_checkpoint(model, checkpoint.tensors, allowed, str(checkpoint.path))
+    return model, report, [n for n in allowed if n in report.missing or n in report.unexpected]
+
+
+def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool = False) -> Start:
+    """Read and check everything that a training needs.
+
+    shapes_only: the network has shapes but no values (for a dry run).
+
+    Raises:
+        BenchError: bad input; nothing has been written.
+    """
+    if request.checkpoint is not None and not request.checkpoint.is_file():
+        raise BenchError(f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models")
+    checkpoint = read_checkpoint(request.checkpoint) if request.checkpoint else None
+    preset = choose_preset(request, checkpoint)
+    if checkpoint is None and preset != "tiny" and not request.from_scratch:
+        raise BenchError(
+            f"preset {preset} starts from pretrained weights; give --checkpoint FILE (see: beit3-bench models), or --from-scratch"
+        )
+    recipe_options, task_options = split_options(request.options)
+    recipe = load_recipe(request.task, request.recipe or preset, recipe_options)
+    task = make_task(task_class, request, task_options)
+    tokenizer, tokenizer_file = find_tokenizer(task, request, recipe)
+    trained = checkpoint.metadata.get("tokenizer") if checkpoint else None
+    if tokenizer and trained and trained != tokenizer.fingerprint:
+        raise BenchError(f"{request.checkpoint}: was trained with another tokenizer than {tokenizer_file}; give its own with --tokenizer")
+    config = model_config(request, preset, recipe, checkpoint, tokenizer)
+    examples = task.training_examples()
+    if not examples:
+        raise BenchError(f"{request.data_root}: no training samples for {task.name}; check the files (see: beit3-bench tasks {task.name})")
+    check_images((path for e in examples for path in e.images), task.data_root)
+    validation, _ = read_examples(task, _validation_split(task, recipe))
+    with torch.device("meta") if shapes_only else nullcontext():
+        model, report, allowed = initial_model(task, config, checkpoint, request.seed)
+    preprocessing = Preprocessing.for_head(task.head, recipe.image_size)
+    task.bind(preprocessing, tokenizer)
+    configure = getattr(task, "configure_training", None)
+    if configure is not None:
+        configure(recipe.to_dict())
+    task.tokenize(examples)
+    task.tokenize(validation)
+    fingerprints = {
+        "task": task.name,
+        "data": data_fingerprint(examples, task.data_root),
+        "validation data": data_fingerprint(validation, task.data_root),
+        "model": digest(config.replace(checkpoint_activations=False).to_dict()),
+        "tokenizer": tokenizer.fingerprint if tokenizer else "none",
+        "start": checkpoint.sha256 if checkpoint else "from scratch",
+        "options": digest(vars(task.options)),
+        "dtype": request.dtype,
+    }
+    source = {
+        "checkpoint": checkpoint.path.name if checkpoint else None,
+        "sha256": checkpoint.sha256 if checkpoint else None,
+        "missing": list(report.missing) if report else [],
+        "unexpected": list(report.unexpected) if report else [],
+        "resized": dict(report.resized) if report else {},
+    }
+    return Start(
+        task, recipe, preset, config, model, preprocessing, tokenizer, tokenizer_file, examples, validation, report,
+        allowed, source, fingerprints,
+    )  # fmt: skip
+
+
+def _validation_split(task: Task, recipe: Recipe) -> str:
+    if recipe.validation_split not in task.splits:
+        raise BenchError(
+            f"task {task.name} has no split {recipe.validation_split!r} to validate on; "
+            f"give one with -o validation_split=NAME ({', '.join(task.splits)})"
+        )
+    return recipe.validation_split

@@ -1,0 +1,84 @@
+"""What a training leaves on disk: its resumable state, and checkpoints that `run` reads without further flags."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.files import storage_error
+from beit3_bench.tasks.recipes import Recipe
+
+STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
+VERSION = 1
+
+
+def save_atomic(path: Path, content: Any) -> None:
+    """`torch.save` so that a reader, or a kill, ever sees the old file or the whole new one.
+
+    Raises:
+        BenchError: disk full, no permission, ...; the old file stays.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    except RuntimeError as error:  # torch's own writer reports a full disk so
+        if "write" not in str(error).lower():
+            raise
+        raise BenchError(f"{path}: cannot be written ({str(error).splitlines()[0][:100]}); free some disk space") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def save_checkpoint(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """The model's weights under official names, with what belongs to them; `read_checkpoint` reads it."""
+    save_atomic(path, {"model": official_state_dict(model), METADATA_KEY: dict(metadata)})
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a state file. Nothing in it is executed.
+
+    Raises:
+        BenchError: missing, damaged, or of another version.
+    """
+    if not path.is_file():
+        raise BenchError(f"{path}: no training to resume here; leave out --resume, or give its folder with --output")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
+        line = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise BenchError(f"{path}: not a whole training state ({line}); delete it and start again") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise BenchError(f"{path}: written by another version of this program; start again with --overwrite")
+    return state
+
+
+def check_same(path: Path, stored: Mapping[str, Any], recipe: Recipe, fingerprints: Mapping[str, str], seed: int) -> None:
+    """Raise if a state was made with another recipe, seed, data or start; names what differs.
+
+    Raises:
+        BenchError: the first differences as "key old -> new".
+    """
+    differing = {f"recipe {k}": v for k, v in recipe.changed(stored["recipe"]).items()}
+    if stored["seed"] != seed:
+        differing["seed"] = (stored["seed"], seed)
+    for key, value in fingerprints.items():
+        if stored["fingerprints"].get(key) != value:
+            differing[key] = (str(stored["fingerprints"].get(key))[:12], value[:12])
+    if differing:
+        told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in list(differing.items())[:5])
+        raise BenchError(f"{path}: was made with other settings ({told}); give the old ones, or start again with --overwrite")

@@ -1,0 +1,62 @@
+"""Scores of a model under training: clean transform, every sample of the split, the code path of `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from beit3_bench.harness.engine import predict_all
+from beit3_bench.harness.processes import Processes
+from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task, match_ids
+
+
+class MemoryStore:
+    """Rows in memory, where `predict_all` expects a run folder."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def done(self) -> set[str]:
+        return set(self.rows)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self.rows.update((row["id"], row) for row in rows)
+
+
+def headline(task: type[Task] | Task) -> Metric:
+    """The metric by which the best checkpoint is chosen."""
+    return next(metric for metric in task.metrics if metric.headline)
+
+
+def validate(
+    task: Task,
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    device: torch.device,
+    dtype: str = "fp32",
+    workers: int | None = None,
+    processes: Processes | None = None,
+) -> Scores:
+    """Score a model on all examples; the mode of the model (training or not) is as before, afterwards.
+
+    Args:
+        examples: tokenised; divided over the processes without padding, scored together on each.
+    """
+    processes = processes or Processes()
+    store, training = MemoryStore(), model.training
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        processes.together(
+            lambda: predict_all(
+                task, model, examples, store, device, dtype, workers=workers, progress=False, processes=processes
+            )
+        )
+    finally:
+        model.train(training)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+    rows: dict[str, Row] = {}
+    for part in processes.gather(store.rows):
+        rows.update(part)
+    match_ids(list(rows), [e.id for e in examples], f"validation of {task.name}", "rows")
+    return processes.together(lambda: task.score(rows, examples))

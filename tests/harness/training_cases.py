@@ -1,0 +1,74 @@
+"""What the tests of fine-tuning share: the golden models and batches, and a mini world with requests on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from beit3_bench.backbones.checkpoint import load_checkpoint
+from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.models import build_model
+from beit3_bench.tasks.losses import captioning_loss, classification_loss, contrastive_loss, nlvr2_loss, vqa_loss
+from goldens import COMMITTED
+from safetensors.torch import load_file
+
+FOLDER = COMMITTED / "beit3"
+MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
+DEPTH = MANIFEST["config"]["layers"]
+HEADS = {
+    "retrieval": ("retrieval", {}),
+    "vqav2": ("vqav2", {"num_classes": 17}),
+    "nlvr2": ("nlvr2", {"num_classes": 2}),
+    "imagenet": ("imagenet-linear", {"num_classes": 10}),
+    "captioning": ("coco-caption", {}),
+}
+
+
+def golden_json(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def golden_model(name: str) -> torch.nn.Module:
+    """The golden network of a task, with its weights, in training mode."""
+    c = MANIFEST["config"]
+    config = BEiT3Config(
+        image_size=c["img_size"], patch_size=c["patch_size"], embed_dim=c["embed_dim"], num_heads=c["heads"],
+        ffn_dim=c["ffn_dim"], depth=c["layers"], vocab_size=c["vocab_size"], mask_token_id=c["tokens"]["mask"],
+    )  # fmt: skip
+    head, arguments = HEADS[name]
+    model = build_model(head, config, **arguments)
+    absent = MANIFEST["classes"][name]["backbone_keys_absent"]
+    tensors = {k: v for k, v in load_file(FOLDER / "weights_backbone.safetensors").items() if k not in absent}
+    load_checkpoint(model, {**tensors, **load_file(FOLDER / f"weights_{name}.safetensors")})
+    return model.train()
+
+
+def golden_loss(name: str, model: torch.nn.Module, step: int = 0) -> torch.Tensor:
+    """The loss of the golden training batch."""
+    x = load_file(FOLDER / "inputs.safetensors")
+    rows = MANIFEST["rows"][name]
+    if name == "nlvr2":
+        logits = model(x["images"][rows["a"]], x["images"][rows["b"]], x["nlvr2.tokens"], x["nlvr2.padding_mask"])
+        return nlvr2_loss(logits, x["nlvr2.label"])
+    images = x["images"][rows]
+    if name == "imagenet":
+        return classification_loss(model(images), x["imagenet.label"])
+    padding = x[f"{name}.padding_mask"]
+    if name == "retrieval":
+        image, text, scale = model(images, x["retrieval.tokens"], padding)
+        return contrastive_loss(image, text, scale)
+    if name == "vqav2":
+        return vqa_loss(model(images, x["vqav2.tokens"], padding), x["vqav2.labels"])
+    masked = x["captioning.language_masked_pos"]
+    logits = model(images, x["captioning.masked_tokens"], padding, masked)
+    return captioning_loss(logits, x["captioning.tokens"][masked.bool()], 0.1, 0.2, 12000, step)
+
+
+def mini_world(folder: Path) -> Path:
+    """A tiny world of the smallest size."""
+    from beit3_bench.tasks.tinyworld import write_tiny_world
+
+    write_tiny_world(folder, seed=0, size="mini")
+    return folder
