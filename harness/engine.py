@@ -10,10 +10,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -24,9 +24,6 @@ from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.provenance import cores
 from beit3_bench.tasks.base import Example, Row, Task, plan_batches
 
-if TYPE_CHECKING:
-    from beit3_bench.harness.store import RunStore
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -35,6 +32,16 @@ _OUT_OF_MEMORY = (
     "ALLOC_FAILED",
     "Cannot allocate memory",
 )
+
+
+class RowSink(Protocol):
+    """Where rows go: a run folder (`store.RunStore`), or a list in memory."""
+
+    def done(self) -> set[str]:
+        """Ids of the rows that are there."""
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Keep one batch of rows."""
 
 
 @dataclass
@@ -155,9 +162,13 @@ def default_workers(device: torch.device, batches: int, world: int = 1) -> int:
 
 
 def compile_model(model: torch.nn.Module) -> None:
-    """Compile the encoder in place; the head around it, and its method names, stay as they are."""
+    """Compile in place, layer by layer where there are layers: equal layers share one compilation.
+
+    The head around them, and its method names, stay as they are.
+    """
     inner = getattr(model, "beit3", model)
-    inner.compile()
+    for module in getattr(getattr(inner, "encoder", None), "layers", None) or [inner]:
+        module.compile()
 
 
 # ---- batches ------------------------------------------------------------------------------------------------
@@ -261,7 +272,7 @@ def predict_all(
     task: Task,
     model: torch.nn.Module,
     examples: Sequence[Example],
-    store: RunStore,
+    store: RowSink,
     device: torch.device,
     dtype: str = "fp32",
     batch_size: int | str = "auto",
@@ -320,7 +331,7 @@ class _Pass:
         self,
         task: Task,
         model: torch.nn.Module,
-        store: RunStore,
+        store: RowSink,
         device: torch.device,
         dtype: str,
         facts: Throughput,

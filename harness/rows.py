@@ -11,7 +11,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from json.decoder import scanstring
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from beit3_bench.tasks.base import Row
 
 _MARKER = b'{"commit":'
 _ID = '{"id":"'  # how every row begins
+_DECODER = json.JSONDecoder()
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
 _CODES = {np.dtype(kind): code for code, kind in _ARRAYS.items()}
 
@@ -55,7 +55,7 @@ def encode_value(value: Any) -> Any:
         if value.dtype not in _CODES:
             raise TypeError(f"a row cannot hold an array of {value.dtype}")
         data = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-        return {_CODES[value.dtype]: base64.b64encode(data).decode("ascii"), "shape": list(value.shape)}
+        return {_CODES[value.dtype]: base64.b64encode(data.tobytes()).decode("ascii"), "shape": list(value.shape)}
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a row cannot hold a {type(value).__name__}")
@@ -63,7 +63,7 @@ def encode_value(value: Any) -> Any:
 
 def row_id(line: bytes) -> str:
     """The id of a stored row, without decoding the rest of it."""
-    return scanstring(line[: line.find(b'",', len(_ID)) + 1 or None].decode("ascii"), len(_ID))[0]
+    return _DECODER.raw_decode(line.decode("ascii"), len(_ID) - 1)[0]
 
 
 def decode_row(line: bytes) -> Row:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from beit3_bench.backbones.errors import BenchError
@@ -38,6 +38,8 @@ def ids(*batches: list[dict]) -> set[str]:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
+@example('a",b', None)
+@example("\ud800\u2028\n", "\ud800")
 @settings(max_examples=100, deadline=None)
 @given(
     st.text(),

@@ -121,7 +121,7 @@ class NeedsStack(ToyTask):
     def load_model(self, *arguments: Any) -> Any:
         from beit3_bench.backbones.errors import requires
 
-        return requires("mmseg", "task needs-stack")
+        return requires("framework_of_nobody", "task needs-stack")
 
 
 TASKS = {"toy": ToyTask, "needs-stack": NeedsStack}
