@@ -6,3 +6,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory):
+    """The mini world and random tiny checkpoints (see tests/native.py)."""
+    from native import make_native
+
+    return make_native(tmp_path_factory.mktemp("native"))
