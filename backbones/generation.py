@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET
 from beit3_bench.backbones.errors import BenchError
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Decoding:
             raise BenchError(f"num_beams is {self.num_beams}; give 1 or more")
         if self.max_length < 3:
             raise BenchError(f"max_length is {self.max_length}; the shortest caption, CLS [MASK] SEP, needs 3")
+        if self.max_length > MAX_TEXT_ROWS - POSITION_OFFSET:
+            raise BenchError(
+                f"max_length is {self.max_length}; BEiT-3 has positions for {MAX_TEXT_ROWS - POSITION_OFFSET} tokens"
+            )
         if self.decoder not in ("official", "clean"):
             raise BenchError(f"decoder {self.decoder!r} is not known; give 'official' or 'clean'")
 
@@ -165,6 +170,8 @@ def search(model: Captioning, images: Tensor, decoding: Decoding) -> list[Hypoth
     config, beit3 = model.config, model.beit3
     beams, limit, penalty = decoding.num_beams, decoding.max_length, decoding.length_penalty
     device, total = images.device, len(images)
+    if total == 0:
+        return []
     vocabulary, width = config.vocab_size, CANDIDATES_PER_BEAM * beams
     cache = encode_images(beit3, images)
     mask_id = config.mask_token_id

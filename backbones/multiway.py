@@ -52,7 +52,9 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * D) -> (n, B, heads, T, head_dim)."""
         batch, length, width = x.shape
-        return x.view(batch, length, width // self.dim, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return x.view(batch, length, width // self.dim, self.num_heads, self.dim // self.num_heads).permute(
+            2, 0, 3, 1, 4
+        )
 
     def project(self, branch: str, x: Tensor, first_query: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, each (B, heads, T, head_dim); with ``first_query`` the query of the first token only."""

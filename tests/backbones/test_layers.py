@@ -325,7 +325,7 @@ def test_initialisation_is_the_official_one(form):
 def test_unknown_task_and_wrong_head_arguments_are_told_in_one_line():
     with pytest.raises(BenchError, match="no model for task 'vqa2'; did you mean 'vqav2'"):
         build_model("vqa2", small.config())
-    with pytest.raises(BenchError, match="no model for task 'xyz'; known: .*vqav2"):
+    with pytest.raises(BenchError, match=r"no model for task 'xyz'; known: .*vqav2"):
         build_model("xyz", small.config())
     with pytest.raises(BenchError, match="num_labels") as caught:
         build_model("vqav2", small.config(), num_labels=3)
@@ -335,7 +335,7 @@ def test_unknown_task_and_wrong_head_arguments_are_told_in_one_line():
 def test_images_of_another_size_and_texts_beyond_the_positions_are_refused():
     model = small.build("vqav2")
     ids, _ = small.texts([4])
-    with pytest.raises(BenchError, match="32x32 pixels, got 48x32.*--image-size"):
+    with pytest.raises(BenchError, match=r"32x32 pixels, got 48x32.*--image-size"):
         model(torch.zeros(1, 3, 48, 32), ids)
     with pytest.raises(BenchError, match="1023 tokens is longer than the 1022"):
         model(small.pictures(model, 1), torch.zeros(1, 1023, dtype=torch.long))
