@@ -1,7 +1,7 @@
 """Character sets of the PTB lexer: which characters of the basic plane it takes for letters, digits and symbols.
 
-They are those of the lexer of Stanford CoreNLP 3.4.1 as found by looking at its behaviour for every character: letters
-as of Unicode 6.1, combining marks of several scripts counted as letters, most symbols as tokens of their own.
+They are those of the lexer of Stanford CoreNLP 3.4.1, checked for every character against its behaviour: letters as of
+Unicode 6.1, combining marks of several scripts counted as letters, most symbols as tokens of their own.
 Characters in no set (most of what lies outside of the basic plane, control characters, newer scripts) are dropped from
 the text.
 """
