@@ -152,8 +152,10 @@ CASES = [
         "vqav2",
         spoil(
             "vqa/v2_mscoco_val2014_annotations.json",
-            lambda c: [a.update(question_id=a["image_id"] * 10 + n % 10) for n, a in enumerate(c["annotations"])][:0]
-            or {**c, "annotations": list({a["question_id"]: a for a in c["annotations"]}.values())},
+            lambda c: (
+                [a.update(question_id=a["image_id"] * 10 + n % 10) for n, a in enumerate(c["annotations"])][:0]
+                or {**c, "annotations": list({a["question_id"]: a for a in c["annotations"]}.values())}
+            ),
         ),
         "VQA v1",
     ),
@@ -171,7 +173,11 @@ CASES = [
     ),
     ("nlvr2", lambda root: (root / "data/test1.json").write_text(""), "holds no examples"),
     ("coco-caption", spoil("dataset_coco.json", drop("filename")), "'filename' is missing"),
-    ("nocaps", spoil("nocaps_val_4500_captions.json", lambda c: c.update(annotations=c["annotations"][:3])), "no captions"),
+    (
+        "nocaps",
+        spoil("nocaps_val_4500_captions.json", lambda c: c.update(annotations=c["annotations"][:3])),
+        "no captions",
+    ),
     (
         "nocaps",
         spoil("nocaps_val_4500_captions.json", lambda c: [a.update(image_id=99999) for a in c["annotations"]] and None),

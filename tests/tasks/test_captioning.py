@@ -1,0 +1,164 @@
+"""Captioning: references, options, masking for training, scoring from files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from goldens import metrics_golden
+from hypothesis import given
+from hypothesis import strategies as st
+from native import invoke
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.captioning import CocoCaption, NoCaps, mask_caption, read_references
+
+NAMES = {
+    "Bleu_1": "BLEU-1",
+    "Bleu_2": "BLEU-2",
+    "Bleu_3": "BLEU-3",
+    "Bleu_4": "BLEU-4",
+    "ROUGE_L": "ROUGE-L",
+    "CIDEr": "CIDEr",
+}
+
+
+@pytest.fixture
+def no_java(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.parametrize("case", ["fakecap", "mixed"])
+def test_official_scores_from_the_command_line_without_java(case, no_java):
+    folder = metrics_golden("captioning")
+    expected = json.loads((folder / "expected.json").read_text())[case]["overall"]
+    files = ["--predictions", folder / case / "results.json", "--annotations", folder / case / "captions_val.json"]
+    # Annotation files of a part name only its images; the goldens' predictions cover all of them.
+    outcome = invoke("score", "--task", "coco-caption", *files, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    scores = json.loads(outcome.stdout)
+    assert {ours: scores[ours] for ours in NAMES.values()} == pytest.approx(
+        {ours: expected[official] for official, ours in NAMES.items()}, abs=1e-6
+    )
+    assert "METEOR" not in scores
+
+
+def test_karpathy_and_coco_format_give_the_same_references(native, tmp_path):
+    root = native.root("coco-caption")
+    karpathy = read_references(root / "dataset_coco.json")
+    coco = {
+        "images": [{"id": int(i)} for i in karpathy],
+        "annotations": [{"image_id": int(i), "caption": c} for i, captions in karpathy.items() for c in captions],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(coco))
+    assert read_references(tmp_path / "captions.json") == karpathy
+
+
+def test_image_ids_may_be_strings_in_predictions(native, tmp_path, no_java):
+    references = read_references(native.root("coco-caption") / "dataset_coco.json")
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"image_id": i, "caption": captions[0]} for i, captions in references.items()]))
+    scores = CocoCaption.score_file(ScoreInputs(path, native.root("coco-caption") / "dataset_coco.json"))
+    assert scores.metrics["BLEU-1"] == pytest.approx(1.0)
+    assert set(scores.samples["CIDEr"]) == set(references)
+
+
+BAD = [
+    (lambda r: r[1:], "without prediction"),
+    (lambda r: [*r, r[0]], "predicted twice"),
+    (lambda r: [{**r[0], "caption": None}, *r[1:]], "'caption' should be str"),
+    (lambda r: [{"caption": "x"}, *r[1:]], "'image_id' is missing"),
+    (lambda r: [{"image_id": -1, "caption": "x"}, *r], "1 unknown images"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_predictions_are_named(native, tmp_path, change, message):
+    annotations = native.root("coco-caption") / "dataset_coco.json"
+    records = [{"image_id": int(i), "caption": "a shape"} for i in read_references(annotations)]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(change(records)))
+    with pytest.raises(BenchError, match=message):
+        CocoCaption.score_file(ScoreInputs(path, annotations))
+
+
+def test_an_empty_caption_and_a_line_break_shift_no_other_caption(native, tmp_path, no_java):
+    annotations = native.root("coco-caption") / "dataset_coco.json"
+    references = read_references(annotations)
+    records = [{"image_id": int(i), "caption": captions[0]} for i, captions in references.items()]
+
+    def score():
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(records))
+        return CocoCaption.score_file(ScoreInputs(path, annotations))
+
+    plain = score()
+    records[0]["caption"] = ""
+    records[1]["caption"] = records[1]["caption"].replace(" ", "\n", 1) + "\u2028"
+    broken = score()
+    others = [str(r["image_id"]) for r in records[1:]]
+    assert {i: broken.samples["CIDEr"][i] for i in others} == pytest.approx(
+        {i: plain.samples["CIDEr"][i] for i in others}
+    )
+    assert broken.samples["CIDEr"][str(records[0]["image_id"])] == 0
+    assert any("empty caption" in note for note in broken.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": "0"}, "num_beams is 0"),
+        ({"decoder": "greedy"}, "decoder 'greedy'"),
+        ({"max_length": "2"}, "max_length is 2"),
+        ({"beams": "3"}, "did you mean 'num_beams'"),
+        ({"num_beams": "three"}, "is not a int"),
+    ],
+)
+def test_decoding_options_are_checked_before_a_model_is_loaded(native, options, message):
+    with pytest.raises(BenchError, match=message):
+        CocoCaption(native.root("coco-caption"), options)
+
+
+def test_nocaps_is_scored_by_domain(native, no_java):
+    task = NoCaps(native.root("nocaps"))
+    examples = task.examples("val")
+    rows = {e.id: {"id": e.id, "caption": e.target[0]} for e in examples}
+    metrics = task.score(rows, examples).metrics
+    assert {"CIDEr/in-domain", "CIDEr/near-domain", "CIDEr/out-domain"} <= set(metrics)
+    for e in examples:
+        e.meta["domain"] = None
+    scores = task.score(rows, examples)
+    assert not any("/" in name for name in scores.metrics)
+    assert any("domain" in note for note in scores.notes)
+
+
+def test_nocaps_test_is_submitted(native, tmp_path):
+    words = ["--checkpoint", native.checkpoint("nocaps"), "--data-root", native.root("nocaps"), "--workers", 0]
+    outcome = invoke("run", "--task", "nocaps", *words, "--split", "test", "--output", tmp_path / "run", "--json")
+    assert json.loads(outcome.stdout)["status"] == "submitted"
+    records = json.loads((tmp_path / "run" / "submission" / "captions_results.json").read_text())
+    assert sorted(r["image_id"] for r in records) == sorted(
+        int(e.id) for e in NoCaps(native.root("nocaps")).examples("test")
+    )
+
+
+@given(length=st.integers(2, 40), padding=st.integers(0, 5), prob=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
+def test_masking_draws_the_official_number_and_never_cls_or_padding(length, padding, prob, seed):
+    ids = torch.tensor([0, *range(10, 10 + length - 2), 2, *[1] * padding])
+    masked, positions = mask_caption(ids, length, prob, 200, torch.Generator().manual_seed(seed))
+    assert positions.sum() == max(min(int(length * prob + 0.5), length - 1), 1)
+    assert not positions[0]
+    assert not positions[length:].any()
+    assert torch.equal(masked[~positions], ids[~positions])
+    assert ((masked >= 0) & (masked <= 200)).all()
+
+
+def test_masked_words_become_mask_kept_or_random_80_10_10():
+    ids = torch.tensor([0, *[50] * 4998, 2])
+    masked, positions = mask_caption(ids, 5000, 1.0, 200, torch.Generator().manual_seed(0))
+    share = (masked[positions] == 200).float().mean()
+    kept = (masked[positions] == ids[positions]).float().mean()
+    assert share == pytest.approx(0.8, abs=0.03)
+    assert kept == pytest.approx(0.1, abs=0.03)

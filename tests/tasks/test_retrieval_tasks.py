@@ -1,0 +1,145 @@
+"""Retrieval and ImageNet tasks: readers, chance, class texts, embeddings files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from goldens import metrics_golden
+from native import invoke
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.imagenet import ImageNet, ImageNetLinear
+from beit3_bench.tasks.karpathy import RELEASED_COUNTS, CaptionedImage, _check_released
+from beit3_bench.tasks.metrics.recall import recalls, retrieval_ranks
+from beit3_bench.tasks.retrieval import CocoRetrieval, Flickr30K
+
+
+@pytest.mark.parametrize("case", ["regular", "irregular", "irregular_shuffled"])
+def test_official_recalls_from_the_command_line(case):
+    folder = metrics_golden("retrieval")
+    expected = json.loads((folder / "expected.json").read_text())[case]["hits_and_totals"]
+    outcome = invoke("score", "--task", "coco-retrieval", "--predictions", folder / f"{case}.npz", "--json")
+    scores = json.loads(outcome.stdout)
+    for name, (hits, total) in expected.items():
+        direction, k = name.split("_r")
+        assert scores[f"{direction.upper()}@{k}"] == pytest.approx(100 * hits / total, abs=1e-9)
+
+
+def arrays(n=12, dim=8, seed=0):
+    rng = np.random.default_rng(seed)
+    unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)  # noqa: E731
+    return {
+        "image_embeddings": unit(rng.normal(size=(n, dim))),
+        "image_ids": np.arange(n),
+        "text_embeddings": unit(rng.normal(size=(2 * n, dim))),
+        "text_image_ids": np.repeat(np.arange(n), 2),
+    }
+
+
+BAD = [
+    (lambda a: a.pop("text_image_ids"), "'text_image_ids' is missing"),
+    (lambda a: a.update(image_ids=np.zeros(12, int)), "comes twice"),
+    (lambda a: a.update(text_image_ids=np.full(24, 77)), "image without embedding"),
+    (lambda a: a.update(image_embeddings=np.full((12, 8), np.nan, np.float32)), "not finite"),
+    (lambda a: a.update(text_embeddings=a["text_embeddings"][:, :4]), "dimensions"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_embedding_files_are_named(tmp_path, change, message):
+    content = arrays()
+    change(content)
+    np.savez(tmp_path / "e.npz", **content)
+    with pytest.raises(BenchError, match=message):
+        CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz"))
+
+
+def test_a_file_that_is_no_npz_or_holds_objects_is_refused(tmp_path):
+    path = tmp_path / "e.npz"
+    path.write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(BenchError, match=r"e\.npz"):
+        CocoRetrieval.score_file(ScoreInputs(path))
+    content = arrays()
+    content["image_ids"] = np.array([{"a": 1}] * 12, dtype=object)
+    np.savez(path, **content)
+    with pytest.raises(BenchError, match="plain arrays"):
+        CocoRetrieval.score_file(ScoreInputs(path))
+
+
+def test_chance_is_what_random_embeddings_reach(native):
+    task = Flickr30K(native.root("flickr30k"))
+    examples = task.examples("test")
+    images = [e.target for e in examples if e.kind == "image"]
+    texts = [e.target for e in examples if e.kind == "text"]
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(300):
+        i, t = rng.normal(size=(len(images), 64)), rng.normal(size=(len(texts), 64))
+        means.append(recalls(retrieval_ranks(i, np.array(images), t, np.array(texts)))["mean_recall"])
+    assert task.chance(examples) == pytest.approx(np.mean(means), abs=4 * np.std(means) / np.sqrt(len(means)) + 0.5)
+
+
+def test_fewer_than_ten_images_work():
+    content = arrays(n=3)
+    assert recalls(retrieval_ranks(**content))["IR@10"] == 100.0
+
+
+def test_a_released_split_file_with_other_counts_is_refused(tmp_path):
+    image = CaptionedImage("1", "val2014/x.jpg", "test", (("1", "a"),))
+    assert RELEASED_COUNTS["dataset_coco.json"]["test"] == (5_000, 25_010)
+    with pytest.raises(BenchError, match="the released file"):
+        _check_released(tmp_path / "dataset_coco.json", [image])
+
+
+def test_coco_trains_on_restval_too(native):
+    task = CocoRetrieval(native.root("coco-retrieval"))
+    content = json.loads((native.root("coco-retrieval") / "dataset_coco.json").read_text())
+    expected = sum(len(i["sentences"]) for i in content["images"] if i["split"] in ("train", "restval"))
+    assert len(task.training_examples()) == expected
+
+
+def test_class_texts_are_wordnet_lemmas(native):
+    from timm.data import ImageNetInfo
+
+    texts = ImageNet(native.root("imagenet")).class_texts()
+    info = ImageNetInfo("imagenet-1k")
+    assert texts == {w: [info.label_name_to_description(w)] for w in texts}
+    assert any(", " in t[0] for t in texts.values())
+
+
+def test_class_names_and_templates_replace_them(native, tmp_path):
+    root = native.root("imagenet")
+    classes = ImageNet(root).classes()
+    (tmp_path / "names.json").write_text(json.dumps({c: f"thing {n}" for n, c in enumerate(classes)}))
+    (tmp_path / "templates.json").write_text(json.dumps(["a photo of {}.", "art of {}."]))
+    options = {"class_names": str(tmp_path / "names.json"), "templates": str(tmp_path / "templates.json")}
+    task = ImageNet(root, options)
+    assert task.class_texts()[classes[1]] == ["a photo of thing 1.", "art of thing 1."]
+    texts = [e for e in task.examples("val") if e.kind == "text"]
+    assert len(texts) == 2 * len(classes)
+    for bad, message in ((["no place"], "contain {}"), ([], "non-empty"), ({"a": 1}, "non-empty")):
+        (tmp_path / "templates.json").write_text(json.dumps(bad))
+        with pytest.raises(BenchError, match=message):
+            ImageNet(root, options).class_texts()
+    (tmp_path / "names.json").write_text(json.dumps({classes[0]: "only one"}))
+    with pytest.raises(BenchError, match="no name for class"):
+        ImageNet(root, options).class_texts()
+
+
+def test_a_limit_on_imagenet_spreads_over_the_classes(native):
+    task = ImageNet(native.root("imagenet"))
+    examples = task.examples("val")
+    part = task.limit(examples, 10)
+    assert len([e for e in part if e.kind == "image"]) == 10
+    assert len({e.target for e in part if e.kind == "image"}) == 10
+    assert len([e for e in part if e.kind == "text"]) == 10
+
+
+def test_the_released_validation_set_must_be_whole(native, monkeypatch):
+    task = ImageNetLinear(native.root("imagenet"))
+    monkeypatch.setattr(task, "classes", lambda: [task.__class__.classes(task)[0]] * 1000)
+    with pytest.raises(BenchError, match="instead of 50,000"):
+        task.labelled_images("val")

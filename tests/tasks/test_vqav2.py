@@ -1,0 +1,173 @@
+"""VQAv2: vocabulary, splits, submission, scoring from files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from goldens import metrics_golden
+from native import edit_json, invoke
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.vqav2 import VQAv2, minival_images, read_answer_vocabulary, score_answers
+
+
+@pytest.fixture(scope="module")
+def task(native):
+    return VQAv2(native.root("vqav2"))
+
+
+@pytest.mark.parametrize("case", ["real", "edge"])
+def test_official_scores_from_the_command_line(case):
+    folder = metrics_golden("vqa")
+    expected = json.loads((folder / "expected.json").read_text())[case]["full_precision"]
+    files = {"--predictions": "results.json", "--annotations": "annotations.json", "--questions": "questions.json"}
+    words = [w for flag, name in files.items() for w in (flag, folder / case / name)]
+    outcome = invoke("score", "--task", "vqav2", *words, "--json")
+    assert outcome.exit_code == 0
+    scores = json.loads(outcome.stdout)
+    assert scores["vqa_accuracy"] == pytest.approx(expected["overall"], abs=1e-9)
+    for kind, value in expected["perAnswerType"].items():
+        assert scores[f"vqa_accuracy/{kind}"] == pytest.approx(value, abs=1e-9)
+    for kind, value in expected["perQuestionType"].items():
+        assert scores[f"vqa_accuracy/question_type/{kind}"] == pytest.approx(value, abs=1e-9)
+    assert len(scores) == 1 + len(expected["perAnswerType"]) + len(expected["perQuestionType"])
+
+
+def test_answers_come_in_order_of_first_appearance_train_then_val_with_nine_occurrences(task):
+    answers = [a["multiple_choice_answer"] for s in ("train2014", "val2014") for a in task.annotations(s).values()]
+    vocabulary = task.vocabulary()
+    first = {answer: answers.index(answer) for answer in vocabulary}
+    assert list(first.values()) == sorted(first.values())
+    assert all(answers.count(answer) >= 9 for answer in vocabulary)
+    assert len(set(vocabulary)) == len(vocabulary) == task.head_arguments()["num_classes"]
+
+
+def test_an_official_vocabulary_file_gives_the_order(tmp_path, native):
+    path = tmp_path / "answer2label.txt"
+    path.write_text("".join(json.dumps({"answer": a, "label": n}) + "\n" for n, a in enumerate(["net", "pitcher"])))
+    assert VQAv2(native.root("vqav2"), {"answer_vocab": str(path)}).vocabulary() == ["net", "pitcher"]
+    path.write_text('{"answer": "net", "label": 1}\n')
+    with pytest.raises(BenchError, match="label 1 instead of 0"):
+        read_answer_vocabulary(path)
+
+
+def test_a_head_of_another_size_is_refused(native, tmp_path):
+    path = tmp_path / "answers.txt"
+    path.write_text('{"answer": "yes", "label": 0}\n')
+    words = ["--checkpoint", native.checkpoint("vqav2"), "--data-root", native.root("vqav2")]
+    outcome = invoke("run", "--task", "vqav2", *words, "-o", f"answer_vocab={path}", "--output", tmp_path / "run")
+    assert outcome.exit_code == 2
+    assert "head.3" in outcome.stderr
+
+
+def test_questions_out_of_vocabulary_stay_in_evaluation_and_leave_training(task):
+    known = set(task.vocabulary())
+    evaluated = task.examples("val")
+    assert len(evaluated) == len(task.annotations("val2014"))
+    unknown = [e for e in evaluated if not known & {a["answer"] for a in e.target["answers"]}]
+    assert unknown
+    assert not {f"val:{e.id}" for e in unknown} & {e.id for e in task.training_examples()}
+
+
+def test_minival_is_a_fixed_part_of_val_that_training_leaves_out(task):
+    minival, val = task.examples("minival"), task.examples("val")
+    assert 0 < len(minival) < len(val)
+    assert {e.id for e in minival} <= {e.id for e in val}
+    held_out = {e.images[0] for e in minival}
+    assert not held_out & {e.images[0] for e in task.training_examples()}
+    assert minival_images([5, 3, 5, 9]) == minival_images([9, 3, 5])
+    many = minival_images(range(40_504))
+    assert len(many) == 1000
+    assert sorted(many)[:3] == sorted(minival_images(reversed(range(40_504))))[:3]
+
+
+def test_training_targets_are_soft_scores_of_vocabulary_answers(task):
+    example = task.training_examples()[0]
+    assert example.target
+    assert set(example.target.values()) <= {0.3, 0.6, 0.9, 1.0}
+    split, question = example.id.split(":")
+    answers = [a["answer"] for a in task.annotations(f"{split}2014")[int(question)]["answers"]]
+    for label, score in example.target.items():
+        assert score == (0.0, 0.3, 0.6, 0.9, 1.0)[min(answers.count(task.vocabulary()[label]), 4)]
+
+
+@pytest.mark.parametrize("split", ["test-dev", "test-std"])
+def test_test_splits_are_submitted_with_every_question_once(native, tmp_path, split):
+    words = ["--checkpoint", native.checkpoint("vqav2"), "--data-root", native.root("vqav2"), "--workers", 0]
+    outcome = invoke("run", "--task", "vqav2", *words, "--split", split, "--output", tmp_path / "run", "--json")
+    result = json.loads(outcome.stdout)
+    assert result["status"] == "submitted"
+    assert result["metrics"] == {}
+    (file,) = (tmp_path / "run" / "submission").iterdir()
+    records = json.loads(file.read_text())
+    expected = [int(e.id) for e in VQAv2(native.root("vqav2")).examples(split)]
+    assert sorted(r["question_id"] for r in records) == sorted(expected)
+    assert all(isinstance(r["answer"], str) for r in records)
+
+
+def test_the_written_submission_scores_as_the_run(native, tmp_path):
+    words = ["--checkpoint", native.checkpoint("vqav2"), "--data-root", native.root("vqav2"), "--workers", 0]
+    outcome = invoke("run", "--task", "vqav2", *words, "--output", tmp_path / "run", "--json")
+    measured = {n: m["value"] for n, m in json.loads(outcome.stdout)["metrics"].items()}
+    (file,) = (tmp_path / "run" / "submission").iterdir()
+    annotations = native.root("vqav2") / "vqa" / "v2_mscoco_val2014_annotations.json"
+    scored = VQAv2.score_file(ScoreInputs(file, annotations)).metrics
+    assert scored == pytest.approx(measured, abs=1e-9)
+
+
+def predictions(native, tmp_path, change=None):
+    annotations = native.root("vqav2") / "vqa" / "v2_mscoco_val2014_annotations.json"
+    records = [
+        {"question_id": a["question_id"], "answer": "yes"} for a in json.loads(annotations.read_text())["annotations"]
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(records))
+    if change:
+        edit_json(path, change)
+    return path, annotations
+
+
+BAD = [
+    (lambda r: r[:-2], "2 of .* questions without prediction"),
+    (lambda r: [*r, r[0]], "predicted twice"),
+    (lambda r: [*r, {"question_id": 1, "answer": "no"}], "1 unknown questions"),
+    (lambda r: [{**r[0], "answer": 3}, *r[1:]], "'answer' should be str"),
+    (lambda r: {"results": r}, "expected a JSON list"),
+    (lambda r: [{"answer": "no"}, *r], "'question_id' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_predictions_are_named(native, tmp_path, change, message):
+    path, annotations = predictions(native, tmp_path, change)
+    with pytest.raises(BenchError, match=message):
+        VQAv2.score_file(ScoreInputs(path, annotations))
+
+
+def test_a_partial_file_is_scored_with_its_coverage(native, tmp_path):
+    path, annotations = predictions(native, tmp_path, lambda r: r[:10])
+    scores = VQAv2.score_file(ScoreInputs(path, annotations, allow_partial=True))
+    assert scores.counts["questions"] == 10
+    assert any("partial: 10 of" in note for note in scores.notes)
+
+
+def test_questions_of_another_split_are_refused(native, tmp_path):
+    path, annotations = predictions(native, tmp_path)
+    questions = native.root("vqav2") / "vqa" / "v2_OpenEnded_mscoco_train2014_questions.json"
+    with pytest.raises(BenchError, match="are not in both files"):
+        VQAv2.score_file(ScoreInputs(path, annotations, questions))
+
+
+def test_per_question_values_are_kept_in_percent():
+    target = {
+        "answers": [{"answer": "yes", "answer_id": n} for n in range(2)]
+        + [{"answer": "no", "answer_id": n} for n in range(2, 10)],
+        "answer_type": "yes/no",
+        "question_type": "is",
+        "image_id": 7,
+    }
+    scores = score_answers(["yes", "no"], [target, target], ["a", "b"])
+    assert scores.samples["vqa_accuracy"] == pytest.approx({"a": 60.0, "b": 100.0})
+    assert scores.metrics["vqa_accuracy"] == pytest.approx(80.0)
