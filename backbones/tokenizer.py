@@ -2,7 +2,9 @@
 
 <s> 0, <pad> 1, </s> 2, <unk> 3; piece i of the SentencePiece model (i >= 3) has id i + 1; <mask> comes after the last piece.
 The released model has 64,000 pieces, so <mask> is 64,001 and ids 64,002..64,009 of the embedding have no piece.
-Behaves as transformers' XLMRobertaTokenizer, which the official code uses (`get_sentencepiece_model_for_beit3`).
+Behaves as the slow XLMRobertaTokenizer of transformers 4, which the official code uses (`get_sentencepiece_model_for_beit3`). The
+one of transformers 5 is another program; it differs on control characters, zero-width characters and combining marks.
+Decoding leaves the spaces of the pieces as they are (transformers before 4.45 then removed those before punctuation).
 """
 
 from __future__ import annotations
@@ -38,8 +40,14 @@ class Tokenizer:
             self.spm = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise BenchError(f"{source}: not a SentencePiece model; give the official beit3.spm") from error
-        if self.spm.get_piece_size() == 0:
-            raise BenchError(f"{source}: an empty SentencePiece model; give the official beit3.spm")
+        layout = (self.spm.unk_id(), self.spm.bos_id(), self.spm.eos_id())
+        if layout != (0, 1, 2):
+            raise BenchError(
+                f"{source}: its unknown, start and end pieces are {layout} instead of (0, 1, 2), so ids would be shifted; "
+                "give the official beit3.spm, or train with SentencePiece's default ids"
+            )
+        if max_tokens < 3:
+            raise BenchError(f"max_tokens is {max_tokens}; CLS, one token and SEP need 3")
         self.max_tokens = max_tokens
         self.fingerprint = hashlib.sha256(model_proto).hexdigest()
         self.mask_token_id = self.spm.get_piece_size() + OFFSET
@@ -57,13 +65,23 @@ class Tokenizer:
         try:
             proto = path.read_bytes()
         except OSError as error:
-            raise BenchError(f"{path}: tokenizer not readable ({error.strerror}); download beit3.spm and pass it with --tokenizer") from error
+            raise BenchError(
+                f"{path}: tokenizer not readable ({error.strerror}); download beit3.spm and pass it with --tokenizer"
+            ) from error
         if not proto:
             raise BenchError(f"{path}: empty file; download beit3.spm again")
         return cls(proto, str(path), max_tokens)
 
     def ids(self, text: str) -> list[int]:
-        """Ids of a text without CLS and SEP, not cut. Written-out special tokens (``<mask>``) are taken as such."""
+        """Ids of a text without CLS and SEP, not cut. Written-out special tokens (``<mask>``) are taken as such.
+
+        Raises:
+            BenchError: not a string, or one with lone surrogates.
+        """
+        if not isinstance(text, str):
+            raise BenchError(
+                f"a text is a {type(text).__name__} ({text!r}) where a string is expected; mend the file that it comes from"
+            )
         if "<" not in text:
             return self._pieces(text)
         ids: list[int] = []
@@ -76,15 +94,24 @@ class Tokenizer:
         return ids
 
     def _pieces(self, text: str) -> list[int]:
-        return [i + OFFSET if i else UNK for i in self.spm.encode(text, out_type=int)]
+        try:
+            pieces = self.spm.encode(text, out_type=int)
+        except (RuntimeError, UnicodeError) as error:
+            raise BenchError(
+                f"the text {text!r} is not Unicode (lone surrogates); mend the file that it comes from"
+            ) from error
+        return [i + OFFSET if i else UNK for i in pieces]
 
     def encode(self, text: str, source: str = "text") -> list[int]:
         """[CLS] ids [SEP], cut to ``max_tokens`` (official `_get_text_segment`).
 
         Raises:
-            BenchError: a text without a single token.
+            BenchError: a text without a single token, or one that `ids` refuses; begins with ``source``.
         """
-        ids = self.ids(text)[: self.max_tokens - 2]
+        try:
+            ids = self.ids(text)[: self.max_tokens - 2]
+        except BenchError as error:
+            raise BenchError(f"{source}: {error}") from error
         if not ids:
             raise BenchError(f"{source}: the text {text!r} has no tokens; give it at least one word")
         return [CLS, *ids, SEP]
@@ -98,11 +125,9 @@ class Tokenizer:
         """Token ids int64 (n, L), L the longest of these, and padding_mask bool (n, L), True = padding; None if nothing is padded."""
         import torch
 
-        longest = max(len(s) for s in sequences)
-        token_ids = torch.full((len(sequences), longest), PAD, dtype=torch.long)
         lengths = torch.tensor([len(s) for s in sequences])
-        for row, sequence in zip(token_ids, sequences, strict=True):
-            row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-        if int(lengths.min()) == longest:
-            return token_ids, None
-        return token_ids, torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
+        longest = max((len(s) for s in sequences), default=0)
+        padding = torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
+        token_ids = torch.full(padding.shape, PAD, dtype=torch.long)
+        token_ids[~padding] = torch.tensor([i for s in sequences for i in s], dtype=torch.long)
+        return token_ids, padding if padding.any() else None
