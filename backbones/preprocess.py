@@ -50,6 +50,10 @@ class Preprocessing:
     std: tuple[float, float, float] = HALF
     crop_pct: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("squash", "crop"):
+            raise BenchError(f"preprocessing mode {self.mode!r} is not known; give 'squash' or 'crop'")
+
     @classmethod
     def for_head(cls, head: str, size: int) -> Preprocessing:
         """What the official code does for a head."""
