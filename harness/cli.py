@@ -24,10 +24,14 @@ VERBS = {
     "finetune": (f"{_COMMANDS}.finetune:command", "Fine-tune a checkpoint on a task."),
     "score": (f"{_COMMANDS}.score:command", "Score a prediction file, or a run folder again, without a model."),
     "table": (f"{_COMMANDS}.table:command", "Print the leaderboard: measured rows beside published ones."),
+    "compare": (f"{_COMMANDS}.compare:command", "Compare two runs in pairs: effect, interval, p value, flipped samples."),
+    "replay": (f"{_COMMANDS}.replay:command", "Execute a run again from its card and compare it row by row."),
+    "runs": (f"{_COMMANDS}.runs:command", "List run folders, or delete some."),
     "tasks": (f"{_COMMANDS}.tasks:command", "List the tasks, their splits, options and expected files."),
     "models": (f"{_COMMANDS}.models:command", "List presets and released checkpoints."),
-    "data": (f"{_COMMANDS}.data:command", "Write the tiny world."),
+    "data": (f"{_COMMANDS}.data:command", "Write the tiny world, or verify a data set."),
     "download": (f"{_COMMANDS}.download:command", "Download a released checkpoint, verified and resumable."),
+    "bench": (f"{_COMMANDS}.bench:command", "Measure speed against the machine and against the official way."),
     "doctor": (f"{_COMMANDS}.doctor:command", "Say what is installed and what is missing for which task."),
 }
 """Verb -> (``"module:attribute"`` of its click command, the line shown by ``--help``)."""

@@ -1,0 +1,121 @@
+"""``beit3-bench bench``: how fast, as ratios measured in one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beit3_bench.backbones.errors import BenchError
+
+
+@click.command("bench")
+@click.option("--task", "tasks", metavar="T[,T2]", default="all", show_default=True, help="Cases to measure.")
+@click.option("--preset", default="base", show_default=True, metavar="NAME", help="Model size; weights are random.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--samples", type=click.IntRange(min=1), default=2, show_default=True, help="Samples per call.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Timed calls of each path.")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), metavar="S", help="Pixels [default: the task's published size]."
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads [default: all cores].")
+@click.option("--scale", is_flag=True, help="Ranking time and memory against gallery size, on synthetic embeddings.")
+@click.option(
+    "--largest",
+    type=click.IntRange(min=1000),
+    default=100_000,
+    show_default=True,
+    help="With --scale: captions of the largest gallery.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also keep the JSON, e.g. in results/perf/."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
+def command(
+    tasks: str,
+    preset: str,
+    device: str,
+    dtype: str,
+    samples: int,
+    repeats: int,
+    image_size: int | None,
+    threads: int | None,
+    scale: bool,
+    largest: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure evaluation against the machine's matrix-multiply roof and against the official way of working.
+
+    Both paths use the same random weights, and their outputs are compared; ratios come from alternating runs of one
+    process, so that they hold on a noisy machine.
+    """
+    import torch
+
+    from beit3_bench.harness.bench.scale import scale_law
+    from beit3_bench.harness.engine import resolve_device
+    from beit3_bench.harness.provenance import provenance
+
+    if threads:
+        torch.set_num_threads(threads)
+    where = resolve_device(device)
+    report: dict[str, Any] = {
+        "preset": preset,
+        "dtype": dtype,
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+    }
+    if scale:
+        report["scale"] = scale_law(largest)
+    else:
+        report["cases"] = _cases(tasks, preset, where, dtype, samples, repeats, image_size)
+    report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part = output.with_name(output.name + ".part")
+        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        part.replace(output)
+    click.echo(json.dumps(report, indent=2) if as_json else _text(report))
+    unequal = [c["task"] for c in report.get("cases", []) if not c["outputs_equal"]]
+    if unequal:
+        raise BenchError(f"the two paths give different outputs for {', '.join(unequal)}; their ratio means nothing")
+
+
+def _cases(
+    tasks: str, preset: str, device: Any, dtype: str, samples: int, repeats: int, image_size: int | None
+) -> list[dict[str, Any]]:
+    from beit3_bench.harness.bench.cases import IMAGE_SIZES, make_case
+    from beit3_bench.harness.bench.measure import measure
+
+    names = list(IMAGE_SIZES) if tasks == "all" else tasks.split(",")
+    unknown = [name for name in names if name not in IMAGE_SIZES]
+    if unknown:
+        raise BenchError(f"bench has no case for task {unknown[0]!r}; it has: {', '.join(IMAGE_SIZES)}")
+    rows = []
+    for name in names:
+        click.echo(f"measuring {name} ...", err=True)
+        rows.append(measure(make_case(name, preset, device, samples, image_size), device, dtype, repeats))
+    return rows
+
+
+def _text(report: dict[str, Any]) -> str:
+    head = f"{report['preset']}, {report['dtype']}, {report['device']}, {report['threads']} CPU threads"
+    if "scale" in report:
+        lines = ["captions  seconds  peak MiB  block MiB"]
+        lines += [
+            f"{r['captions']:>8}  {r['seconds']:>7.2f}  {r['peak_mib']:>8.0f}  {r['block_mib']:>9.0f}"
+            for r in report["scale"]
+        ]
+        return "\n".join([f"ranking against the gallery, {head}", *lines])
+    lines = [
+        f"{'task':<15} {'pixels':>6} {'ours s':>8} {'reference s':>11} {'ratio':>6} {'roof share':>10}  reference works so"
+    ]
+    lines += [
+        f"{c['task']:<15} {c['image_size']:>6} {c['seconds']:>8.3f} {c['reference_seconds']:>11.3f} {c['ratio']:>5.2f}x "
+        f"{c['roof_share']:>9.0%}  {c['reference']}"
+        for c in report["cases"]
+    ]
+    return "\n".join([f"medians of {report['cases'][0]['repeats']} alternating runs, {head}", *lines])

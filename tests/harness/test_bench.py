@@ -1,0 +1,66 @@
+"""The bench verb: the reference path must be the same computation, and its report whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from native import invoke
+
+from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.models import build_model
+from beit3_bench.harness.bench import reference
+from beit3_bench.harness.bench.cases import IMAGE_SIZES, difference, make_case
+from beit3_bench.harness.bench.measure import flops_of
+
+
+@pytest.mark.parametrize("task", list(IMAGE_SIZES))
+def test_both_paths_give_the_same_outputs(task):
+    case = make_case(task, "tiny", torch.device("cpu"), samples=2, image_size=32)
+    with torch.inference_mode():
+        assert difference(case.ours(), case.theirs()) <= 1e-5
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_reference_decoding_ends_captions_as_ours(beams, seed):
+    config = BEiT3Config(image_size=32, embed_dim=32, num_heads=2, ffn_dim=64, depth=2, vocab_size=40)
+    torch.manual_seed(seed)
+    model = build_model("coco-caption", config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+        images = torch.randn(4, 3, 32, 32)
+        for penalty in (0.0, 0.6, 1.5):
+            assert model.generate(images, beams, 12, penalty) == reference.generate(model, images, beams, 12, penalty)
+
+
+def test_flops_are_those_of_the_shapes():
+    a, b = torch.randn(8, 16), torch.randn(16, 4)
+    assert flops_of(lambda: a @ b) == 2 * 8 * 16 * 4
+
+
+def test_the_report_has_a_ratio_and_a_share_of_the_roof(tmp_path):
+    words = ["--preset", "tiny", "--image-size", 32, "--repeats", 1, "--device", "cpu"]
+    outcome = invoke("bench", "--task", "nlvr2,vqav2", *words, "--json", "--output", tmp_path / "perf" / "a.json")
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads(outcome.stdout)
+    assert [c["task"] for c in report["cases"]] == ["nlvr2", "vqav2"]
+    assert all(c["ratio"] > 0 and c["roof_share"] > 0 and c["outputs_equal"] for c in report["cases"])
+    assert json.loads((tmp_path / "perf" / "a.json").read_text()) == report
+    assert "ratio" in invoke("bench", "--task", "imagenet", *words).stdout
+
+
+def test_ranking_memory_stays_within_a_few_blocks():
+    outcome = invoke("bench", "--scale", "--largest", 10_000, "--json")
+    rows = json.loads(outcome.stdout)["scale"]
+    assert [r["captions"] for r in rows] == [1_000, 3_000, 10_000]
+    assert all(r["peak_mib"] < 4 * r["block_mib"] + 64 for r in rows)
+
+
+def test_an_unknown_case_is_named():
+    outcome = invoke("bench", "--task", "coco-dte")
+    assert outcome.exit_code == 2
+    assert "coco-dte" in outcome.stderr
