@@ -19,10 +19,11 @@ from importlib import resources
 from random import Random
 
 import numpy as np
+from PIL import Image
+
 from beit3_bench.tasks.tinyworld.plan import Workshop
 from beit3_bench.tasks.tinyworld.render import encode, label_map
 from beit3_bench.tasks.tinyworld.scenes import COLORS, Scene, Thing, add_ground, sample_scene, sample_thing, shade
-from PIL import Image
 
 STUFF = {"gray": 1, "white": 3, "tan": 47, "black": 7}
 """Background -> class: wall, sky, sand, road."""

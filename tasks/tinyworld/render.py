@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
+
 from beit3_bench.tasks.tinyworld.geometry import Polygon, mark, parts
 from beit3_bench.tasks.tinyworld.scenes import Scene, Thing
-from PIL import Image, ImageDraw
 
 SUPERSAMPLING = 3
 NOISE = 5.0

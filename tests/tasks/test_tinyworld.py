@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.tinyworld import write_tiny_world
 from beit3_bench.tasks.tinyworld.geometry import area, coco_polygons, parts, polygon_area
@@ -21,7 +23,6 @@ from beit3_bench.tasks.tinyworld.nlvr2 import statements
 from beit3_bench.tasks.tinyworld.plan import PRESETS
 from beit3_bench.tasks.tinyworld.render import run_lengths, stamp
 from beit3_bench.tasks.tinyworld.scenes import NOVEL_SHAPES, SHAPES, Thing
-from PIL import Image
 
 KNOBS = {"coco_train": 300, "coco_restval": 40}
 
@@ -435,8 +436,9 @@ def test_nlvr2_statements_are_distinct_and_judge_scenes() -> None:
 
 
 def test_imagenet_folders_are_real_wordnet_ids_with_their_lemmas(world: Path) -> None:
-    from beit3_bench.tasks.tinyworld.imagenet import CLASSES
     from timm.data import ImageNetInfo
+
+    from beit3_bench.tasks.tinyworld.imagenet import CLASSES
 
     info = ImageNetInfo("imagenet-1k")
     for split, number in (("train", 4), ("val", 2)):
