@@ -264,7 +264,7 @@ def _check_rle_totals(rles: Sequence[Mapping[str, Any]], name: str, block: int =
     for start in range(0, len(rles), block):
         chunk = rles[start : start + block]
         totals = rle_pixels([rle["counts"] for rle in chunk])
-        for offset in np.flatnonzero(totals != [math.prod(rle["size"]) for rle in chunk]):
+        for offset in np.flatnonzero(totals != [math.prod(rle["size"]) for rle in chunk]).tolist():
             place = f"{name}[{start + offset}]" if name == "detections" else name
             raise BenchError(
                 f"{place}: RLE counts do not describe the pixels of {chunk[offset]['size']}; encode it again"

@@ -114,7 +114,7 @@ def recall_table(ranks: RetrievalRanks, image_ids: np.ndarray) -> ClusterTable:
     Columns: ``images``, ``tr1``, ``tr5``, ``tr10``, ``texts``, ``ir1``, ``ir5``, ``ir10``.
     """
     n = len(ranks.text_ranks)
-    columns = {"images": np.ones(n)}
+    columns: dict[str, np.ndarray] = {"images": np.ones(n)}
     columns |= {f"tr{k}": (ranks.text_ranks <= k).astype(np.float64) for k in CUTS}
     columns["texts"] = np.bincount(ranks.text_image_index, minlength=n).astype(np.float64)
     for k in CUTS:

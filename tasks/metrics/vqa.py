@@ -159,8 +159,8 @@ def vqa_table(
         cell = row + np.fromiter((names[name] for name in member), dtype=np.int64, count=total)
         sums[0] += np.bincount(cell, weights=accuracies, minlength=sums.shape[1])
         sums[1] += np.bincount(cell, minlength=sums.shape[1])
-    sums = sums.reshape(2, len(ids), len(names))
-    return ClusterTable(list(ids), {name: np.ascontiguousarray(sums[:, :, i].T) for name, i in names.items()})
+    cells = sums.reshape(2, len(ids), len(names))
+    return ClusterTable(list(ids), {name: np.ascontiguousarray(cells[:, :, i].T) for name, i in names.items()})
 
 
 def estimate_vqa(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -76,10 +76,10 @@ def test_coverage_of_a_share_is_within_93_to_97_percent(clusters, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "images"), [("mIoU", 200), ("mIoU", 1000), ("mAcc", 1000), ("aAcc", 1000)])
+@pytest.mark.parametrize(("name", "images"), [("mIoU", 200), ("mAcc", 200), ("aAcc", 200), ("mIoU", 1000)])
 def test_coverage_of_mean_iou_is_within_93_to_97_percent(name, images):
     truth = float(estimate_segmentation(draw_maps(np.random.default_rng(10**6), 400_000).sums())[name])
-    found = coverage(lambda r: draw_maps(r, images), renamed(estimate_segmentation, name), truth, 800, 1000)
+    found = coverage(lambda r: draw_maps(r, images), renamed(estimate_segmentation, name), truth, 600, 1000)
     assert 0.93 <= found <= 0.97
 
 
