@@ -15,6 +15,7 @@ class BenchError(Exception):
 
 INSTALL_LINES = {
     "pycocoevalcap": "pip install 'beit3-bench[captions]'",
+    "faster_coco_eval": "pip install 'beit3-bench[fast]'",
     "transformers": "pip install 'beit3-bench[dev]'",
     "detectron2": "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'",
     "mmcv": "pip install 'setuptools<81' wheel ninja && pip install --no-build-isolation 'beit3-bench[dense]'",
