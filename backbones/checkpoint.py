@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ def _read_safetensors(path: Path) -> Content:
 def _read_pickled(path: Path) -> Content:
     try:
         # Files of torch >= 1.6 are zip archives and are mapped, not copied: a gigabyte less while the model is filled.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickle protocols; what cannot be read raises
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
@@ -350,14 +352,20 @@ def load_model_for(
     source = read_checkpoint(checkpoint)
     origin = str(source.path)
     own = source.metadata.get("config")
-    config = config_from_tensors(source.tensors, origin, preset, image_size, (own or {}).get("num_heads"))
-    if own:
+    if own is None:
+        config = config_from_tensors(source.tensors, origin, preset, image_size)
+    elif not isinstance(own, Mapping):
+        raise BenchError(
+            f"{origin}: its 'config' is a {type(own).__name__}, not a table; this file was not written by beit3-bench"
+        )
+    else:
         runtime = {
-            "image_size": image_size or own.get("image_size", config.image_size),
             "drop_path_rate": 0.0,
             "checkpoint_activations": False,
+            **({"image_size": image_size} if image_size else {}),
         }
         config = BEiT3Config.from_dict({**own, **runtime}, f"{origin}: its configuration")
+        config_from_tensors(source.tensors, origin, preset, image_size, config.num_heads)  # a preset given must agree
     trained_for = source.metadata.get("head")
     if trained_for and not allow_missing and HEADS.get(trained_for, trained_for) is not HEADS.get(head, head):
         raise BenchError(
