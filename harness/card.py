@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.harness.fingerprint import data_fingerprint, digest
-from beit3_bench.harness.inputs import RunRequest, world_of
+from beit3_bench.harness.inputs import RunRequest, tokenizer_file, world_of
 from beit3_bench.harness.provenance import package_version, provenance
 from beit3_bench.harness.schema import SCHEMA
 from beit3_bench.tasks.base import Example, Scores, Task
@@ -83,9 +83,10 @@ def resolved_config(
         "setting": setting,
         "checkpoint": str(request.checkpoint.absolute()),
         "data_root": str(request.data_root.absolute()),
-        "tokenizer": str(request.tokenizer.absolute()) if request.tokenizer else None,
+        "tokenizer": str(tokenizer_file(task, request).absolute()) if task.uses_text else None,
         "options": {key: _plain(value) for key, value in vars(task.options).items()},
-        "given_options": dict(request.options),
+        "given_options": _anywhere(task, request.options),
+        "given": {"preset": request.preset, "image_size": request.image_size, "setting": request.setting},
         "preset": loaded.preset,
         "model": loaded.config.to_dict(),
         "preprocessing": loaded.preprocessing.to_dict(),
@@ -98,6 +99,16 @@ def resolved_config(
         "seed": request.seed,
         "fingerprints": fingerprints,
     }
+
+
+def _anywhere(task: Task, options: Mapping[str, str]) -> dict[str, str]:
+    """Options as they were given, with files named so that they are found from any folder."""
+
+    def absolute(key: str, text: str) -> str:
+        value = getattr(task.options, key.replace("-", "_"))
+        return str(value.absolute()) if isinstance(value, Path) else text
+
+    return {key: absolute(key, text) for key, text in options.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -106,6 +106,11 @@ def world_of(data_root: Path) -> str:
     return "tiny" if any((folder / TINY_WORLD).is_file() for folder in (root, *root.parents)) else "real"
 
 
+def tokenizer_file(task: type[Task] | Task, request: RunRequest) -> Path:
+    """The tokenizer named, or the place beside the checkpoint."""
+    return request.tokenizer or request.checkpoint.parent / TOKENIZER
+
+
 def find_tokenizer(task: type[Task] | Task, request: RunRequest) -> Tokenizer | None:
     """The tokenizer named, or the one beside the checkpoint; None for a task without text.
 
@@ -116,7 +121,7 @@ def find_tokenizer(task: type[Task] | Task, request: RunRequest) -> Tokenizer | 
         return None
     from beit3_bench.backbones.tokenizer import Tokenizer
 
-    path = request.tokenizer or request.checkpoint.parent / TOKENIZER
+    path = tokenizer_file(task, request)
     if request.tokenizer is None and not path.is_file():
         raise BenchError(
             f"task {task.name} needs the tokenizer and there is no {path}; "

@@ -5,8 +5,9 @@ What can be checked without the model is checked before it is loaded; what is st
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from beit3_bench.harness.inputs import (
     load_model,
     read_examples,
 )
+from beit3_bench.harness.leaks import find_leaks
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
@@ -63,8 +65,16 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run_task(request: RunRequest, task_class: type[Task], processes: Processes | None = None) -> Outcome:
+def run_task(
+    request: RunRequest,
+    task_class: type[Task],
+    processes: Processes | None = None,
+    expected: Mapping[str, str] | None = None,
+) -> Outcome:
     """Evaluate one checkpoint on one task, or go on where an earlier call was stopped.
+
+    Args:
+        expected: fingerprints that the run must have; the others may be anything.
 
     Raises:
         BenchError: bad input, an optional stack that is missing, or a run folder that cannot be used.
@@ -107,10 +117,14 @@ def run_task(request: RunRequest, task_class: type[Task], processes: Processes |
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(task, request, loaded, tokenizer, examples)
     processes.agree(fingerprints, "what the run stands on")
+    processes.together(lambda: check_expected(expected or {}, fingerprints, request))
     setting = request.setting or card.setting_of(task.name, request.checkpoint, loaded.metadata)
     folder = request.output or default_folder(task.name, split, request.checkpoint, short(fingerprints))
     config = card.resolved_config(task, split, request, loaded, setting, subset, fingerprints)
     config["device"] = str(device)
+    leaks = find_leaks(task.name, split, request.checkpoint, loaded.metadata)
+    for leak in leaks if processes.first else ():
+        print(f"warning: {leak}", file=sys.stderr)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store:
         if processes.broadcast(store.finished):
@@ -120,6 +134,7 @@ def run_task(request: RunRequest, task_class: type[Task], processes: Processes |
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
                 verdict = score_rows(task, store, examples, request.seed)
+            verdict.notes += leaks
             result = card.result(task, request, loaded, config, verdict, examples)
             result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - started)
             store.write_result(result, verdict.scores)
@@ -127,6 +142,14 @@ def run_task(request: RunRequest, task_class: type[Task], processes: Processes |
             return store.result()
 
         return Outcome(processes.on_first(conclude) or {}, folder)
+
+
+def check_expected(expected: Mapping[str, str], fingerprints: Mapping[str, str], request: RunRequest) -> None:
+    """Raise if an input is not the one that is expected: names it and where it lies."""
+    places = {"checkpoint": request.checkpoint, "data": request.data_root, "tokenizer": request.tokenizer}
+    changed = [f"{name} ({places.get(name)})" for name, value in expected.items() if fingerprints.get(name) != value]
+    if changed:
+        raise BenchError(f"not what the run saw: {', '.join(changed)}; restore it, or give the right place")
 
 
 def predict(

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,16 @@ class RunStore:
         """Ids of the rows that are stored, without decoding the rest of them."""
         return {row_id(line) for _, line in self._lines()}
 
-    def rows(self) -> dict[str, Row]:
-        """All rows by id.
+    def rows(self, only: Collection[str] | None = None) -> dict[str, Row]:
+        """All rows by id, or those of some ids.
 
         Raises:
             BenchError: a row that is stored twice.
         """
         rows: dict[str, Row] = {}
         for path, line in self._lines():
+            if only is not None and row_id(line) not in only:
+                continue
             row = decode_row(line)
             if row["id"] in rows:
                 raise BenchError(f"{path}: row {row['id']} is stored twice; run again with --overwrite")

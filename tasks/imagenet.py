@@ -18,6 +18,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.metrics.topk import (
+    CUTS,
     accuracy_of_ranks,
     class_ranks,
     estimate_topk,
@@ -283,4 +284,10 @@ class ImageNetLinear(ImageFolders):
 
 
 def _scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int]) -> Scores:
-    return Scores(accuracy_of_ranks(ranks), counts, topk_table(ranks, [e.cluster for e in images]))
+    hits = {f"top{k}": (ranks <= k).astype(float).tolist() for k in CUTS}
+    return Scores(
+        accuracy_of_ranks(ranks),
+        counts,
+        topk_table(ranks, [e.cluster for e in images]),
+        samples={name: dict(zip([e.id for e in images], values, strict=True)) for name, values in hits.items()},
+    )

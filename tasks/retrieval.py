@@ -86,6 +86,7 @@ class Retrieval(Task):
             np.array([e.target for e in images]),
             np.stack([rows[e.id]["embedding"] for e in texts]),
             np.array([e.target for e in texts]),
+            ([e.id for e in images], [e.id for e in texts]),
         )
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,14 +165,28 @@ class Retrieval(Task):
 
 
 def score_embeddings(
-    image_embeddings: np.ndarray, image_ids: np.ndarray, text_embeddings: np.ndarray, text_image_ids: np.ndarray
+    image_embeddings: np.ndarray,
+    image_ids: np.ndarray,
+    text_embeddings: np.ndarray,
+    text_image_ids: np.ndarray,
+    sample_ids: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Scores:
-    """Recalls of given embeddings; arrays as in `metrics.recall.retrieval_ranks`."""
+    """Recalls of given embeddings; arrays as in `metrics.recall.retrieval_ranks`.
+
+    sample_ids: names of the image queries and the text queries, for values per sample.
+    """
     ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids)
+    queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
     return Scores(
         metrics=recalls(ranks),
         counts={"images": len(image_embeddings), "texts": len(text_embeddings)},
         table=recall_table(ranks, image_ids),
+        samples={
+            f"{direction}@{k}": dict(zip(ids, np.where(found <= k, 100.0, 0.0).tolist(), strict=True))
+            for direction, (ids, found) in queries.items()
+            for k in CUTS
+            if ids
+        },
     )
 
 

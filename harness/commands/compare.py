@@ -1,0 +1,99 @@
+"""``beit3-bench compare``: two runs over the same samples, in pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.compare import Comparison, MetricComparison
+
+_RUN = click.Path(path_type=Path)
+
+
+@click.command("compare")
+@click.argument("run_a", type=_RUN)
+@click.argument("run_b", type=_RUN)
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metric [default: those the task declares].")
+@click.option(
+    "--flips", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Changed samples to list."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: values in the metrics' units, difference = B - A.")
+def command(run_a: Path, run_b: Path, metrics: tuple[str, ...], flips: int, seed: int, as_json: bool) -> None:
+    """Compare two run folders in pairs: effect (B minus A), 95% interval, p value, the samples that flipped.
+
+    McNemar's exact test where samples are right or wrong, a paired bootstrap over images elsewhere. Runs over different
+    data, splits or tasks are refused.
+    """
+    import json
+
+    from beit3_bench.harness.compare import compare
+
+    found = compare(run_a, run_b, metrics, flips, seed)
+    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+
+
+def describe(found: Comparison) -> str:
+    """A comparison as text."""
+    lines = [f"{found.task} {found.split} · {found.clusters:,} clusters", f"  A: {found.run_a}", f"  B: {found.run_b}"]
+    lines += [f"  note: {note}" for note in found.notes]
+    width = max(len(one.metric) for one in found.metrics)
+    lines += [_line(one, width) for one in found.metrics]
+    for one in found.metrics:
+        lines += [f"  note: {one.metric}: {note}" for note in one.notes]
+    for one in found.metrics:
+        lines += _flips(one)
+    return "\n".join(lines)
+
+
+def _line(one: MetricComparison, width: int) -> str:
+    from beit3_bench.harness.scoring import shown
+
+    def text(value: float, sign: str = "") -> str:
+        plain = shown(value, one.unit, max(one.decimals, 2))
+        return sign + plain if sign and not plain.startswith("-") else plain
+
+    line = f"{one.metric:<{width}}  A {text(one.a):>6}  B {text(one.b):>6}  B-A {text(one.difference, '+'):>7}"
+    if one.ci95 is not None:
+        line += f"  [{text(one.ci95[0], '+')}, {text(one.ci95[1], '+')}]"
+    if one.p_value is not None:
+        line += f"  p {_p(one.p_value)} ({one.test})"
+        if one.test != "paired bootstrap" and one.p_bootstrap is not None:
+            line += f", bootstrap p {_p(one.p_bootstrap)}"
+    return f"{line}  {verdict(one)}"
+
+
+def verdict(one: MetricComparison) -> str:
+    """In words, at 5%; where McNemar and the bootstrap disagree, the more careful one decides."""
+    known = [p for p in (one.p_value, one.p_bootstrap) if p is not None]
+    if not known or max(known) >= 0.05 or one.difference == 0:
+        return "no difference at 5%"
+    return "B is better" if (one.difference > 0) == one.higher_is_better else "A is better"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+
+
+def _flips(one: MetricComparison) -> list[str]:
+    if not one.flips:
+        return []
+    told = f"{one.metric}: {one.changed:,} samples changed"
+    if one.only_a is not None:
+        told += f" (only A right: {one.only_a:,}, only B right: {one.only_b:,})"
+    lines = [told]
+    for flip in one.flips:
+        line = f"  {flip.id}  {flip.a:.4g} -> {flip.b:.4g}"
+        if flip.predicted_a != flip.predicted_b:
+            line += f"   {_said(flip.predicted_a)} -> {_said(flip.predicted_b)}"
+        lines.append(line)
+    if one.changed is not None and one.changed > len(one.flips):
+        lines.append(f"  ... and {one.changed - len(one.flips):,} more (--flips N)")
+    return lines
+
+
+def _said(row: dict[str, object]) -> str:
+    return ", ".join(str(value) for value in row.values()) or "-"
