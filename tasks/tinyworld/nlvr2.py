@@ -91,7 +91,7 @@ def statements() -> list[tuple[str, Callable[[Pair], bool], float]]:
             f"Both images have {with_article(name)} background.",
             f"One image or the other has {with_article(name)} background.",
             _ground(name),
-            150,
+            400,
         )
     return found
 

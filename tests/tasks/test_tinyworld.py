@@ -550,3 +550,31 @@ def test_run_lengths_decode_to_the_mask(first: int) -> None:
     counts = run_lengths(mask)
     decoded = rle.decode(rle.frPyObjects({"counts": counts, "size": [7, 5]}, 7, 5))
     assert (decoded == mask).all()
+
+
+# ---- read by the tasks themselves ---------------------------------------------------------------------------------
+
+FOLDER_OF = {
+    "vqav2": "coco",
+    "nlvr2": "nlvr2",
+    "coco-caption": "coco",
+    "nocaps": "nocaps",
+    "flickr30k": "flickr30k",
+    "coco-retrieval": "coco",
+    "imagenet": "imagenet",
+    "imagenet-linear": "imagenet",
+    "coco-det": "coco",
+    "ade20k-seg": "ADEChallengeData2016",
+}
+
+
+def test_every_built_in_task_reads_every_split_of_its_folder(world: Path) -> None:
+    from beit3_bench.tasks.registry import BUILT_IN, get_task
+
+    assert set(BUILT_IN) <= set(FOLDER_OF), "a new task has no folder in the tiny world"
+    for name in BUILT_IN:
+        task = get_task(name)
+        for split in task.splits:
+            examples = task(world / FOLDER_OF[name]).examples(split)
+            assert examples, f"{name} {split}"
+            assert all(Path(image).is_file() for example in examples for image in example.images), f"{name} {split}"
