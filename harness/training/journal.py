@@ -37,7 +37,9 @@ class Journal:
 
     def _cut(self, path: Path, step: int) -> None:
         rows = read_table(path)
-        kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
+        # A kill can leave the last line cut short.
+        whole = rows if not rows or path.read_bytes().endswith(b"\n") else rows[:-1]
+        kept = [row for row in whole if (row["step"] or "").isdigit() and int(row["step"]) <= step]
         if len(kept) == len(rows):
             return
         if not kept:

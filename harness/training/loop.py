@@ -106,11 +106,13 @@ class Training:
 
     def __init__(self, request: FinetuneRequest, start: Start, folder: Path, processes: Processes):
         from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
         self.request, self.start, self.folder, self.processes = request, start, folder, processes
         self.recipe, self.task = start.recipe, start.task
         self.plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
         self.device = resolve_device(request.device, processes)
+        AcceleratorState._reset_state()  # an earlier training of this Python process may have had another precision
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu",
             mixed_precision=PRECISION[request.dtype],
@@ -235,11 +237,12 @@ class Training:
         """One optimizer step: the mean loss over the global batch, and the gradient norm before clipping."""
         division, rank = self.plan.division, self.processes.rank
         set_rate(self.optimizer, float(self.plan.schedule[step]))
-        torch.manual_seed(seed_of(self.request.seed, "stochastic depth", step, rank))
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for micro in range(division.accumulate):
             batch = self._mixed(to_device(next(batches), self.device), step, micro)
+            # Behind the loading of data, which draws from the same generator when it begins.
+            torch.manual_seed(seed_of(self.request.seed, "stochastic depth", step, micro, rank))
             last = micro == division.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 loss = self.wrapped(batch, step) * division.weight(micro, rank)
