@@ -7,7 +7,7 @@ vision weights and branch ``B`` the language weights, as in the official state d
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     def project(self, branch: str, x: Tensor, first_query: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, each (B, heads, T, head_dim); with ``first_query`` the query of the first token only."""
-        qkv = self.qkv.of(branch)
+        qkv = cast(nn.Linear, self.qkv.of(branch))
         if not first_query:
             q, k, v = self.heads(qkv(x)).unbind(0)
             return q, k, v
@@ -201,7 +201,12 @@ class Encoder(nn.Module):
             else None
         )
 
+    def positions(self, branch: str) -> Tensor:
+        """Rows of the position table from the first that is used, CLS or BOS."""
+        return cast(nn.Embedding, self.embed_positions[branch]).weight[POSITION_OFFSET:]
+
     def finish(self, branch: str, x: Tensor) -> Tensor:
+        """The final LayerNorm of a stream, where the model has one."""
         return x if self.layer_norm is None else self.layer_norm[branch](x)
 
 
@@ -226,7 +231,7 @@ class BEiT3(nn.Module):
     def embed_image(self, images: Tensor, masked_patches: Tensor | None = None) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + patches, D), positions added."""
         x = self.vision_embed(images, masked_patches)
-        return x + self.encoder.embed_positions["A"].weight[POSITION_OFFSET:]
+        return x + self.encoder.positions("A")
 
     def embed_text(self, token_ids: Tensor, padding_mask: Tensor | None = None, start: int = 0) -> Tensor:
         """(B, L) -> (B, L, D); positions start at ``start``; padded positions are zeroed once, before the first layer."""
@@ -235,8 +240,7 @@ class BEiT3(nn.Module):
             raise BenchError(
                 f"a text of {start + length} tokens is longer than the {MAX_TEXT_ROWS - POSITION_OFFSET} positions of BEiT-3"
             )
-        rows = self.encoder.embed_positions["B"].weight[POSITION_OFFSET + start : POSITION_OFFSET + start + length]
-        x = self.text_embed(token_ids) + rows
+        x = self.text_embed(token_ids) + self.encoder.positions("B")[start : start + length]
         return x if padding_mask is None else x.masked_fill(padding_mask.bool().unsqueeze(-1), 0.0)
 
     def attention_mask(

@@ -108,7 +108,7 @@ def test_the_papers_form_has_names_without_a_branch_in_attention():
             "epoch": 9,
             "scaler": {"scale": 65536.0},
             "args": ARGUMENTS,
-        },  # fmt: skip
+        },
         lambda s: {
             "module": s,
             "csr_tensor_module_names": set(),
@@ -116,7 +116,7 @@ def test_the_papers_form_has_names_without_a_branch_in_attention():
             "ds_version": "0.4.0",
             "epoch": 9,
             "args": ARGUMENTS,
-        },  # fmt: skip
+        },
     ],
     ids=["model", "module", "state_dict", "bare", "ordered", "data-parallel", "official", "deepspeed"],
 )
