@@ -147,7 +147,7 @@ class TrainingTransform:
             scale=crop_scale,
             ratio=(3 / 4, 4 / 3),
             hflip=flip,
-            color_jitter=color_jitter or None,
+            color_jitter=color_jitter,
             auto_augment=auto_augment or None,
             interpolation="bicubic",
             mean=IMAGENET_MEAN,

@@ -25,7 +25,11 @@ def alone(tensor: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor, gather: Gather = alone, groups: Tensor | None = None
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: Tensor,
+    gather: Gather = alone,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy of ``logit_scale * I T^T`` over the global batch (official `ClipLoss`; no clamp on the scale).
 

@@ -38,8 +38,12 @@ FILE = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides order, augmentation and new weights.")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state in the folder.")
 @click.option("--overwrite", is_flag=True, help="Discard an earlier training in the folder.")
-@click.option("--dry-run", is_flag=True, help="Print devices, batches, steps, parameter groups and memory; train nothing.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="A value of the recipe, or an option of the task.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print devices, batches, steps, parameter groups and memory; train nothing."
+)
+@click.option(
+    "-o", "options", multiple=True, metavar="KEY=VALUE", help="A value of the recipe, or an option of the task."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
 def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Fine-tune with the published recipe of a task and preset.

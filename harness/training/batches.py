@@ -26,7 +26,13 @@ class _MicroBatches(Dataset):
     """Item ``step * accumulate + micro`` is this process's part of that micro-batch."""
 
     def __init__(
-        self, task: Task, examples: Sequence[Example], batches: GlobalBatches, division: Division, rank: int, image_ops: Callable
+        self,
+        task: Task,
+        examples: Sequence[Example],
+        batches: GlobalBatches,
+        division: Division,
+        rank: int,
+        image_ops: Callable,
     ):
         self.task, self.examples, self.image_ops = task, examples, image_ops
         self.batches, self.division, self.rank = batches, division, rank

@@ -16,7 +16,9 @@ STORED_ROWS = 34
 norms, q, k, v, attention, two sub-norms, and three copies of the hidden state with their inputs."""
 
 
-def memory_bytes(config: BEiT3Config, parameters: int, samples: int, text_tokens: int, dtype: str, average: bool) -> dict[str, int]:
+def memory_bytes(
+    config: BEiT3Config, parameters: int, samples: int, text_tokens: int, dtype: str, average: bool
+) -> dict[str, int]:
     """Estimated bytes on one device.
 
     Args:
@@ -38,7 +40,9 @@ def memory_bytes(config: BEiT3Config, parameters: int, samples: int, text_tokens
 def dry_run(start: Start, plan: Plan, device: torch.device, world: int, dtype: str) -> dict[str, Any]:
     """The facts of a training, without doing it."""
     recipe, division = start.recipe, plan.division
-    groups = parameter_groups(start.model, start.config.depth, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor)
+    groups = parameter_groups(
+        start.model, start.config.depth, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor
+    )
     own = division.own(0, 0)
     at_once = own.stop - own.start
     parameters = sum(p.numel() for p in start.model.parameters())

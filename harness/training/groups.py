@@ -57,7 +57,13 @@ def parameter_groups(
             kind, scale = f"layer_{layer}_{kind}", head_lr_factor if layer else 1.0
         group = groups.setdefault(
             kind,
-            {"name": kind, "params": [], "names": [], "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0},
+            {
+                "name": kind,
+                "params": [],
+                "names": [],
+                "lr_scale": scale,
+                "weight_decay": weight_decay if decays else 0.0,
+            },
         )
         group["params"].append(parameter)
         group["names"].append(own)

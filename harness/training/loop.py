@@ -30,7 +30,16 @@ from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
 from beit3_bench.harness.training.order import Division, GlobalBatches
 from beit3_bench.harness.training.schedule import cosine_schedule
 from beit3_bench.harness.training.start import FinetuneRequest, Start
-from beit3_bench.harness.training.state import BEST, LAST, STATE, VERSION, check_same, read_state, save_atomic, save_checkpoint
+from beit3_bench.harness.training.state import (
+    BEST,
+    LAST,
+    STATE,
+    VERSION,
+    check_same,
+    read_state,
+    save_atomic,
+    save_checkpoint,
+)
 from beit3_bench.harness.training.validation import headline, validate
 from beit3_bench.tasks.augment import BatchMixing, TrainingTransform, seed_of
 from beit3_bench.tasks.base import Task
@@ -300,7 +309,9 @@ class Training:
         if journal is not None:
             epoch = self.step / self.plan.batches.steps_per_epoch
             journal.write(VALIDATION, {"step": self.step, "epoch": epoch, **scores.metrics})
-        better = self.best is None or (value > self.best["value"]) == metric.higher_is_better and value != self.best["value"]
+        better = self.best is None or (
+            (value > self.best["value"]) == metric.higher_is_better and value != self.best["value"]
+        )
         if better:
             self.best = {"metric": metric.name, "value": value, "step": self.step, "metrics": dict(scores.metrics)}
             self.processes.on_first(

@@ -31,7 +31,8 @@ class GlobalBatches:
     def __post_init__(self) -> None:
         if self.samples < self.batch:
             raise BenchError(
-                f"the training split has {self.samples} samples, fewer than one batch of {self.batch}; lower it with -o batch={self.samples}"
+                f"the training split has {self.samples} samples, fewer than one batch of {self.batch}; "
+                f"lower it with -o batch={self.samples}"
             )
         self._epoch = -1
         self._order: list[int] = []
@@ -66,7 +67,9 @@ class Division:
             BenchError: fewer samples than processes.
         """
         if batch < world:
-            raise BenchError(f"a batch of {batch} cannot be divided over {world} processes; raise it with -o batch={world}")
+            raise BenchError(
+                f"a batch of {batch} cannot be divided over {world} processes; raise it with -o batch={world}"
+            )
         per_process = -(-batch // world)
         accumulate = -(-per_process // micro_batch) if micro_batch else 1
         return cls(batch, world, min(accumulate, batch // world))

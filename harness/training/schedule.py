@@ -19,7 +19,9 @@ def cosine_schedule(
         BenchError: more warm-up than steps.
     """
     if not 0 <= warmup_steps <= steps:
-        raise BenchError(f"{warmup_steps} warm-up steps do not fit into {steps} steps; lower warmup_epochs or warmup_steps")
+        raise BenchError(
+            f"{warmup_steps} warm-up steps do not fit into {steps} steps; lower warmup_epochs or warmup_steps"
+        )
     rest = steps - warmup_steps
     if shape == "linear":
         tail = np.linspace(peak, final, rest)

@@ -39,7 +39,9 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         BenchError: another process trains here; an earlier training and neither resume nor overwrite; nothing to resume.
     """
     if resume and not (folder / STATE).is_file():
-        raise BenchError(f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output")
+        raise BenchError(
+            f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -49,7 +51,9 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BenchError(f"{folder}: another process is training here; wait for it, or give another --output") from error
+            raise BenchError(
+                f"{folder}: another process is training here; wait for it, or give another --output"
+            ) from error
         if not resume:
             _clear(folder, overwrite)
         yield
@@ -61,9 +65,13 @@ def _clear(folder: Path, overwrite: bool) -> None:
     made = [folder / name for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG) if (folder / name).exists()]
     strange = [p.name for p in folder.iterdir() if p.name != LOCK] if not made else []
     if strange:
-        raise BenchError(f"{folder}: holds something else ({', '.join(sorted(strange)[:3])}); give a new folder with --output")
+        raise BenchError(
+            f"{folder}: holds something else ({', '.join(sorted(strange)[:3])}); give a new folder with --output"
+        )
     if made and not overwrite:
-        raise BenchError(f"{folder}: holds a training already; go on with --resume, discard it with --overwrite, or give another --output")
+        raise BenchError(
+            f"{folder}: holds a training already; go on with --resume, discard it with --overwrite, or give another --output"
+        )
     for path in made:
         path.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -108,7 +116,9 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
     processes = processes or Processes()
     start = processes.together(lambda: prepare(request, task_class))
     # Also what may change between resumes must be the same on all processes of one training.
-    processes.agree({**start.fingerprints, "recipe": digest(start.recipe.to_dict()), "seed": str(request.seed)}, "settings")
+    processes.agree(
+        {**start.fingerprints, "recipe": digest(start.recipe.to_dict()), "seed": str(request.seed)}, "settings"
+    )
     folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
     held = open_folder(folder, request.resume, request.overwrite)
     processes.on_first(held.__enter__)

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from beit3_bench.backbones.checkpoint import Checkpoint, LoadReport, config_from_tensors, load_checkpoint, read_checkpoint
+from beit3_bench.backbones.checkpoint import (
+    Checkpoint,
+    LoadReport,
+    config_from_tensors,
+    load_checkpoint,
+    read_checkpoint,
+)
 from beit3_bench.backbones.config import PRESETS, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.models import build_model
@@ -85,7 +91,9 @@ class Start:
             "head": task.head,
             "preset": self.preset,
             "config": self.config.replace(drop_path_rate=0.0, checkpoint_activations=False).to_dict(),
-            "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in self.preprocessing.to_dict().items()},
+            "preprocessing": {
+                k: list(v) if isinstance(v, tuple) else v for k, v in self.preprocessing.to_dict().items()
+            },
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
             "head_arguments": task.head_arguments(),
             "vocabulary": vocabulary() if vocabulary else None,
@@ -132,7 +140,9 @@ def make_task(task_class: type[Task], request: FinetuneRequest, task_options: Ma
         return task_class(request.data_root, task_options)
     except BenchError as error:
         if "has no option" in str(error):
-            raise BenchError(f"{error}; recipe keys: see beit3-bench finetune --task {request.task} --dry-run") from error
+            raise BenchError(
+                f"{error}; recipe keys: see beit3-bench finetune --task {request.task} --dry-run"
+            ) from error
         raise
 
 
@@ -153,7 +163,9 @@ def find_tokenizer(task: Task, request: FinetuneRequest, recipe: Recipe) -> tupl
             Tokenizer.load(request.tokenizer)  # raises, naming the file
         if task.uses_text:
             told = " or ".join(str(p) for p in places)
-            raise BenchError(f"task {task.name} needs the tokenizer and there is no {told}; give it with --tokenizer FILE")
+            raise BenchError(
+                f"task {task.name} needs the tokenizer and there is no {told}; give it with --tokenizer FILE"
+            )
         return None, None
     return Tokenizer.load(path, max_tokens=recipe.text_tokens), path
 
@@ -206,8 +218,8 @@ def initialise_from_scratch(model: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, Encoder):
-            for table in module.embed_positions.values():
-                torch.nn.init.normal_(table.weight, std=SCRATCH_POSITION_STD)
+            for table in module.embed_positions.parameters():
+                torch.nn.init.normal_(table, std=SCRATCH_POSITION_STD)
 
 
 def initial_model(
@@ -243,7 +255,9 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
         BenchError: bad input; nothing has been written.
     """
     if request.checkpoint is not None and not request.checkpoint.is_file():
-        raise BenchError(f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models")
+        raise BenchError(
+            f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
+        )
     checkpoint = read_checkpoint(request.checkpoint) if request.checkpoint else None
     preset = choose_preset(request, checkpoint)
     if checkpoint is None and preset != "tiny" and not request.from_scratch:
@@ -256,11 +270,15 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     tokenizer, tokenizer_file = find_tokenizer(task, request, recipe)
     trained = checkpoint.metadata.get("tokenizer") if checkpoint else None
     if tokenizer and trained and trained != tokenizer.fingerprint:
-        raise BenchError(f"{request.checkpoint}: was trained with another tokenizer than {tokenizer_file}; give its own with --tokenizer")
+        raise BenchError(
+            f"{request.checkpoint}: was trained with another tokenizer than {tokenizer_file}; give its own with --tokenizer"
+        )
     config = model_config(request, preset, recipe, checkpoint, tokenizer)
     examples = task.training_examples()
     if not examples:
-        raise BenchError(f"{request.data_root}: no training samples for {task.name}; check the files (see: beit3-bench tasks {task.name})")
+        raise BenchError(
+            f"{request.data_root}: no training samples for {task.name}; check the files (see: beit3-bench tasks {task.name})"
+        )
     check_images((path for e in examples for path in e.images), task.data_root)
     validation, _ = read_examples(task, _validation_split(task, recipe))
     with torch.device("meta") if shapes_only else nullcontext():

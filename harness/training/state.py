@@ -38,7 +38,9 @@ def save_atomic(path: Path, content: Any) -> None:
     except RuntimeError as error:  # torch's own writer reports a full disk so
         if "write" not in str(error).lower():
             raise
-        raise BenchError(f"{path}: cannot be written ({str(error).splitlines()[0][:100]}); free some disk space") from error
+        raise BenchError(
+            f"{path}: cannot be written ({str(error).splitlines()[0][:100]}); free some disk space"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -67,7 +69,9 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_same(path: Path, stored: Mapping[str, Any], recipe: Recipe, fingerprints: Mapping[str, str], seed: int) -> None:
+def check_same(
+    path: Path, stored: Mapping[str, Any], recipe: Recipe, fingerprints: Mapping[str, str], seed: int
+) -> None:
     """Raise if a state was made with another recipe, seed, data or start; names what differs.
 
     Raises:
@@ -81,4 +85,6 @@ def check_same(path: Path, stored: Mapping[str, Any], recipe: Recipe, fingerprin
             differing[key] = (str(stored["fingerprints"].get(key))[:12], value[:12])
     if differing:
         told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in list(differing.items())[:5])
-        raise BenchError(f"{path}: was made with other settings ({told}); give the old ones, or start again with --overwrite")
+        raise BenchError(
+            f"{path}: was made with other settings ({told}); give the old ones, or start again with --overwrite"
+        )

@@ -153,7 +153,9 @@ def _resolve(sections: Mapping[str, Any], name: str, source: str) -> dict[str, A
     if parent is None:
         return section
     if parent not in sections or parent == name:
-        raise BenchError(f"{source}: section {name} inherits from {parent!r}, which is not another section of this file")
+        raise BenchError(
+            f"{source}: section {name} inherits from {parent!r}, which is not another section of this file"
+        )
     return {**_resolve(sections, parent, source), **section}
 
 
@@ -166,7 +168,9 @@ def _known(key: str, owner: str) -> str:
     names = [f.name for f in dataclasses.fields(Recipe)]
     if key not in names:
         near = difflib.get_close_matches(key, names, n=1)
-        raise BenchError(f"{owner}: no key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"))
+        raise BenchError(
+            f"{owner}: no key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}")
+        )
     return key
 
 
@@ -202,7 +206,11 @@ def _convert(value: Any, kind: Any, owner: str) -> Any:
                 raise ValueError
             return tuple(_convert(item, part, owner) for item, part in zip(items, parts, strict=True))
         if kind is bool:
-            return value if isinstance(value, bool) else {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            return (
+                value
+                if isinstance(value, bool)
+                else {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            )
         if kind is str:
             if not isinstance(value, str):
                 raise TypeError
@@ -214,5 +222,9 @@ def _convert(value: Any, kind: Any, owner: str) -> Any:
             raise ValueError
         return int(number) if kind is int else number
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        what = "pair of numbers such as 0.9,0.98" if parts else {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
+        what = (
+            "pair of numbers such as 0.9,0.98"
+            if parts
+            else {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
+        )
         raise BenchError(f"{owner}: {value!r} is not a {what}") from error

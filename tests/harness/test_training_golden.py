@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from training_cases import DEPTH, HEADS, golden_json, golden_loss, golden_model
+
 from beit3_bench.backbones.checkpoint import official_names, official_state_dict
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.harness.training.loop import make_optimizer, set_rate
 from beit3_bench.harness.training.schedule import cosine_schedule
 from beit3_bench.tasks.recipes import Recipe
-from training_cases import DEPTH, HEADS, golden_json, golden_loss, golden_model
 
 RTOL = 1e-4
 GRADIENTS = golden_json("losses")["train_batch"]
@@ -41,7 +42,9 @@ def test_gradient_of_every_parameter_equals_the_official_one(case):
     assert {n for n, v in norms.items() if v is None} == {n for n, v in golden["grad_l2"].items() if v is None}
     # Some gradients are exactly zero but for rounding (k_proj.bias alone): an absolute floor for those.
     wrong = {
-        n: (norms[n], v) for n, v in golden["grad_l2"].items() if v is not None and not math.isclose(norms[n], v, rel_tol=RTOL, abs_tol=1e-6)
+        n: (norms[n], v)
+        for n, v in golden["grad_l2"].items()
+        if v is not None and not math.isclose(norms[n], v, rel_tol=RTOL, abs_tol=1e-6)
     }
     assert not wrong
 
@@ -49,19 +52,29 @@ def test_gradient_of_every_parameter_equals_the_official_one(case):
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize(
     ("case", "layer_decay", "head_lr_factor"),
-    [("layer_decay_0.65", 0.65, 0.0), ("layer_decay_0.9", 0.9, 0.0), ("task_head_lr_weight_20", 1.0, 20.0), ("plain", 1.0, 0.0)],
+    [
+        ("layer_decay_0.65", 0.65, 0.0),
+        ("layer_decay_0.9", 0.9, 0.0),
+        ("task_head_lr_weight_20", 1.0, 20.0),
+        ("plain", 1.0, 0.0),
+    ],
 )
 def test_parameter_groups_are_the_official_ones(case, layer_decay, head_lr_factor, name):
     model = golden_model(name)
     expected = {
-        g["group"]: (g["lr_scale"], g["weight_decay"], sorted(g["params"])) for g in golden_json("optim_groups")[case][name]
+        g["group"]: (g["lr_scale"], g["weight_decay"], sorted(g["params"]))
+        for g in golden_json("optim_groups")[case][name]
     }
     names = official_names(model)
     groups = parameter_groups(model, DEPTH, 0.05, layer_decay, head_lr_factor)
     if case == "task_head_lr_weight_20" and set(expected) == {"layer_0_decay", "layer_0_no_decay"}:
         assert not any(n.startswith("head") for group in names.values() for n in group)
     found = {
-        g["name"]: (pytest.approx(g["lr_scale"]), g["weight_decay"], sorted(n for own in g["names"] for n in names[own]))
+        g["name"]: (
+            pytest.approx(g["lr_scale"]),
+            g["weight_decay"],
+            sorted(n for own in g["names"] for n in names[own]),
+        )
         for g in groups
     }
     assert found == expected
@@ -74,13 +87,20 @@ def test_layer_decay_switches_the_head_factor_off():
     assert max(scales) == 1.0
 
 
-@pytest.mark.parametrize("case", [c for c in golden_json("schedules") if c["values"] is not None], ids=lambda c: str(len(c["values"])))
+@pytest.mark.parametrize(
+    "case", [c for c in golden_json("schedules") if c["values"] is not None], ids=lambda c: str(len(c["values"]))
+)
 def test_schedule_equals_the_official_one(case):
     a = dict(case["args"])
     steps = a["epochs"] * a["niter_per_ep"]
     warmup = a["warmup_steps"] if a.get("warmup_steps", -1) > 0 else a["warmup_epochs"] * a["niter_per_ep"]
     found = cosine_schedule(
-        a["base_value"], a["final_value"], steps, warmup, a.get("start_warmup_value", 0.0), a.get("sched_type", "cosine")
+        a["base_value"],
+        a["final_value"],
+        steps,
+        warmup,
+        a.get("start_warmup_value", 0.0),
+        a.get("sched_type", "cosine"),
     )
     np.testing.assert_allclose(found, case["values"], rtol=1e-12, atol=1e-18)
 

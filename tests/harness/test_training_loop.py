@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+from training_cases import mini_world
+
 from beit3_bench.backbones.checkpoint import read_checkpoint
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.commands.finetune import command, parse_pairs
@@ -21,8 +24,6 @@ from beit3_bench.harness.training.session import finetune
 from beit3_bench.harness.training.start import FinetuneRequest, prepare
 from beit3_bench.harness.training.state import BEST, LAST, STATE, read_state
 from beit3_bench.tasks.registry import get_task
-from click.testing import CliRunner
-from training_cases import mini_world
 
 ROOTS = {
     "flickr30k": "flickr30k", "coco-retrieval": "coco", "imagenet": "imagenet", "imagenet-linear": "imagenet", "vqav2": "coco",
@@ -44,7 +45,9 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def request_for(world: Path, output: Path, task: str = "flickr30k", options: dict[str, str] | None = None, **changes) -> FinetuneRequest:
+def request_for(
+    world: Path, output: Path, task: str = "flickr30k", options: dict[str, str] | None = None, **changes
+) -> FinetuneRequest:
     base = FinetuneRequest(
         task, world / ROOTS[task], preset="tiny", tokenizer=world / "beit3.spm", output=output, device="cpu", workers=0,
         options={**SHORT, **(options or {})},
@@ -78,7 +81,7 @@ def test_every_native_task_trains_and_leaves_a_checkpoint_of_its_own(task, world
     before = {n: p.clone() for n, p in start.model.named_parameters()}
     summary = train(request_for(world, tmp_path / "x", task, options))
     assert summary["steps"] == 4
-    assert 0 <= summary["best"]["value"]
+    assert summary["best"]["value"] >= 0
     checkpoint = read_checkpoint(tmp_path / "x" / BEST)
     m = checkpoint.metadata
     assert (m["task"], m["head"], m["preset"], m["step"]) == (task, get_task(task).head, "tiny", 4)
@@ -90,7 +93,9 @@ def test_every_native_task_trains_and_leaves_a_checkpoint_of_its_own(task, world
     assert float(log[0]["lr"]) == 0.0
     after = {n: p for n, p in start.model.named_parameters()}
     assert all(torch.equal(before[n], after[n]) for n in before)  # `prepare` is repeatable and was not touched
-    assert any(not torch.equal(before[n].flatten()[:9], v.flatten()[:9]) for n, v in checkpoint.tensors.items() if n in before)
+    assert any(
+        not torch.equal(before[n].flatten()[:9], v.flatten()[:9]) for n, v in checkpoint.tensors.items() if n in before
+    )
 
 
 def test_run_takes_the_checkpoint_without_further_flags(world, tmp_path):
@@ -99,7 +104,14 @@ def test_run_takes_the_checkpoint_without_further_flags(world, tmp_path):
 
     summary = train(request_for(world, tmp_path / "x"))
     outcome = run_task(
-        RunRequest("flickr30k", Path(summary["checkpoint"]), world / "flickr30k", split="val", device="cpu", output=tmp_path / "run"),
+        RunRequest(
+            "flickr30k",
+            Path(summary["checkpoint"]),
+            world / "flickr30k",
+            split="val",
+            device="cpu",
+            output=tmp_path / "run",
+        ),
         get_task("flickr30k"),
     )
     assert outcome.result["metrics"]["mean_recall"]["value"] == pytest.approx(summary["best"]["value"], abs=1e-9)
@@ -190,7 +202,10 @@ def launched(request: FinetuneRequest, processes: int, *extra: str) -> subproces
     return subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
-MANY = [("flickr30k", 2), *[pytest.param(t, n, marks=pytest.mark.slow) for t, n in (("vqav2", 2), ("coco-caption", 2), ("flickr30k", 3))]]
+MANY = [
+    ("flickr30k", 2),
+    *[pytest.param(t, n, marks=pytest.mark.slow) for t, n in (("vqav2", 2), ("coco-caption", 2), ("flickr30k", 3))],
+]
 
 
 @pytest.mark.parametrize(("task", "processes"), MANY)
@@ -218,7 +233,16 @@ def test_resume_on_another_number_of_processes(world, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(code)
     command_line = [*LAUNCH, "2", str(script), "finetune", "--task", "flickr30k", "--data-root", str(request.data_root)]
-    command_line += ["--preset", "tiny", "--tokenizer", str(request.tokenizer), "--output", str(request.output), "--device", "cpu"]
+    command_line += [
+        "--preset",
+        "tiny",
+        "--tokenizer",
+        str(request.tokenizer),
+        "--output",
+        str(request.output),
+        "--device",
+        "cpu",
+    ]
     command_line += [word for k, v in request.options.items() for word in ("-o", f"{k}={v}")]
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False)
     assert "the loss is inf at step 4" in done.stderr, done.stderr[-2000:]
@@ -231,7 +255,13 @@ def test_resume_on_another_number_of_processes(world, tmp_path):
 
 
 def test_mixing_average_and_half_precision_work_together(world, tmp_path):
-    options = {"mixup": "0.8", "cutmix": "1.0", "erase": "0.25", "ema_decay": "0.99", "auto_augment": "rand-m9-mstd0.5-inc1"}
+    options = {
+        "mixup": "0.8",
+        "cutmix": "1.0",
+        "erase": "0.25",
+        "ema_decay": "0.99",
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+    }
     summary = train(request_for(world, tmp_path / "x", "imagenet-linear", options, dtype="bf16"))
     assert summary["steps"] == 4
     state = read_state(tmp_path / "x" / STATE)
@@ -269,7 +299,9 @@ def test_starting_from_another_task_keeps_the_backbone_and_records_the_heads(wor
     request = request_for(world, tmp_path / "second", "vqav2", preset=None, checkpoint=first, tokenizer=None)
     start = prepare(request, get_task("vqav2"))
     assert start.preset == "tiny"
-    assert torch.equal(start.model.beit3.text_embed.weight, weights(tmp_path / "first", BEST)["beit3.text_embed.weight"])
+    assert torch.equal(
+        start.model.beit3.text_embed.weight, weights(tmp_path / "first", BEST)["beit3.text_embed.weight"]
+    )
     assert "head.0.weight" in start.report.missing
     assert "language_head.weight" in start.report.unexpected
     assert "beit3.encoder.layer_norm.A.weight" in start.report.unexpected
@@ -284,7 +316,9 @@ def test_starting_from_another_task_keeps_the_backbone_and_records_the_heads(wor
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(world, tmp_path, monkeypatch):
     forward = loop.LossModule.forward
     monkeypatch.setattr(
-        loop.LossModule, "forward", lambda self, batch, step: forward(self, batch, step) * (float("nan") if step == 2 else 1)
+        loop.LossModule,
+        "forward",
+        lambda self, batch, step: forward(self, batch, step) * (float("nan") if step == 2 else 1),
     )
     with pytest.raises(BenchError, match=r"the loss is nan at step 3 of 4; .*state.pt holds step 2"):
         train(request_for(world, tmp_path / "x", options={"save_steps": "1"}))
@@ -294,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(world, tmp_pat
 
 def test_resume_with_another_recipe_names_the_key(world, tmp_path):
     train(request_for(world, tmp_path / "x"))
-    with pytest.raises(BenchError, match="recipe weight_decay 0.05 -> 0.1"):
+    with pytest.raises(BenchError, match=r"recipe weight_decay 0\.05 -> 0\.1"):
         train(request_for(world, tmp_path / "x", options={"weight_decay": "0.1"}, resume=True))
     # What only says how it is carried out may change.
     assert train(request_for(world, tmp_path / "x", options={"micro_batch": "4"}, resume=True))["steps_done_now"] == 0
@@ -356,7 +390,15 @@ def test_another_tokenizer_than_the_checkpoint_was_trained_with_is_refused(world
 
 def test_dry_run_tells_the_plan_and_writes_nothing(world, tmp_path):
     arguments = ["--task", "flickr30k", "--preset", "base", "--from-scratch", "--data-root", str(world / "flickr30k")]
-    arguments += ["--tokenizer", str(world / "beit3.spm"), "--output", str(tmp_path / "x"), "--device", "cpu", "--dry-run"]
+    arguments += [
+        "--tokenizer",
+        str(world / "beit3.spm"),
+        "--output",
+        str(tmp_path / "x"),
+        "--device",
+        "cpu",
+        "--dry-run",
+    ]
     arguments += ["-o", "batch=16", "-o", "micro_batch=4"]
     done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
     facts = json.loads(done.output)

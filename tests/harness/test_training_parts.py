@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
@@ -20,8 +23,6 @@ from beit3_bench.harness.training.order import Division, GlobalBatches, share
 from beit3_bench.harness.training.start import allowed_names, initialise_from_scratch
 from beit3_bench.harness.training.state import check_same, read_state, save_atomic, save_checkpoint
 from beit3_bench.tasks.recipes import Recipe
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # ---- order ----------------------------------------------------------------------------------------------------------
 
@@ -187,7 +188,11 @@ def test_a_resumed_journal_drops_the_lines_that_come_again(tmp_path: Path):
     for step in (10, 20, 30):
         journal.write(LOG, {"step": step, "loss": 1 / step, "lr": 1e-3})
     Journal(tmp_path, resume_at=20).write(LOG, {"step": 30, "loss": 0.5, "lr": 1e-3})
-    assert [(r["step"], r["loss"]) for r in read_table(tmp_path / LOG)] == [("10", "0.1"), ("20", "0.05"), ("30", "0.5")]
+    assert [(r["step"], r["loss"]) for r in read_table(tmp_path / LOG)] == [
+        ("10", "0.1"),
+        ("20", "0.05"),
+        ("30", "0.5"),
+    ]
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path):
@@ -213,5 +218,7 @@ def test_curves_are_drawn_where_matplotlib_is_installed(tmp_path: Path):
 def test_metadata_survives_weights_only_loading(tmp_path: Path):
     path = tmp_path / "x.pth"
     model = build_model("retrieval", BEiT3Config.preset("tiny", embed_dim=48, ffn_dim=96, depth=1, vocab_size=99))
-    save_checkpoint(path, model, {"recipe": Recipe().to_dict(), "vocabulary": None, "head_arguments": {"num_classes": 3}})
+    save_checkpoint(
+        path, model, {"recipe": Recipe().to_dict(), "vocabulary": None, "head_arguments": {"num_classes": 3}}
+    )
     assert read_checkpoint(path).metadata["recipe"]["betas"] == [0.9, 0.999]

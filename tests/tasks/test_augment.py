@@ -7,6 +7,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import functional as TF
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.augment import (
     RANDAUGMENT,
@@ -19,8 +22,6 @@ from beit3_bench.tasks.augment import (
     seed_of,
     seeded,
 )
-from PIL import Image
-from torchvision.transforms import functional as TF
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> Image.Image:
@@ -68,7 +69,9 @@ def test_flip_happens_where_asked_and_never_where_not():
     flipped = np.array(image)[:, ::-1]
     never = TrainingTransform(32, crop_scale=(1.0, 1.0), flip=0.0)
     always = TrainingTransform(32, crop_scale=(1.0, 1.0), flip=1.0)
-    difference = [np.abs(t(image, generator(1)).permute(1, 2, 0).numpy() - flipped.astype(int)).mean() for t in (never, always)]
+    difference = [
+        np.abs(t(image, generator(1)).permute(1, 2, 0).numpy() - flipped.astype(int)).mean() for t in (never, always)
+    ]
     assert difference[0] > 10 * max(difference[1], 0.5)
 
 

@@ -6,10 +6,18 @@ import json
 
 import pytest
 import torch
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.losses import captioning_loss, classification_loss, contrastive_loss, nlvr2_loss, token_losses, vqa_loss
 from goldens import COMMITTED
 from safetensors.torch import load_file
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.losses import (
+    captioning_loss,
+    classification_loss,
+    contrastive_loss,
+    nlvr2_loss,
+    token_losses,
+    vqa_loss,
+)
 
 FOLDER = COMMITTED / "beit3"
 VALUES = json.loads((FOLDER / "losses.json").read_text())
@@ -46,7 +54,9 @@ def test_pairs_of_one_group_are_not_each_others_negatives():
     embeddings = torch.eye(4)[[0, 0, 1]]
     scale = torch.tensor(100.0)
     assert contrastive_loss(embeddings, embeddings, scale).item() == pytest.approx(2 / 3 * 0.6931, abs=1e-4)
-    assert contrastive_loss(embeddings, embeddings, scale, groups=torch.tensor([7, 7, 3])).item() == pytest.approx(0, abs=1e-6)
+    assert contrastive_loss(embeddings, embeddings, scale, groups=torch.tensor([7, 7, 3])).item() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_distinct_groups_change_nothing():
@@ -74,7 +84,9 @@ def test_classification_loss_is_chosen_by_the_kind_of_labels(labels, smoothing, 
     assert loss.item() == pytest.approx(VALUES["imagenet_loss"][expected], rel=RTOL)
 
 
-@pytest.mark.parametrize("case", VALUES["bert_captioning_loss"], ids=lambda c: "-".join(str(v) for v in list(c.values())[:4]))
+@pytest.mark.parametrize(
+    "case", VALUES["bert_captioning_loss"], ids=lambda c: "-".join(str(v) for v in list(c.values())[:4])
+)
 def test_captioning_loss_and_the_tokens_it_drops_equal_the_official_ones(case):
     logits = tensor("bert_captioning_loss.logits").requires_grad_()
     loss = captioning_loss(

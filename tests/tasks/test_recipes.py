@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks import recipes
@@ -75,8 +76,18 @@ def test_every_field_with_a_number_has_a_range():
 
 
 def test_overrides_convert():
-    recipe = load_recipe("vqav2", "base", {"lr": "1e-3", "betas": "0.8,0.95", "vl-randaugment": "no", "batch": "32", "validation_split": "x"})
-    assert (recipe.lr, recipe.betas, recipe.vl_randaugment, recipe.batch, recipe.validation_split) == (1e-3, (0.8, 0.95), False, 32, "x")
+    recipe = load_recipe(
+        "vqav2",
+        "base",
+        {"lr": "1e-3", "betas": "0.8,0.95", "vl-randaugment": "no", "batch": "32", "validation_split": "x"},
+    )
+    assert (recipe.lr, recipe.betas, recipe.vl_randaugment, recipe.batch, recipe.validation_split) == (
+        1e-3,
+        (0.8, 0.95),
+        False,
+        32,
+        "x",
+    )
 
 
 @pytest.mark.parametrize(
