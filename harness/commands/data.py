@@ -1,10 +1,16 @@
-"""``beit3-bench data``: write the tiny world."""
+"""``beit3-bench data``: write the tiny world, verify a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from beit3_bench.backbones.errors import BenchError
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.verify import Verification
 
 
 @click.group("data")
@@ -40,3 +46,66 @@ def tiny(out: Path, seed: int, size: str) -> None:
         manifest = write_tiny_world(out, seed=seed, progress=progress, size=size)
     click.echo(f"{out}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
     click.echo(out)
+
+
+@command.command("verify")
+@click.option("--task", required=True, metavar="NAME", help="Task whose data is checked.")
+@click.option("--data-root", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data.")
+@click.option("--split", metavar="NAME", help="[default: the task's default split, and all others that are there]")
+@click.option("--all", "all_images", is_flag=True, help="Decode every image.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Images per split to decode without --all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(task: str, data_root: Path, split: str | None, all_images: bool, sample: int, as_json: bool) -> None:
+    """Check files, checksums, counts, splits, captions and images of a data set against the released one.
+
+    Annotation files without an official checksum are pinned when they are first seen, and compared from then on.
+    Exit code 2 if anything is found; every finding is one line with its mend.
+    """
+    import json
+    import sys
+
+    from tqdm import tqdm
+
+    from beit3_bench.harness.verify import verify as check
+    from beit3_bench.tasks.registry import get_task
+
+    with tqdm(desc="images", unit="image", disable=not sys.stderr.isatty(), file=sys.stderr, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = check(get_task(task), data_root, split, all_images, sample, progress)
+    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+    if not found.whole:
+        raise BenchError(f"{data_root}: {len(found.findings)} findings for task {task}; see the lines above")
+
+
+def describe(found: Verification) -> str:
+    """What was checked, then every finding on a line of its own."""
+    world = ", tiny world" if found.world == "tiny" else ""
+    lines = [f"{found.task} · {found.data_root}{world}"]
+    lines += [f"  {file.path}  sha256 {file.sha256[:12]}  {file.checksum}" for file in found.files]
+    for split in found.splits:
+        if not split.there:
+            lines.append(f"  {split.name}: not there")
+            continue
+        counts = {
+            "samples": split.samples,
+            "images": split.images,
+            "texts": split.texts,
+            "references": split.references,
+        }
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        lines.append(f"  {split.name}: {told}; {split.decoded:,} images decoded")
+    lines += [f"  note: {note}" for note in found.notes]
+    lines += [f"finding ({finding.check}): {finding.line}" for finding in found.findings]
+    lines += [] if found.findings else ["whole: nothing found"]
+    return "\n".join(lines)

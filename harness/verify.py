@@ -1,0 +1,391 @@
+"""Whether a data set is whole: files, checksums, counts, split integrity, captions per image, images that decode.
+
+Data is read by the task's own readers, so what passes here is what `beit3-bench run` will see; what the released data
+must hold is in `tasks.expected`. A finding is one line: what is wrong, and the mend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.inputs import choose_split, world_of
+from beit3_bench.harness.provenance import cores
+from beit3_bench.tasks.base import Example, Task
+from beit3_bench.tasks.expected import Counts, Expected, Need, read_expected
+from beit3_bench.tasks.files import check_images
+
+SAMPLE = 200
+Progress = Callable[[int, int], None]
+"""Called with the number of images decoded so far, and of all that are to be."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    check: files, checksum, reader, counts, images, decode, captions, ids or splits.  split: "" where it is not of one.
+    line: file: what is wrong; the mend.
+    """
+
+    check: str
+    split: str
+    line: str
+
+
+@dataclass
+class FileReport:
+    """checksum: official, pinned (seen here before and unchanged), new (pinned now), tiny world, or changed."""
+
+    path: str
+    sha256: str
+    checksum: str
+
+
+@dataclass
+class SplitReport:
+    """What was read of a split; ``there`` is False where its files are not and nobody asked for it."""
+
+    name: str
+    there: bool
+    samples: int = 0
+    images: int = 0
+    texts: int = 0
+    references: int | None = None
+    decoded: int = 0
+
+
+@dataclass
+class Verification:
+    """What `verify` finds; the data is whole where ``findings`` is empty."""
+
+    task: str
+    data_root: str
+    world: str
+    files: list[FileReport] = field(default_factory=list)
+    splits: list[SplitReport] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"whole": self.whole, **asdict(self)}
+
+
+def verify(
+    task_class: type[Task],
+    data_root: str | Path,
+    split: str | None = None,
+    all_images: bool = False,
+    sample: int = SAMPLE,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a data set.
+
+    Args:
+        split: one split; None = the default split, and every other whose files are there.
+        all_images: decode every image, not ``sample`` of each split (drawn with a fixed seed).
+
+    Raises:
+        BenchError: no such split or folder; everything else is a finding.
+    """
+    data_root = Path(data_root)
+    if not data_root.is_dir():
+        raise BenchError(f"{data_root}: folder not found; check --data-root (see: beit3-bench tasks {task_class.name})")
+    expected = read_expected(task_class.name)
+    found = Verification(task_class.name, str(data_root), world_of(data_root))
+    asked = choose_split(task_class, split)
+    names = [asked] if split is not None else [asked, *(s for s in task_class.splits if s != asked)]
+    present = {name: _files(found, expected.needs, name, name == asked) for name in names}
+    read: dict[str, list[Example]] = {}
+    for name in names:
+        if not present[name] and name != asked:
+            found.splits.append(SplitReport(name, there=False))
+            continue
+        examples = _read(found, task_class, name)
+        if examples is not None:
+            read[name] = examples
+    for name, examples in read.items():
+        found.splits.append(_counted(found, name, examples, expected.splits.get(name), expected.references_per_sample))
+    if expected.karpathy:
+        _karpathy(found, task_class, data_root / expected.karpathy)
+    _disjoint(found, read, expected)
+    _decode(found, read, None if all_images else sample, progress)
+    order = {name: n for n, name in enumerate(task_class.splits)}
+    found.splits.sort(key=lambda report: order[report.name])
+    return found
+
+
+def _add(found: Verification, check: str, split: str, line: str) -> None:
+    finding = Finding(check, split, line)
+    if line not in [f.line for f in found.findings]:
+        found.findings.append(finding)
+
+
+# ---- files and checksums ------------------------------------------------------------------------------------------------
+
+
+def _files(found: Verification, needs: Sequence[Need], split: str, wanted: bool) -> bool:
+    """Whether all files of a split are there; a missing one is a finding where the split is wanted."""
+    root, there = Path(found.data_root), True
+    for need in needs:
+        if split not in need.splits:
+            continue
+        place = need.find(root)
+        if place is None:
+            there = False
+            if wanted:
+                line = f"{root / need.folders[0] / need.path}: not found; download it (see: beit3-bench tasks {found.task})"
+                _add(found, "files", split, line)
+        elif place.is_file() and str(place) not in [file.path for file in found.files]:
+            _checksum(found, place, need, split)
+    return there
+
+
+def _checksum(found: Verification, path: Path, need: Need, split: str) -> None:
+    from beit3_bench.backbones.weights import sha256_of
+
+    try:
+        digest = sha256_of(path)
+    except BenchError as error:
+        _add(found, "files", split, str(error))
+        return
+    how = "tiny world"
+    if found.world == "real":
+        try:
+            how = _official(path, need.git_blob) if need.git_blob else _pinned(path, digest)
+        except BenchError as error:
+            how = "changed"
+            _add(found, "checksum", split, str(error))
+    found.files.append(FileReport(str(path), digest, how))
+
+
+def _official(path: Path, git_object: str) -> str:
+    name = git_blob(path)
+    if name != git_object:
+        raise BenchError(
+            f"{path}: differs from the official file (git object {name[:12]}... instead of {git_object[:12]}...); "
+            "download it again"
+        )
+    return "official"
+
+
+def _pinned(path: Path, digest: str) -> str:
+    from beit3_bench.backbones.weights import pin_or_check, read_pins
+
+    name = f"data:{path.resolve()}"
+    how = "pinned" if name in read_pins() else "new"
+    pin_or_check(path, name, digest)
+    return how
+
+
+def git_blob(path: Path) -> str:
+    """Git's object name of a file (hex SHA-1)."""
+    running = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            running.update(block)
+    return running.hexdigest()
+
+
+# ---- what the readers say -----------------------------------------------------------------------------------------------
+
+
+def _read(found: Verification, task_class: type[Task], split: str) -> list[Example] | None:
+    """The examples of a split; None, and a finding, where the task's reader refuses it."""
+    try:
+        examples = task_class(found.data_root).examples(split)
+    except BenchError as error:
+        _add(found, "reader", split, str(error))
+        return None
+    if not examples:
+        _add(found, "counts", split, f"{found.data_root}: split {split} is empty; check the files")
+        return None
+    twice = [name for name, count in Counter(e.id for e in examples).items() if count > 1]
+    if twice:
+        line = (
+            f"{found.data_root}: {len(twice)} ids of split {split} come twice ({_first(twice)}); remove the duplicates"
+        )
+        _add(found, "ids", split, line)
+    try:
+        check_images((path for e in examples for path in e.images), Path(found.data_root))
+    except BenchError as error:
+        _add(found, "images", split, str(error))
+    return examples
+
+
+def _counted(
+    found: Verification,
+    split: str,
+    examples: Sequence[Example],
+    expected: Counts | None,
+    per_sample: tuple[int, int] | None,
+) -> SplitReport:
+    references = reference_counts(examples) if per_sample else {}
+    report = SplitReport(
+        split,
+        there=True,
+        samples=len(examples),
+        images=len({path for e in examples for path in e.images}),
+        texts=sum(e.text is not None for e in examples),
+        references=sum(references.values()) if references else None,
+    )
+    if found.world != "real":
+        return report
+    for name, wanted in expected.stated().items() if expected else ():
+        if (number := getattr(report, name)) != wanted:
+            line = f"{found.data_root}: split {split} has {number:,} {name}, the released data {wanted:,}"
+            _add(found, "counts", split, f"{line}; complete the download, or name the subset when you report numbers")
+    if per_sample and references:
+        low, high = per_sample
+        odd = [name for name, count in references.items() if not low <= count <= high]
+        if odd:
+            range_ = f"{low}" if low == high else f"{low} to {high}"
+            line = f"{found.data_root}: {len(odd)} samples of split {split} have other than {range_} references"
+            _add(found, "captions", split, f"{line} ({_first(odd)}); get the annotation file again")
+    return report
+
+
+def reference_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """Captions per image, or answers per question, by sample; nothing where samples have no such references."""
+    counts: dict[str, int] = {}
+    for example in examples:
+        target = example.target
+        if example.kind == "text" and isinstance(target, str):
+            counts[target] = counts.get(target, 0) + 1
+        elif isinstance(target, list):
+            counts[example.id] = len(target)
+        elif isinstance(target, dict) and isinstance(target.get("answers"), list):
+            counts[example.id] = len(target["answers"])
+    return counts
+
+
+def _karpathy(found: Verification, task_class: type[Task], path: Path) -> None:
+    """The whole split file: known splits, the released counts, no image file twice, captions for every image."""
+    from beit3_bench.tasks.karpathy import RELEASED_COUNTS, read_karpathy
+
+    try:
+        images = read_karpathy(path, getattr(task_class, "image_folder", None))
+    except BenchError as error:
+        _add(found, "reader", "", str(error))
+        return
+    released = RELEASED_COUNTS[path.name]
+    strange = sorted({image.split for image in images} - released.keys())
+    if strange:
+        _add(found, "splits", "", f"{path}: has splits of other names ({_first(strange)}); get the released file")
+    twice = [file for file, count in Counter(image.path for image in images).items() if count > 1]
+    if twice:
+        line = f"{path}: {len(twice)} image files are listed under several ids ({_first(twice)}); get the released file"
+        _add(found, "splits", "", line)
+    silent = [image.id for image in images if not image.sentences]
+    if silent:
+        _add(
+            found,
+            "captions",
+            "",
+            f"{path}: {len(silent)} images have no sentences ({_first(silent)}); get the released file",
+        )
+    for split, (image_count, sentence_count) in released.items() if found.world == "real" else ():
+        chosen = [image for image in images if image.split == split]
+        sentences = sum(len(image.sentences) for image in chosen)
+        pairs = (("images", len(chosen), image_count), ("sentences", sentences, sentence_count))
+        for what, number, wanted in pairs:
+            if wanted is not None and number != wanted:
+                line = (
+                    f"{path}: split {split} has {number:,} {what}, the released file {wanted:,}; get the released file"
+                )
+                _add(found, "counts", split, line)
+    rest = [image for image in images if image.split not in task_class.splits]
+    absent = sum(not (Path(found.data_root) / image.path).is_file() for image in rest)
+    if absent:
+        found.notes.append(f"{absent:,} of {len(rest):,} training images are not there; only fine-tuning needs them")
+
+
+def _disjoint(found: Verification, read: dict[str, list[Example]], expected: Expected) -> None:
+    """Splits share neither samples nor images, but for those that are a part of another one."""
+    contents = {
+        what: {split: {x for e in examples for x in of(e)} for split, examples in read.items()}
+        for what, of in (("ids", _id), ("images", _images))
+        if what == "images" or expected.unique_ids
+    }
+    within = expected.within
+    for a, b in combinations(read, 2):
+        if a in within and within.get(a) == within.get(b):
+            continue  # two parts of one split may overlap
+        inner = next(((x, y) for x, y in ((a, b), (b, a)) if within.get(x) == y), None)
+        for what, of_split in contents.items():
+            if inner is not None:
+                line = f"of split {inner[0]} are not in {inner[1]}"
+                odd, mend = of_split[inner[0]] - of_split[inner[1]], "get both files of one release"
+            else:
+                line = f"are in split {a} and in {b}"
+                odd, mend = of_split[a] & of_split[b], f"numbers on {a} are not of unseen data, get the released files"
+            if odd:
+                told = f"{found.data_root}: {len(odd)} {what} {line} ({_first(sorted(odd))}); {mend}"
+                _add(found, "splits", inner[0] if inner else a, told)
+
+
+def _id(example: Example) -> tuple[str, ...]:
+    return (example.id,)
+
+
+def _images(example: Example) -> tuple[str, ...]:
+    return example.images
+
+
+# ---- images -------------------------------------------------------------------------------------------------------------
+
+
+def _decode(found: Verification, read: dict[str, list[Example]], sample: int | None, progress: Progress | None) -> None:
+    """Decode images of every split, each file once."""
+    reports = {report.name: report for report in found.splits}
+    chosen: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for split, examples in read.items():
+        files = sorted({path for e in examples for path in e.images if Path(path).is_file()} - taken)
+        if sample is not None and len(files) > sample:
+            files = sorted(random.Random(f"{found.task} {split}").sample(files, sample))
+        chosen[split] = files
+        taken |= set(files)
+    total, done = len(taken), 0
+    with ThreadPoolExecutor(max(cores(), 1)) as pool:
+        for split, files in chosen.items():
+            broken = []
+            for path, problem in zip(files, pool.map(undecodable, files), strict=True):
+                done += 1
+                if problem is not None:
+                    broken.append(f"{path} ({problem})")
+                if progress is not None:
+                    progress(done, total)
+            reports[split].decoded = len(files)
+            if broken:
+                line = f"{found.data_root}: {len(broken)} of {len(files)} decoded images of split {split} do not decode"
+                _add(found, "decode", split, f"{line}: {_first(broken)}; download them again")
+
+
+def undecodable(path: str) -> str | None:
+    """Why an image does not decode, in words; None where it does."""
+    from beit3_bench.backbones.preprocess import decode
+
+    try:
+        decode(path)
+    except BenchError as error:
+        return str(error.__cause__ or error)
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged bytes
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")

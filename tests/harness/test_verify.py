@@ -1,0 +1,315 @@
+"""`beit3-bench data verify`: what is found in spoilt data, and nothing in whole data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+from native import ROOTS, edit_json, invoke
+
+from beit3_bench.harness import verify as module
+from beit3_bench.harness.cli import main
+from beit3_bench.harness.verify import git_blob, verify
+from beit3_bench.tasks.expected import Counts, Expected, read_expected
+from beit3_bench.tasks.registry import get_task
+
+
+@pytest.fixture(autouse=True)
+def own_pins(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def spoilt(native, tmp_path):
+    """A copy of a task's data outside of its tiny world, so that it is taken for real data."""
+    return lambda task: native.copy(task, tmp_path)
+
+
+@pytest.fixture
+def no_counts(monkeypatch):
+    """The released counts and checksums do not hold for the mini world; everything else does."""
+    monkeypatch.setattr("beit3_bench.tasks.karpathy.RELEASED_COUNTS", {
+        name: {split: (None, None) for split in ("train", "restval", "val", "test")}
+        for name in ("dataset_coco.json", "dataset_flickr30k.json")
+    })  # fmt: skip
+
+    def without(task):
+        expected = read_expected(task)
+        needs = tuple(type(need)(need.path, need.folders, need.splits) for need in expected.needs)
+        return Expected(
+            needs, {}, expected.references_per_sample, expected.within, expected.karpathy, expected.unique_ids
+        )
+
+    monkeypatch.setattr(module, "read_expected", without)
+
+
+def lines(found):
+    return [(finding.check, finding.line) for finding in found.findings]
+
+
+@pytest.mark.parametrize("task", ROOTS)
+def test_whole_data_has_no_finding(native, task):
+    found = verify(get_task(task), native.root(task), all_images=True)
+    assert lines(found) == []
+    assert found.world == "tiny"
+    there = [split for split in found.splits if split.there]
+    assert [split.name for split in found.splits] == list(get_task(task).splits)
+    assert all(split.images > 0 for split in there)
+    assert sum(split.decoded for split in there) == len({
+        path for s in there for e in get_task(task)(native.root(task)).examples(s.name) for path in e.images
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ROOTS)
+def test_whole_data_outside_of_a_tiny_world_lacks_only_the_released_counts(spoilt, task, no_counts):
+    found = verify(get_task(task), spoilt(task))
+    assert lines(found) == []
+    assert found.world == "real"
+    assert {file.checksum for file in found.files} <= {"new"}
+
+
+@pytest.mark.parametrize("task", ["vqav2", "nlvr2", "coco-retrieval", "nocaps", "imagenet-linear"])
+def test_other_counts_than_the_released_are_found_per_split(spoilt, task):
+    found = verify(get_task(task), spoilt(task), sample=0)
+    counts = [line for check, line in lines(found) if check == "counts"]
+    default = get_task(task).default_split
+    assert any(f"split {default} has" in line and "the release" in line for line in counts)
+
+
+# ---- spoilt data --------------------------------------------------------------------------------------------------------
+
+
+def images_of(content, split):
+    return [image for image in content["images"] if image["split"] == split]
+
+
+CASES = {
+    "missing annotation file": (
+        "vqav2",
+        lambda root: (root / "vqa/v2_OpenEnded_mscoco_val2014_questions.json").unlink(),
+        "files",
+        "v2_OpenEnded_mscoco_val2014_questions.json: not found; download it",
+    ),
+    "file that does not parse": (
+        "flickr30k",
+        lambda root: (root / "dataset_flickr30k.json").write_text("{"),
+        "reader",
+        "not valid JSON",
+    ),
+    "missing images": (
+        "coco-retrieval",
+        lambda root: [p.unlink() for p in (root / "val2014").glob("*.jpg")],
+        "images",
+        "image files are missing",
+    ),
+    "broken image": (
+        "nlvr2",
+        lambda root: [p.write_bytes(p.read_bytes()[:100]) for p in sorted(root.rglob("test1-*-img0.png"))[:1]],
+        "decode",
+        "1 of",
+    ),
+    "question id twice": (
+        "vqav2",
+        lambda root: edit_json(
+            root / "vqa/v2_OpenEnded_mscoco_val2014_questions.json",
+            lambda c: c["questions"].append(c["questions"][0]),
+        ),
+        "reader",
+        "is listed twice; remove the duplicate",
+    ),
+    "nine answers": (
+        "vqav2",
+        lambda root: edit_json(
+            root / "vqa/v2_mscoco_val2014_annotations.json", lambda c: c["annotations"][0]["answers"].pop() and None
+        ),
+        "captions",
+        "1 samples of split val have other than 10 references",
+    ),
+    "four captions": (
+        "flickr30k",
+        lambda root: edit_json(
+            root / "dataset_flickr30k.json", lambda c: images_of(c, "test")[0]["sentences"].pop() and None
+        ),
+        "captions",
+        "have other than 5 references",
+    ),
+    "caption of nocaps lost": (
+        "nocaps",
+        lambda root: edit_json(root / "nocaps_val_4500_captions.json", lambda c: c["annotations"].pop() and None),
+        "captions",
+        "have other than 10 references",
+    ),
+    "image in two splits": (
+        "coco-caption",
+        lambda root: edit_json(
+            root / "dataset_coco.json",
+            lambda c: images_of(c, "test")[0].update(
+                {key: images_of(c, "val")[0][key] for key in ("filename", "filepath")}
+            ),
+        ),
+        "splits",
+        "1 images are in split test and in val",
+    ),
+    "one image under two ids": (
+        "coco-caption",
+        lambda root: edit_json(
+            root / "dataset_coco.json",
+            lambda c: images_of(c, "train")[0].update(
+                {key: images_of(c, "train")[1][key] for key in ("filename", "filepath")}
+            ),
+        ),
+        "splits",
+        "listed under several ids",
+    ),
+    "split of another name": (
+        "coco-retrieval",
+        lambda root: edit_json(root / "dataset_coco.json", lambda c: images_of(c, "train")[0].update(split="training")),
+        "splits",
+        "splits of other names (training)",
+    ),
+    "sentence pair in two splits": (
+        "nlvr2",
+        lambda root: (root / "data/dev.json").write_text((root / "data/test1.json").read_text()),
+        "splits",
+        "ids are in split test-P and in dev",
+    ),
+    "test-dev is no part of test-std": (
+        "vqav2",
+        lambda root: edit_json(
+            root / "vqa/v2_OpenEnded_mscoco_test2015_questions.json", lambda c: c["questions"].pop(0) and None
+        ),
+        "splits",
+        "1 ids of split test-dev are not in test-std",
+    ),
+    "class folder lost": (
+        "imagenet",
+        lambda root: (root / "val").rename(root / "validation"),
+        "files",
+        "val: not found",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_spoilt_data_is_found_in_one_line_with_its_mend(spoilt, name, no_counts):
+    task, spoil, check, words = CASES[name]
+    root = spoilt(task)
+    spoil(root)
+    found = verify(get_task(task), root, all_images=True)
+    matching = [line for kind, line in lines(found) if kind == check and words in line]
+    assert matching, lines(found)
+    assert all("\n" not in finding.line and "; " in finding.line for finding in found.findings)
+
+
+def test_split_that_nobody_asked_for_may_be_absent(spoilt, no_counts):
+    root = spoilt("vqav2")
+    (root / "vqa/v2_OpenEnded_mscoco_test2015_questions.json").unlink()
+    found = verify(get_task("vqav2"), root, sample=0)
+    assert lines(found) == []
+    assert [s.name for s in found.splits if not s.there] == ["test-std"]
+    asked = verify(get_task("vqav2"), root, split="test-std", sample=0)
+    assert [check for check, _ in lines(asked)] == ["files", "reader"]
+
+
+# ---- checksums ----------------------------------------------------------------------------------------------------------
+
+
+def test_annotation_file_is_pinned_and_a_change_is_found(spoilt, no_counts):
+    root = spoilt("flickr30k")
+
+    def check():
+        found = verify(get_task("flickr30k"), root, sample=0)
+        return [file.checksum for file in found.files], lines(found)
+
+    assert check() == (["new"], [])
+    assert check() == (["pinned"], [])
+    edit_json(root / "dataset_flickr30k.json", lambda c: c.update(dataset="other"))
+    (how,), ((kind, line),) = check()
+    assert (how, kind) == ("changed", "checksum")
+    assert "differs from the one pinned for data:" in line
+    assert "delete the entry" in line
+
+
+def test_official_checksum_is_that_of_git(tmp_path):
+    path = tmp_path / "dev.json"
+    path.write_bytes(b'{"identifier": "dev-1-0-0"}\n' * 7)
+    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert git_blob(path) == git.stdout.strip()
+
+
+def test_file_that_is_not_the_official_one_is_found(spoilt):
+    found = verify(get_task("nlvr2"), spoilt("nlvr2"), sample=0)
+    wrong = [line for check, line in lines(found) if check == "checksum"]
+    assert len(wrong) == 3
+    assert all("differs from the official file" in line for line in wrong)
+    assert {file.checksum for file in found.files} == {"changed"}
+    assert all(len(file.sha256) == 64 for file in found.files)
+
+
+def test_official_file_passes(spoilt, monkeypatch):
+    root = spoilt("nlvr2")
+    own = {path.name: git_blob(path) for path in (root / "data").glob("*.json")}
+    expected = read_expected("nlvr2")
+    needs = tuple(type(n)(n.path, n.folders, n.splits, own[n.path]) for n in expected.needs)
+    monkeypatch.setattr(module, "read_expected", lambda task: Expected(needs, {"dev": Counts()}))
+    found = verify(get_task("nlvr2"), root, sample=0)
+    assert lines(found) == []
+    assert {file.checksum for file in found.files} == {"official"}
+
+
+# ---- the table of expected data -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ROOTS)
+def test_table_names_only_splits_and_files_that_the_task_has(native, task):
+    expected, known = read_expected(task), get_task(task)
+    named = {split for need in expected.needs for split in need.splits} | set(expected.splits)
+    assert named | set(expected.within) | set(expected.within.values()) <= set(known.splits)
+    assert {split for need in expected.needs for split in need.splits} == set(known.splits)
+    assert all(need.find(native.root(task)) is not None for need in expected.needs)
+
+
+def test_counts_of_the_readers_are_those_of_the_table():
+    from beit3_bench.tasks import imagenet, vqav2
+
+    counts = read_expected("vqav2").splits
+    assert counts["train"].samples + counts["val"].samples == vqav2.RELEASED_ANNOTATIONS
+    assert counts["minival"].images == vqav2.MINIVAL_IMAGES
+    assert read_expected("imagenet").splits["val"].images == imagenet.VALIDATION_IMAGES
+    assert read_expected("imagenet") == read_expected("imagenet-linear")
+    assert read_expected("task-of-another-package") == Expected()
+
+
+# ---- the verb -----------------------------------------------------------------------------------------------------------
+
+
+def test_verb_prints_json_and_exits_with_2_where_it_finds_something(native, spoilt):
+    good = invoke("data", "verify", "--task", "flickr30k", "--data-root", native.root("flickr30k"), "--json")
+    assert good.exit_code == 0
+    parsed = json.loads(good.stdout)
+    assert (parsed["whole"], parsed["findings"]) == (True, [])
+    digest = hashlib.sha256((native.root("flickr30k") / "dataset_flickr30k.json").read_bytes()).hexdigest()
+    assert [file["sha256"] for file in parsed["files"]] == [digest]
+    root = spoilt("flickr30k")
+    bad = invoke("data", "verify", "--task", "flickr30k", "--data-root", root)
+    assert bad.exit_code == 2
+    told = [line for line in bad.stdout.splitlines() if line.startswith("finding (")]
+    assert told
+    assert bad.stderr == f"error: {root}: {len(told)} findings for task flickr30k; see the lines above\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--task", "flikr30k", "--data-root", "."], "did you mean 'flickr30k'"),
+        (["--task", "flickr30k", "--data-root", "nowhere"], "nowhere: folder not found; check --data-root"),
+        (["--task", "flickr30k", "--data-root", ".", "--split", "tset"], "did you mean 'test'"),
+    ],
+)
+def test_bad_request_is_one_line(words, line):
+    result = CliRunner().invoke(main, ["data", "verify", *words])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert line in result.stderr
