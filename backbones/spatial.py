@@ -201,7 +201,7 @@ class SpatialBEiT3(nn.Module):
         self.patch_embed = PatchEmbed(dim, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.num_patches, dim))
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
             SpatialBlock(config, 0 if i in blocks else window_size, rate) for i, rate in enumerate(rates)
         )

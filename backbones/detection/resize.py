@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.preprocess import Preprocessing
+
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
+
+MODE = "shortest-edge"
 
 
 def resize_shortest_edge(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
@@ -38,3 +45,28 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class ShortestEdge(Preprocessing):
+    """Resizing by `resize_shortest_edge`; ``size`` is the detector's square, ``mode`` is `MODE`."""
+
+    short_side: int = 1024
+    longest_side: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.mode != MODE or min(self.short_side, self.longest_side) < 1:
+            raise BenchError(
+                f"preprocessing {self.mode!r} to {self.short_side}, at most {self.longest_side} pixels: give {MODE!r} and sizes above 0"
+            )
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL RGB -> uint8 (3, h, w), PIL bilinear."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        height, width = resize_shortest_edge(image.height, image.width, self.short_side, self.longest_side)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
