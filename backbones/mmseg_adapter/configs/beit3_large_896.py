@@ -1,0 +1,5 @@
+"""BEiT-3 large, ViT-Adapter, Mask2Former: crop 896, sliding windows, 200 queries, 80k steps."""
+
+from importlib import import_module
+
+globals().update(import_module("beit3_bench.backbones.mmseg_adapter.mmseg_config").variant_config("large-896"))

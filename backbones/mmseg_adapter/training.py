@@ -1,0 +1,323 @@
+"""Fine-tuning a segmentor with mmengine's Runner, from official weights, and writing what `run` reads.
+
+The output folder holds ``best.pth`` (weights of the best validation, and what belongs to them), ``mmseg_config.py`` (for
+mmseg's own tools: ``init_model("mmseg_config.py", "best.pth")``), mmengine's log and scalars in a folder by time, and its
+last state, from which a training is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from beit3_bench.backbones.checkpoint import PRESETS, Checkpoint, config_from_tensors, read_checkpoint
+from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
+from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
+from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
+from beit3_bench.backbones.mmseg_adapter.tower import load_official
+
+BEST, CONFIG, LAST = "best.pth", "mmseg_config.py", "last_checkpoint"
+_MADE = re.compile(r"iter_\d+\.pth|\d{8}_\d{6}(\.py)?|\..*\.part")  # states, and logs and configs by time
+TOWER_FIELDS = (
+    "image_size",
+    "patch_size",
+    "embed_dim",
+    "num_heads",
+    "ffn_dim",
+    "depth",
+    "shared_attention",
+    "layer_norm_eps",
+)
+"""What the vision tower alone is made of."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training.
+
+    settings: ``batch`` is that of one forward pass on one process.  accumulate: forward passes per optimizer step.
+    source: the checkpoint to start from, or None.  metadata: what the result carries beside its settings.
+    validate_steps: steps between validations, 0 = at the end only.  save_steps: between saved states, 0 = as validations.
+    """
+
+    settings: SegmentationSettings
+    data_root: Path
+    output: Path
+    source: Checkpoint | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
+    device: str = "auto"
+    dtype: str = "fp32"
+    workers: int = 0
+    seed: int = 0
+    resume: bool = False
+    validate_steps: int = 0
+    save_steps: int = 0
+    log_steps: int = 50
+
+
+# ---- what it starts from ---------------------------------------------------------------------------------------------
+
+
+def tower_of(source: Checkpoint, preset: str | None) -> dict[str, Any]:
+    """The fields of the tower's configuration that a checkpoint was made with.
+
+    Raises:
+        BenchError: not a BEiT-3, or not the preset's.
+    """
+    origin = str(source.path)
+    if SETTINGS_KEY in source.metadata:
+        config = SegmentationSettings.from_dict(source.metadata[SETTINGS_KEY], origin).config()
+    elif "config" in source.metadata:
+        config = BEiT3Config.from_dict(source.metadata["config"], origin)
+    else:
+        config = config_from_tensors(source.tensors, origin, preset)
+    if preset is not None and preset != "tiny" and config.embed_dim != PRESETS[preset]["embed_dim"]:
+        raise BenchError(
+            f"{origin}: is {config.embed_dim} wide, preset {preset} is {PRESETS[preset]['embed_dim']}; give the right --preset"
+        )
+    return {name: getattr(config, name) for name in TOWER_FIELDS}
+
+
+def initialise(model: torch.nn.Module, source: Checkpoint | None) -> dict[str, Any]:
+    """Load what a checkpoint has for this model: official vision weights, or a whole segmentor (of another data set, say).
+
+    Returns:
+        what was done, in plain values.
+    """
+    if source is None:
+        return {"checkpoint": None, "sha256": None, "missing": [], "unexpected": [], "resized": {}}
+    if any(name.startswith("decode_head.") for name in source.tensors):
+        # The classifier and its query embeddings belong to the old classes and to the old number of queries.
+        fitting = ("decode_head.cls_embed.*", "decode_head.query_*", "*.num_batches_tracked")
+        tensors = {
+            n: v
+            for n, v in source.tensors.items()
+            if not n.startswith("decode_head.cls_embed.") or len(v) == model.num_classes + 1
+        }
+        report = load_segmentor(model, tensors, str(source.path), fitting)
+    else:
+        report = load_official(model.backbone.net, source.tensors, str(source.path))
+    return {
+        "checkpoint": source.path.name,
+        "sha256": source.sha256,
+        "missing": list(report.missing),
+        "unexpected": list(report.unexpected),
+        "resized": dict(report.resized),
+    }
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------
+
+
+def open_output(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Make the folder; an earlier training in it must be meant.
+
+    Raises:
+        BenchError: an earlier training and neither resume nor overwrite, nothing to resume, or somebody else's folder.
+    """
+    if resume and not (folder / LAST).is_file():
+        raise BenchError(f"{folder}: no training to resume here; leave out --resume, or give its folder with --output")
+    there = sorted(p.name for p in folder.iterdir() if p.name != "lock") if folder.is_dir() else []
+    ours = [name for name in there if name in (BEST, CONFIG, LAST)]
+    if there and not ours:
+        raise BenchError(f"{folder}: holds something else ({', '.join(there[:3])}); give a new folder with --output")
+    if ours and not (resume or overwrite):
+        raise BenchError(
+            f"{folder}: holds a training already; go on with --resume, discard it with --overwrite, or give another --output"
+        )
+    if ours and not resume:
+        for path in folder.iterdir():
+            if path.name in ours or _MADE.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{folder}: cannot be made ({error.strerror}); give another --output") from error
+
+
+def resumable_state(folder: Path) -> Path:
+    """mmengine's last state in a folder, once it is known to hold plain values only.
+
+    Raises:
+        BenchError: missing, damaged, or a file that asks to run something.
+    """
+    path = Path((folder / LAST).read_text(encoding="utf-8").strip())
+    path = path if path.is_file() else folder / path.name
+    plain = [HistoryBuffer, *_numpy_globals()]
+    try:
+        with torch.serialization.safe_globals(plain):
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
+        line = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise BenchError(
+            f"{path}: not a whole training state of plain values ({line}); start again with --overwrite"
+        ) from error
+    return path
+
+
+def _numpy_globals() -> list[Any]:
+    """What the scalars' history is pickled with."""
+    import numpy as np
+    from numpy._core.multiarray import _reconstruct, scalar
+
+    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, bool)]
+    return [_reconstruct, scalar, np.ndarray, np.dtype, *kinds]
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+class _Console(io.TextIOBase):
+    """Takes the place of stdout while mmengine runs; passes on to stderr once it is worth reading."""
+
+    open = False
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text) if self.open else len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class KeepBest(Hook):
+    """After each validation: write the best weights so far. The table of all classes goes to the log file only."""
+
+    def __init__(
+        self, job: TrainingJob, metadata: Mapping[str, Any], best: dict[str, Any] | None, console: _Console
+    ) -> None:
+        self.job, self.metadata, self.best, self.console = job, metadata, best, console
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.console.open = False
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.console.open = True
+        value = float((metrics or {})["mIoU"]) / 100
+        step = runner.iter // self.job.accumulate
+        if self.best is not None and not value > self.best["value"]:
+            return
+        self.best = {"metric": "mIoU", "value": value, "step": step}
+        if runner.rank == 0:
+            model = getattr(runner.model, "module", runner.model)
+            save_segmentor(
+                self.job.output / BEST, model, self.job.settings, {**self.metadata, "step": step, "best": self.best}
+            )
+
+
+class StopAtNaN(Hook):
+    """Stops where the loss is no number any more."""
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        loss = (outputs or {}).get("loss")
+        if loss is not None and batch_idx % 10 == 0 and not torch.isfinite(loss).all():
+            raise BenchError(
+                f"the loss is not finite at step {runner.iter}; use a lower lr, --dtype bf16, or clip_grad"
+            )
+
+
+def training_config(job: TrainingJob) -> Config:
+    """The Runner's config."""
+    settings = job.settings
+    validate = job.validate_steps or settings.steps
+    content = config_dict(settings, str(job.data_root), job.workers, validate * job.accumulate)
+    content["train_cfg"]["max_iters"] *= job.accumulate
+    for rate in content["param_scheduler"]:
+        rate.update(begin=rate["begin"] * job.accumulate, end=rate["end"] * job.accumulate)
+    wrapper = content["optim_wrapper"]
+    wrapper["accumulative_counts"] = job.accumulate
+    if job.dtype != "fp32":
+        wrapper.update(type="AmpOptimWrapper", dtype={"bf16": "bfloat16", "fp16": "float16"}[job.dtype])
+    if not torch.cuda.is_available():
+        content["env_cfg"]["dist_cfg"] = {"backend": "gloo"}
+    hooks = content["default_hooks"]
+    hooks["checkpoint"] = {
+        "type": "CheckpointHook",
+        "by_epoch": False,
+        "interval": (job.save_steps or validate) * job.accumulate,
+        "max_keep_ckpts": 1,
+    }
+    hooks["logger"]["interval"] = job.log_steps * job.accumulate
+    hooks.pop("visualization")
+    content.update(
+        work_dir=str(job.output),
+        experiment_name=f"ade20k-seg-{uuid.uuid4().hex[:8]}",
+        randomness={"seed": job.seed},
+        launcher="pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none",
+        resume=job.resume,
+    )
+    if job.resume:
+        content["load_from"] = str(resumable_state(job.output))
+    return Config(content)
+
+
+def train(job: TrainingJob) -> dict[str, Any]:
+    """Train, or go on with it; the folder is open (`open_output`).
+
+    Returns:
+        ``{"steps", "best": {"metric", "value", "step"}, "seconds", "seconds_per_step", "checkpoint", "source"}``; mIoU is
+        a fraction, of mmseg's own evaluation on the validation split.
+
+    Raises:
+        BenchError: weights that do not fit, a state that cannot be resumed, a loss that is not finite.
+    """
+    started = time.perf_counter()
+    cfg = training_config(job)
+    previous = None
+    if job.resume and (job.output / BEST).is_file():
+        previous = read_checkpoint(job.output / BEST).metadata.get("best")
+    console = _Console()
+    # mmengine's logger keeps the stream that is stdout when it is made; configuration and hooks go to its file only.
+    with contextlib.redirect_stdout(console), DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():  # type: ignore[type-var]
+        warnings.simplefilter("ignore")
+        runner = Runner.from_cfg(cfg)
+        if job.device != "auto":
+            runner.model.to(job.device)
+        model = getattr(runner.model, "module", runner.model)
+        model.init_weights()
+        source = initialise(model, None if job.resume else job.source)
+        # The Runner would initialise again, over the weights just loaded.
+        model.init_weights = lambda: None
+        metadata = {**job.metadata, "source": source}
+        keeper = KeepBest(job, metadata, previous, console)
+        runner.register_hook(keeper)
+        runner.register_hook(StopAtNaN())
+        if runner.rank == 0:
+            cfg_for_tools = Config(config_dict(job.settings, str(job.data_root)))
+            cfg_for_tools.dump(str(job.output / CONFIG))
+        console.open = True
+        begun = time.perf_counter()
+        runner.train()
+        steps = (runner.iter) // job.accumulate
+    seconds = time.perf_counter() - begun
+    assert keeper.best is not None
+    return {
+        "steps": steps,
+        "best": keeper.best,
+        "seconds": time.perf_counter() - started,
+        "training_seconds": seconds,
+        "checkpoint": str(job.output / BEST),
+        "source": source,
+    }

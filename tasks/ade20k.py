@@ -1,0 +1,345 @@
+"""ADE20K semantic segmentation: Mask2Former on BEiT-3, through mmsegmentation's own model and data pipeline.
+
+Protocol (BEiT-3 paper, section 3.2.3: ViT-Adapter's transfer setting; mmseg's `IoUMetric`): 150 classes on the 2,000
+validation images, label 0 ignored, areas summed over all images first. One scale, or several with flips (``-o
+multi_scale=true``; the metrics are then called ``mIoU_ms``, ...). Images are predicted one at a time, as mmseg does, so
+that a prediction does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.files import find, read_json
+from beit3_bench.tasks.label_maps import (
+    CLASSES,
+    dense_histogram,
+    encode_png,
+    read_label,
+    read_prediction,
+    size_of,
+    sparse_histogram,
+)
+from beit3_bench.tasks.metrics.segmentation import (
+    class_histograms,
+    estimate_segmentation,
+    per_class,
+    segmentation_table,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit3_bench.backbones.checkpoint import LoadedModel
+
+FOLDERS = (".", "ADEChallengeData2016")
+SUBSETS = {"val": "validation", "train": "training", "test": "testing"}
+VALIDATION_IMAGES = 2_000
+HEADLINES = ("mIoU", "mAcc", "aAcc")
+
+
+def class_names() -> list[str]:
+    """The 150 classes in order, without spaces."""
+    source = resources.files("beit3_bench.tasks.tinyworld").joinpath("ade150.json")
+    with resources.as_file(source) as path:
+        return [name.replace(" ", "_") for name in read_json(path, "ADE20K class names")]
+
+
+def score_histograms(histograms: Sequence[np.ndarray], ids: Sequence[str], suffix: str = "") -> Scores:
+    """mIoU, mAcc and aAcc (fractions), and IoU and Acc of every class that has one.
+
+    Raises:
+        BenchError: not a single pixel to evaluate.
+    """
+    table = segmentation_table(histograms, ids)
+    sums = table.sums()
+    if not sums["label"].any():
+        raise BenchError("no pixel to evaluate: every label is ignored; are these the right annotations?")
+    metrics = {f"{name}{suffix}": float(value) for name, value in estimate_segmentation(sums).items()}
+    names, classes = class_names(), per_class(sums)
+    for kind in ("IoU", "Acc"):
+        known = np.flatnonzero(np.isfinite(classes[kind]))
+        metrics |= {f"{kind}/{names[c]}": float(classes[kind][c]) for c in known}
+    labelled = table.columns["label"].sum(axis=1)
+    right = table.columns["intersect"].sum(axis=1)
+    accuracies = {i: float(r / n) for i, r, n in zip(ids, right, labelled, strict=True) if n}
+    counts = {"images": len(ids), "pixels": int(labelled.sum()), "classes": int((sums["label"] > 0).sum())}
+    return Scores(metrics, counts, table, samples={f"aAcc{suffix}": accuracies})
+
+
+def commonest_class_score(label_areas: np.ndarray) -> float:
+    """mIoU (fraction) of predicting the commonest class everywhere; label_areas: (classes,) pixels."""
+    return float(label_areas.max() / label_areas.sum() / np.count_nonzero(label_areas))
+
+
+# ---- the task --------------------------------------------------------------------------------------------------------
+
+
+class ADE20K(Task):
+    """ADE20K (the scene-parsing benchmark of 150 classes)."""
+
+    name = "ade20k-seg"
+    title = "ADE20K"
+    head = "ade20k-seg"
+    splits = ("val", "train", "test")
+    default_split = "val"
+    metrics = (
+        Metric("mIoU", "fraction", headline=True),
+        Metric("mAcc", "fraction"),
+        Metric("aAcc", "fraction"),
+        Metric("mIoU_ms", "fraction"),
+    )
+    uses_text = False
+    layout = """\
+DATA_ROOT/                        = ADEChallengeData2016
+  images/{training,validation}/ADE_*.jpg
+  annotations/{training,validation}/ADE_*.png      grey: 0 = other, classes 1..150
+  images/testing/ADE_test_*.jpg   only for the split test, whose predictions are written as PNG files"""
+
+    @dataclass
+    class Options:
+        """config: mmseg config (FILE.py) or variant of the project's; default: what the checkpoint was trained with.
+        multi_scale: several scales, plain and flipped.  mode: slide or whole.  crop, stride: of windows, in pixels.
+        save_png: write predictions as PNG files, classes 1..150.  zero_based: those count from 0.
+        """
+
+        config: str | None = None
+        multi_scale: bool = False
+        mode: str | None = None
+        crop: int | None = None
+        stride: int | None = None
+        save_png: bool = False
+        zero_based: bool = False
+
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self._pipeline: Any = None
+        self._label_areas: np.ndarray | None = None
+        if self.options.multi_scale:
+            self.metrics = tuple(Metric(f"{name}_ms", "fraction", headline=name == "mIoU") for name in HEADLINES)  # type: ignore[misc]
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def root(self) -> Path:
+        """The folder that holds ``images`` and ``annotations``."""
+        return find(self.data_root, "images", FOLDERS, "ADE20K image folder").parent
+
+    def examples(self, split: str) -> list[Example]:
+        """One example per image; the target is the annotation file, None on the test split."""
+        root, subset = self.root(), SUBSETS[split]
+        folder = root / "images" / subset
+        if not folder.is_dir():
+            raise BenchError(f"{folder}: folder not found; check --data-root (see: beit3-bench tasks {self.name})")
+        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if not images:
+            raise BenchError(f"{folder}: no images; complete the download")
+        labels = None if split == "test" else root / "annotations" / subset
+        if labels is not None:
+            there = {p.name for p in labels.iterdir()} if labels.is_dir() else set()
+            missing = [p.name for p in images if f"{p.stem}.png" not in there]
+            if missing:
+                names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+                raise BenchError(
+                    f"{labels}: {len(missing)} of {len(images)} images have no annotation ({names}); complete the download"
+                )
+        if split == "val" and VALIDATION_IMAGES // 2 < len(images) < VALIDATION_IMAGES:
+            raise BenchError(f"{folder}: {len(images)} images instead of {VALIDATION_IMAGES:,}; complete the download")
+        return [
+            Example(
+                p.stem,
+                (str(p),),
+                cluster=p.stem,
+                target=str(labels / f"{p.stem}.png") if labels else None,
+                kind="image",
+            )
+            for p in images
+        ]
+
+    # ---- prediction --------------------------------------------------------------------------------------------------
+
+    def load_model(
+        self, checkpoint: Path, preset: str | None, image_size: int | None, allow_missing: Sequence[str]
+    ) -> LoadedModel:
+        """mmseg's model with the checkpoint's weights; needs mmcv, mmengine, mmdet and mmseg.
+
+        Args:
+            image_size: side of the windows, as ``-o crop``.
+        """
+        with _prints_to_stderr():
+            import beit3_bench.backbones.mmseg_adapter  # noqa: F401
+            from beit3_bench.backbones.checkpoint import LoadedModel, read_checkpoint
+            from beit3_bench.backbones.mmseg_adapter.loading import (
+                Protocol,
+                build_segmentor,
+                evaluation_config,
+                load_segmentor,
+                preprocessing_of,
+            )
+
+            options = self.options
+            source = read_checkpoint(checkpoint)
+            protocol = Protocol(options.mode, options.crop or image_size, options.stride, options.multi_scale)
+            cfg = evaluation_config(source, options.config, protocol)
+            model = build_segmentor(cfg)
+            if model.num_classes != CLASSES:
+                raise BenchError(
+                    f"{checkpoint}: its config has {model.num_classes} classes, ADE20K has {CLASSES}; give another config"
+                )
+            report = load_segmentor(model, source.tensors, str(checkpoint), allow_missing)
+            preprocessing = preprocessing_of(cfg, options.multi_scale)
+            config = model.backbone.net.config
+            if preprocessing.size % config.patch_size == 0:
+                config = config.replace(image_size=preprocessing.size)
+            preset = source.metadata.get("preset") or preset
+            return LoadedModel(
+                model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path
+            )  # type: ignore[arg-type]
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Images through mmseg's test pipeline; annotations read and checked by this project."""
+        import torch
+
+        assert self.preprocessing is not None
+        if self._pipeline is None:
+            self._pipeline = self.preprocessing.compose()  # type: ignore[attr-defined]
+        batch: dict[str, Any] = {"ids": [], "inputs": [], "data_samples": [], "labels": []}
+        for example in examples:
+            path = example.images[0]
+            try:
+                packed = self._pipeline({"img_path": path})
+            except Exception as error:  # OpenCV and mmcv raise many kinds for a damaged file
+                line = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+                raise BenchError(f"{path}: image does not decode ({line}); download it again") from error
+            samples = packed["data_samples"]
+            height, width = (samples[0] if isinstance(samples, list) else samples).ori_shape
+            label = None
+            if example.target is not None:
+                found = read_label(example.target)
+                if found.shape != (height, width):
+                    raise BenchError(
+                        f"{example.target}: annotation is {size_of(found)}, its image {width}x{height}; get both again"
+                    )
+                label = torch.from_numpy(found)
+            batch["ids"].append(example.id)
+            batch["inputs"].append(packed["inputs"])
+            batch["data_samples"].append(samples)
+            batch["labels"].append(label)
+        return batch
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too."""
+        from beit3_bench.backbones.mmseg_adapter.prediction import predict_classes
+
+        rows = []
+        for i, inputs, samples, label in zip(
+            *(batch[k] for k in ("ids", "inputs", "data_samples", "labels")), strict=True
+        ):
+            classes = predict_classes(model, inputs, samples)
+            row: Row = {"id": i}
+            if label is not None:
+                row |= sparse_histogram(class_histograms(classes, label.cpu().numpy(), CLASSES))
+            if self.options.save_png or label is None:
+                row["png"] = encode_png(classes, self.options.zero_based)
+            rows.append(row)
+        return rows
+
+    # ---- scores ------------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        histograms = [dense_histogram(rows[e.id]) for e in examples]
+        scores = score_histograms(histograms, [e.id for e in examples], self._suffix)
+        assert scores.table is not None
+        self._label_areas = scores.table.sums()["label"]
+        return scores
+
+    @property
+    def _suffix(self) -> str:
+        return "_ms" if self.options.multi_scale else ""
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {f"{name}{self._suffix}": value for name, value in estimate_segmentation(sums).items()}
+
+    def chance(self, examples: Sequence[Example]) -> float | None:
+        """mIoU (fraction) of predicting the commonest class everywhere; known once the rows have been scored."""
+        return None if self._label_areas is None else commonest_class_score(self._label_areas)
+
+    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+        """One grey PNG per image, classes 1..150 (the official form) or, if asked for, 0..149."""
+        written = []
+        for example in examples:
+            if "png" in rows[example.id]:
+                path = folder / f"{example.id}.png"
+                path.write_bytes(np.asarray(rows[example.id]["png"], dtype=np.uint8).tobytes())
+                written.append(path)
+        return written
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """A folder of predicted PNG files against a folder of ADE20K annotations, matched by name."""
+        if inputs.annotations is None:
+            raise BenchError("scoring ade20k-seg needs --annotations FOLDER_OF_PNG (annotations/validation)")
+        predicted, labels = _png_files(inputs.predictions, "predictions"), _png_files(inputs.annotations, "annotations")
+        coverage = match_ids(list(predicted), list(labels), str(inputs.predictions), "images", inputs.allow_partial)
+        ids = [i for i in labels if i in predicted]
+
+        def histogram(i: str) -> np.ndarray:
+            label = read_label(labels[i])
+            return class_histograms(read_prediction(predicted[i], label, inputs.zero_based), label, CLASSES)
+
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            histograms = list(pool.map(histogram, ids))
+        scores = score_histograms(histograms, ids)
+        if coverage < 1:
+            scores.notes.append(f"partial: {len(ids)} of {len(labels)} images ({coverage:.1%})")
+        return scores
+
+    # ---- fine-tuning -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def finetune(cls, request: Any) -> dict[str, Any]:
+        """Train with mmengine's Runner instead of the harness's own loop.
+
+        Args:
+            request: a `FinetuneRequest` of the harness (task, data_root, preset, recipe, checkpoint, output, ...).
+
+        Returns:
+            the summary of the training, as of the harness's own.
+        """
+        from beit3_bench.tasks.ade20k_finetune import finetune
+
+        with _prints_to_stderr():
+            return finetune(cls, request)
+
+    @classmethod
+    def plan_finetune(cls, request: Any) -> dict[str, Any]:
+        """What `finetune` would do, in plain values; nothing is written."""
+        from beit3_bench.tasks.ade20k_finetune import plan_finetune
+
+        with _prints_to_stderr():
+            return plan_finetune(cls, request)
+
+
+def _png_files(folder: Path, what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise BenchError(f"{folder}: {what} are expected as a folder of PNG files; there is no such folder")
+    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png"}
+    if not files:
+        raise BenchError(f"{folder}: holds no PNG files; give the folder of {what}")
+    return files
+
+
+def _prints_to_stderr() -> contextlib.redirect_stdout:
+    """The libraries behind this task print; stdout belongs to the command."""
+    return contextlib.redirect_stdout(sys.stderr)

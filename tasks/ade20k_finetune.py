@@ -1,0 +1,222 @@
+"""`beit3-bench finetune --task ade20k-seg`: from a request and a recipe to a training with mmengine's Runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beit3_bench.backbones.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Task
+from beit3_bench.tasks.files import check_images
+from beit3_bench.tasks.recipes import Recipe, is_recipe_key, load_recipe
+
+if TYPE_CHECKING:
+    from beit3_bench.backbones.checkpoint import Checkpoint
+    from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
+    from beit3_bench.backbones.mmseg_adapter.training import TrainingJob
+
+TASK = "ade20k-seg"
+RUNS = Path("results") / "runs"
+
+# Fields of a recipe -> of the settings; a recipe's image size is the side of the crop.
+SAME = (
+    "steps", "warmup_steps", "lr", "min_lr", "betas", "eps", "weight_decay", "layer_decay", "clip_grad", "drop_path",
+    "checkpoint_activations", "flip",
+)  # fmt: skip
+OTHERS = ("batch", "micro_batch", "image_size", "validate_epochs", "save_steps", "log_steps")
+
+
+def apply_recipe(settings: SegmentationSettings, recipe: Recipe, batch: int) -> SegmentationSettings:
+    """Settings with a recipe's numbers; the stride of the windows keeps its share of the crop.
+
+    batch: samples of one forward pass on one process.
+    """
+    values = {name: getattr(recipe, name) for name in SAME}
+    stride = (
+        settings.stride
+        if recipe.image_size == settings.crop
+        else round(settings.stride * recipe.image_size / settings.crop)
+    )
+    return settings.replace(**values, crop=recipe.image_size, stride=stride, batch=batch)
+
+
+def divide_batch(recipe: Recipe, world: int) -> tuple[int, int]:
+    """(samples of one forward pass on one process, passes per step).
+
+    Raises:
+        BenchError: it does not divide.
+    """
+    if recipe.batch % world:
+        raise BenchError(f"batch {recipe.batch} does not divide over {world} processes; give another with -o batch=N")
+    own = recipe.batch // world
+    at_once = recipe.micro_batch or own
+    if own % at_once:
+        raise BenchError(
+            f"micro_batch {at_once} does not divide the {own} samples of a process; give another with -o micro_batch=N"
+        )
+    return at_once, own // at_once
+
+
+def split_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``-o`` options of the recipe, and of the task.
+
+    Raises:
+        BenchError: a recipe's key that means nothing to this task.
+    """
+    recipe = {k: v for k, v in options.items() if is_recipe_key(k)}
+    for key in recipe:
+        if key.replace("-", "_") not in (*SAME, *OTHERS):
+            raise BenchError(
+                f"recipe of {TASK}: {key} has no effect on segmentation; it takes: {', '.join((*SAME, *OTHERS))}"
+            )
+    return recipe, {k: v for k, v in options.items() if k not in recipe}
+
+
+def choose_preset(request: Any, source: Checkpoint | None) -> str:
+    """The preset asked for, or that of the recipe's name, or the checkpoint's.
+
+    Raises:
+        BenchError: unknown, or told by nothing.
+    """
+    named = request.preset or (request.recipe.split("-")[0] if request.recipe else None)
+    if named is not None:
+        BEiT3Config.preset(named)
+        return named
+    if source is None:
+        raise BenchError(f"--preset is missing; give one of: {', '.join(PRESETS)}, or a pretrained --checkpoint")
+    from beit3_bench.backbones.mmseg_adapter.training import tower_of
+
+    width = tower_of(source, None)["embed_dim"]
+    known = source.metadata.get("preset") or next(
+        (n for n, shape in PRESETS.items() if shape["embed_dim"] == width), None
+    )
+    if known not in PRESETS:
+        raise BenchError(f"{source.path}: its size is that of no preset; give the nearest with --preset")
+    return known
+
+
+def check_labels(examples: list[Example]) -> None:
+    """Raise for the first annotation that is no grey PNG, by its header alone."""
+    from PIL import Image
+
+    def mode(example: Example) -> str | None:
+        try:
+            with Image.open(example.target) as image:
+                return image.mode
+        except (OSError, ValueError, SyntaxError):
+            return None
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for example, found in zip(examples, pool.map(mode, examples), strict=True):
+            if found not in ("L", "I;16", "I"):
+                kind = (
+                    "does not decode"
+                    if found is None
+                    else "is a palette image"
+                    if found == "P"
+                    else f"is an image of mode {found}"
+                )
+                raise BenchError(
+                    f"{example.target}: annotation {kind}; it has to be a grey PNG whose pixels are class numbers"
+                )
+
+
+def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dict[str, Any]]:
+    """The job, its recipe's name, and facts about it; everything that can be checked before training is checked.
+
+    Raises:
+        BenchError: bad input; nothing has been written.
+    """
+    if request.checkpoint is not None and not request.checkpoint.is_file():
+        raise BenchError(
+            f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
+        )
+    recipe_options, task_options = split_options(request.options)
+    task = task_class(request.data_root, task_options)
+    training = task.examples("train")
+    validation = task.examples("val")
+    check_images((path for e in (*training, *validation) for path in e.images), task.data_root)
+    check_labels([*training, *validation])
+
+    import beit3_bench.backbones.mmseg_adapter  # noqa: F401  (says what to install)
+    from beit3_bench.backbones.checkpoint import read_checkpoint
+    from beit3_bench.backbones.mmseg_adapter.settings import variant
+    from beit3_bench.backbones.mmseg_adapter.training import TOWER_FIELDS, TrainingJob, tower_of
+
+    source = read_checkpoint(request.checkpoint) if request.checkpoint else None
+    preset = choose_preset(request, source)
+    if source is None and preset != "tiny" and not request.from_scratch and not request.resume:
+        raise BenchError(
+            f"preset {preset} starts from pretrained weights; give --checkpoint FILE (see: beit3-bench models), or --from-scratch"
+        )
+    name = request.recipe or preset
+    recipe = load_recipe(TASK, name, recipe_options)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    at_once, accumulate = divide_batch(recipe, world)
+    settings = apply_recipe(variant(name), recipe, at_once)
+    shapes = BEiT3Config.preset(preset)
+    tower = tower_of(source, preset) if source else {field: getattr(shapes, field) for field in TOWER_FIELDS}
+    settings = settings.replace(arch=tower)
+    steps_per_epoch = -(-len(training) // recipe.batch)
+    job = TrainingJob(
+        settings,
+        task.root(),  # type: ignore[attr-defined]
+        (request.output or RUNS / f"finetune-{TASK}-{name}").absolute(),
+        source,
+        {
+            "task": TASK,
+            "head": TASK,
+            "preset": preset,
+            "config": {**shapes.to_dict(), **tower},
+            "recipe": recipe.to_dict(),
+        },
+        accumulate,
+        request.device,
+        request.dtype,
+        request.workers if request.workers is not None else min(4, max((os.cpu_count() or 1) // world - 1, 0)),
+        request.seed,
+        request.resume,
+        round(recipe.validate_epochs * steps_per_epoch),
+        recipe.save_steps,
+        recipe.log_steps,
+    )
+    facts = {
+        "task": TASK,
+        "preset": preset,
+        "recipe": name,
+        "folder": str(job.output),
+        "training_samples": len(training),
+        "validation_samples": len(validation),
+        "processes": world,
+        "global_batch": recipe.batch,
+        "samples_at_once": at_once,
+        "accumulate": accumulate,
+        "steps": recipe.steps,
+        "steps_per_epoch": steps_per_epoch,
+        "start": source.path.name if source else "from scratch",
+        "settings": settings.to_dict(),
+    }
+    return job, name, facts
+
+
+def plan_finetune(task_class: type[Task], request: Any) -> dict[str, Any]:
+    """The facts of a dry run."""
+    return prepare(task_class, request)[2]
+
+
+def finetune(task_class: type[Task], request: Any) -> dict[str, Any]:
+    """Train, or go on with it.
+
+    Returns:
+        ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``; ``checkpoint`` is the best one.
+    """
+    job, _, facts = prepare(task_class, request)
+    from beit3_bench.backbones.mmseg_adapter.training import open_output, train
+
+    open_output(job.output, request.resume, request.overwrite)
+    return {"task": TASK, "folder": facts["folder"], **train(dataclasses.replace(job))}

@@ -1,0 +1,109 @@
+"""Label maps of ADE20K: grey PNG files, the model's numbering, and areas per image as rows hold them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, reduce_zero_label
+
+CLASSES = 150
+
+
+def read_map(path: str | Path, what: str) -> np.ndarray:
+    """A grey PNG of class numbers: integer (H, W).
+
+    Raises:
+        BenchError: missing or undecodable, a palette (its indexes may mean anything), or colours.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            values = np.asarray(image) if mode in ("L", "I;16", "I") else None
+    except FileNotFoundError as error:
+        raise BenchError(f"{path}: {what} not found; check the folder") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BenchError(f"{path}: {what} does not decode ({error}); get it again") from error
+    if values is None:
+        kind = "a palette image" if mode == "P" else f"an image of mode {mode}"
+        raise BenchError(f"{path}: {what} is {kind}; it has to be a grey PNG whose pixels are class numbers")
+    return values
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """An annotation of ADE20K in the model's numbering: 0..149, and 255 where nothing is evaluated.
+
+    Raises:
+        BenchError: as `read_map`, and for values other than 0..150 and 255.
+    """
+    values = read_map(path, "annotation")
+    wrong = (values > CLASSES) & (values != IGNORE) | (values < 0)
+    if wrong.any():
+        raise BenchError(
+            f"{path}: annotation holds {int(values[wrong][0])}; ADE20K has 0 (other) and classes 1..{CLASSES}"
+        )
+    return reduce_zero_label(values)
+
+
+def read_prediction(path: str | Path, label: np.ndarray, zero_based: bool) -> np.ndarray:
+    """A prediction in the model's numbering, 0..149 wherever ``label`` is evaluated.
+
+    Raises:
+        BenchError: as `read_map`; another size than the label's; a value that is no class on an evaluated pixel.
+    """
+    values = read_map(path, "prediction")
+    if values.shape != label.shape:
+        raise BenchError(
+            f"{path}: prediction is {size_of(values)}, its annotation {size_of(label)}; resize it to the image's size"
+        )
+    first = 0 if zero_based else 1
+    classes = values.astype(np.int64) - first
+    wrong = (label != IGNORE) & ((classes < 0) | (classes >= CLASSES))
+    if wrong.any():
+        value = int(values[wrong][0])
+        hint = "is --zero-based right?" if zero_based else "if they count from 0, give --zero-based"
+        raise BenchError(f"{path}: prediction holds {value}; classes are {first}..{CLASSES - 1 + first}; {hint}")
+    return classes
+
+
+def size_of(values: np.ndarray) -> str:
+    return f"{values.shape[1]}x{values.shape[0]}"
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def sparse_histogram(histogram: np.ndarray) -> dict[str, list[int]]:
+    """An image's areas as lists over the classes that are there: classes, intersect, prediction, label.
+
+    histogram: int64 (4, classes), rows as `AREAS`; the union follows from the others.
+    """
+    rows = dict(zip(AREAS, np.asarray(histogram), strict=True))
+    present = np.flatnonzero(rows["union"])
+    return {"classes": present.tolist(), **{name: rows[name][present].tolist() for name in AREAS if name != "union"}}
+
+
+def dense_histogram(row: Mapping[str, Any]) -> np.ndarray:
+    """The inverse of `sparse_histogram`: int64 (4, 150)."""
+    dense = np.zeros((len(AREAS), CLASSES), dtype=np.int64)
+    at = {name: dense[i] for i, name in enumerate(AREAS)}
+    for name in ("intersect", "prediction", "label"):
+        at[name][row["classes"]] = row[name]
+    at["union"][:] = at["prediction"] + at["label"] - at["intersect"]
+    return dense
+
+
+def encode_png(classes: np.ndarray, zero_based: bool) -> np.ndarray:
+    """Classes 0..149 (H, W) as the bytes of a grey PNG (1..150, or 0..149): uint8 (n,)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray((classes + (0 if zero_based else 1)).astype(np.uint8)).save(buffer, "PNG")
+    return np.frombuffer(buffer.getvalue(), dtype=np.uint8)
