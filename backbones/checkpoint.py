@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, BEiT3Config
+from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, RELEASED_VOCABULARY, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.preprocess import Preprocessing
 
@@ -182,7 +182,8 @@ def load_checkpoint(
     Args:
         source: a file for `read_checkpoint`, or a mapping of official names to tensors (``{"model": ...}`` is unwrapped).
         allow_missing: patterns of official names (``"head.*"``) that may be missing, unexpected or of another shape;
-            such tensors keep their initial values.
+            such tensors keep their initial values. Tensors that the head never reads may be missing anyway; the report
+            names them.
 
     Raises:
         BenchError: a missing, unexpected or misshapen tensor that no pattern allows; lists the names.
@@ -194,8 +195,8 @@ def load_checkpoint(
         tensors = {name.removeprefix("module."): value for name, value in _unwrapped(source).items()}
         origin = origin or "state dict"
 
-    def allowed(name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
+    def allowed(name: str, patterns: Sequence[str] = allow_missing) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
     report = LoadReport()
     own, config = model.state_dict(), getattr(model, "config", None)
@@ -232,7 +233,11 @@ def load_checkpoint(
     report.unexpected = sorted(set(tensors) - set(report.loaded) - set(report.missing))
     problems = {
         "of another shape": [text for name, text in misshapen.items() if not allowed(name)],
-        "missing": [name for name in report.missing if name not in misshapen and not allowed(name)],
+        "missing": [
+            name
+            for name in report.missing
+            if name not in misshapen and not allowed(name) and not allowed(name, getattr(model, "unread", ()))
+        ],
         "unexpected": [name for name in report.unexpected if not allowed(name)],
     }
     if any(problems.values()):
@@ -264,8 +269,10 @@ def config_from_tensors(
         BenchError: not a BEiT-3, or its shapes contradict ``preset``.
     """
 
-    def shape(name: str, dimensions: int = 2) -> tuple[int, ...]:
+    def shape(name: str, dimensions: int = 2, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         if name not in tensors:
+            if default is not None:
+                return default
             raise BenchError(
                 f"{origin}: tensor {name!r} is missing; this is not a BEiT-3 checkpoint with official names"
             )
@@ -278,16 +285,16 @@ def config_from_tensors(
     side = math.isqrt(max(rows - SPECIAL_ROWS, 1))
     layers = {int(m[1]) for n in tensors if (m := re.match(r"beit3\.encoder\.layers\.(\d+)\.", n))}
     shared = "beit3.encoder.layers.0.self_attn.q_proj.weight" in tensors
-    if shape("beit3.encoder.embed_positions.B.weight")[0] != MAX_TEXT_ROWS:
-        raise BenchError(
-            f"{origin}: text positions have {shape('beit3.encoder.embed_positions.B.weight')[0]} rows instead of {MAX_TEXT_ROWS}"
-        )
+    # A vision-only checkpoint may have left the language branch out; whether the head can do without it is checked later.
+    text_rows = shape("beit3.encoder.embed_positions.B.weight", default=(MAX_TEXT_ROWS, dim))[0]
+    if text_rows != MAX_TEXT_ROWS:
+        raise BenchError(f"{origin}: text positions have {text_rows} rows instead of {MAX_TEXT_ROWS}")
     shapes: dict[str, Any] = {
         "patch_size": patch,
         "embed_dim": dim,
         "ffn_dim": shape("beit3.encoder.layers.0.ffn.A.fc1.weight")[0],
         "depth": len(layers),
-        "vocab_size": shape("beit3.text_embed.weight")[0],
+        "vocab_size": shape("beit3.text_embed.weight", default=(RELEASED_VOCABULARY, dim))[0],
         "shared_attention": shared,
         "vl_layers": len({n.split(".")[3] for n in tensors if ".ffn.VL." in n}),
     }
@@ -372,7 +379,8 @@ def load_model_for(
             f"{origin}: was fine-tuned with the {trained_for} head, this task needs {head}; give a checkpoint of this task"
         )
     arguments = dict(head_arguments or {})
-    if head in HEADS and not allow_missing:  # every tensor comes from the file: initial values would be overwritten
+    whole = "beit3.text_embed.weight" in source.tensors  # else a vision-only file: the rest needs initial values
+    if head in HEADS and whole and not allow_missing:  # every tensor comes from the file
         model: nn.Module = blank_model(head, config, **arguments).to_empty(device="cpu")
     else:
         model = build_model(head, config, **arguments)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,8 @@ class BEiT3Head(nn.Module):
     """A BEiT-3 with something on top. ``final_norm`` is False for heads that bring their own norm."""
 
     final_norm = True
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Patterns of official names that this head never reads: a checkpoint may leave them out."""
 
     def __init__(self, config: BEiT3Config):
         super().__init__()
@@ -166,6 +167,7 @@ class ImageClassification(BEiT3Head):
     """Mean of the patch tokens, LayerNorm, Linear (official `BEiT3ForImageClassification`)."""
 
     final_norm = False
+    unread = ("beit3.text_embed.weight", "beit3.vision_embed.mask_token", "*.B.*")
 
     def __init__(self, config: BEiT3Config, num_classes: int = 1000):
         super().__init__(config)
@@ -250,11 +252,8 @@ def build_model(name: str, config: BEiT3Config, **head: Any) -> nn.Module:
     registered = {e.name: e for e in entry_points(group="beit3_bench.backbones")}
     if name in registered:
         return registered[name].load()(config, **head).eval()
-    if name in DENSE:
-        module, attribute = DENSE[name].split(":")
-        return getattr(importlib.import_module(module), attribute)(config, **head).eval()
     if name not in HEADS:
-        known = sorted({*HEADS, *DENSE, *registered})
+        known = sorted({*HEADS, *registered})
         near = difflib.get_close_matches(name, known, n=1)
         raise BenchError(
             f"no model for task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
@@ -275,7 +274,3 @@ def blank_model(name: str, config: BEiT3Config, **head: Any) -> BEiT3Head:
         raise BenchError(
             f"model {name!r}: {error}".replace(f"{HEADS[name].__name__}.__init__()", "the head")
         ) from error
-
-
-DENSE: dict[str, str] = {}
-"""Dense-prediction models, ``name -> "module:builder"``; their engines are imported only when asked for."""

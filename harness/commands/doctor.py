@@ -28,6 +28,7 @@ STACKS = {
     "mmengine": "ade20k-seg",
     "mmseg": "ade20k-seg",
     "mmdet": "ade20k-seg",
+    "faster_coco_eval": "a faster scorer of coco-det (pycocotools serves without it)",
     "transformers": "the tokenizer's second opinion in the tests",
 }
 """Optional module -> what cannot be done without it."""

@@ -488,7 +488,7 @@ def test_wrong_and_unknown_presets_are_refused(tmp_path):
             {"beit3.encoder.embed_positions.B.weight": torch.zeros(512, 32)},
             "text positions have 512 rows instead of 1024",
         ),
-        ({"beit3.text_embed.weight": None}, r"'beit3\.text_embed\.weight' is missing"),
+        ({"beit3.text_embed.weight": None}, r"1 missing \(beit3\.text_embed\.weight\)"),
     ],
 )
 def test_shapes_that_no_beit3_has_are_refused(tmp_path, changes, message):
@@ -514,3 +514,20 @@ def test_zip_checkpoints_are_mapped_and_not_copied(tmp_path, state, monkeypatch,
     monkeypatch.setattr(torch, "load", lambda *a, **k: mapped.append(k["mmap"]) or original(*a, **k))
     assert read_checkpoint(path).tensors.keys() == state.keys()
     assert mapped == [not legacy]
+
+
+def test_a_vision_only_file_serves_the_head_that_reads_no_text_and_no_other(tmp_path):
+    config = BEiT3Config.preset("base", image_size=32, depth=12)
+    model = build_model("imagenet-linear", config, num_classes=3)
+    full = official_state_dict(model)
+    vision = {n: t for n, t in full.items() if ".B." not in n and n != "beit3.text_embed.weight"}
+    torch.save({"model": vision}, tmp_path / "beit3_base_patch16_224_in1k.pth")
+    loaded = load_model_for(
+        "imagenet-linear", tmp_path / "beit3_base_patch16_224_in1k.pth", None, None, {"num_classes": 3}
+    )
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model(images))
+    assert set(loaded.report.missing) == set(full) - set(vision)
+    with pytest.raises(BenchError, match="missing"):
+        load_model_for("retrieval", tmp_path / "beit3_base_patch16_224_in1k.pth")
