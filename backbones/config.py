@@ -137,7 +137,7 @@ class BEiT3Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "image_size": 64, "patch_size": 8, "embed_dim": 128, "num_heads": 4, "ffn_dim": 384, "depth": 4, "vocab_size": 512,
+        "image_size": 64, "patch_size": 16, "embed_dim": 96, "num_heads": 4, "ffn_dim": 384, "depth": 4, "vocab_size": 512,
     },
     "base": {"embed_dim": 768, "num_heads": 12, "ffn_dim": 3072, "depth": 12},
     "large": {"embed_dim": 1024, "num_heads": 16, "ffn_dim": 4096, "depth": 24},
