@@ -16,7 +16,7 @@ _PUBLIC = {
     "load_checkpoint": "checkpoint",
     "official_state_dict": "checkpoint",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

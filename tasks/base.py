@@ -256,8 +256,10 @@ class Task(ABC):
         position = {path: i for i, path in enumerate(distinct)}
         return self.load_images(distinct), torch.tensor([position[path] for path in paths])
 
-    def pad_text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (n, L) int64 padded to the longest of the batch, and padding_mask (n, L) bool, True = padding."""
+    def pad_text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids (n, L) int64 padded to the longest of the batch, and padding_mask (n, L) bool, True = padding; None
+        where nothing is padded.
+        """
         assert self.tokenizer is not None
         return self.tokenizer.pad([example.token_ids or [] for example in examples])
 

@@ -102,7 +102,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
 
 def read_answer_vocabulary(path: Path) -> list[str]:
     """The official ``answer2label.txt``: one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ..."""
-    answers = []
+    answers: list[str] = []
     for number, record in read_json_lines(path, "answer vocabulary"):
         source = f"{path}:{number}"
         if field(record, "label", int, source) != len(answers):

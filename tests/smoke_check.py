@@ -28,7 +28,9 @@ def constant_caption_cider(world: Path) -> float:
     task = CocoCaption(world / "coco")
     references = {e.id: e.target for e in task.examples("test")}
     common = Counter(e.text for e in task.training_examples()).most_common(20)
-    return max(score_captions(dict.fromkeys(references, text), references, ["CIDEr"]).metrics["CIDEr"] for text, _ in common)
+    return max(
+        score_captions(dict.fromkeys(references, text), references, ["CIDEr"]).metrics["CIDEr"] for text, _ in common
+    )
 
 
 def main(folder: Path) -> int:

@@ -116,8 +116,8 @@ class Detector(nn.Module):
         for item, detections, mask in zip(inputs, found, masks, strict=True):
             size = tuple(item["image"].shape[1:])
             wanted = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-            boxes, scores, classes = (detections[key] for key in ("boxes", "scores", "classes"))
-            results.append(postprocess(boxes, scores, classes, mask, size, wanted))
+            fields = (detections[key] for key in ("boxes", "scores", "classes"))
+            results.append(postprocess(*fields, mask, size, wanted))
         return results
 
     def losses(

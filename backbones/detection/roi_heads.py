@@ -243,7 +243,7 @@ class RoIHeads(nn.Module):
         joined = [torch.cat([p, t.boxes.to(p)]) for p, t in zip(proposals, targets, strict=True)]
         regions = self._label(Regions(*_flatten(joined)), targets, 0.5)
         assert regions.classes is not None
-        chosen = []
+        chosen: list[Tensor] = []
         for i in range(len(targets)):
             here, foreground = regions.image == i, regions.classes < self.num_classes
             chosen += sample(

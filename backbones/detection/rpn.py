@@ -70,7 +70,7 @@ class RPN(nn.Module):
     def anchors(self, features: list[Tensor]) -> list[Tensor]:
         """Anchors (h * w * 3, 4) of every level."""
         levels = zip(features, self.cell_anchors, self.strides, strict=True)
-        return [grid_anchors(cell, *feature.shape[-2:], stride) for feature, cell, stride in levels]
+        return [grid_anchors(cell, f.shape[-2], f.shape[-1], stride) for f, cell, stride in levels]
 
     def predict(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: logits (N, h * w * 3) and deltas (N, h * w * 3, 4), float32, in the order of the anchors."""

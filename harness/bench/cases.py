@@ -79,11 +79,10 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
         )
 
         def retrieval_reference() -> tuple[Tensor, Tensor]:
-            first = []
-            for k in range(CAPTIONS_PER_IMAGE):  # the official loader has one item per caption
+            first: list[Tensor] = []
+            for _ in range(CAPTIONS_PER_IMAGE):  # the official loader has one item per caption
                 encoded = _unit(model.vision_head(reference.encode(model.beit3, pictures)[:, 0]))
                 first = first or [encoded]
-                del k
             ids, mask = reference.pad_to_64(captions, None, config.pad_token_id)
             return first[0], _unit(model.language_head(reference.encode(model.beit3, None, ids, mask)[:, 0]))
 

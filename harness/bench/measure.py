@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def matmul_roof(device: torch.device, dtype: str, repeats: int = 5) -> float:
         a, b = torch.randn(m * scale, k, device=device, dtype=kind), torch.randn(k, n, device=device, dtype=kind)
         torch.mm(a, b)
         for _ in range(repeats):
-            best = max(best, 2 * m * scale * k * n / seconds_of(lambda a=a, b=b: torch.mm(a, b), device))
+            best = max(best, 2 * m * scale * k * n / seconds_of(partial(torch.mm, a, b), device))
     return best
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beit3_bench.backbones.models import Captioning
 from beit3_bench.backbones.multiway import BEiT3, Layer
 
 TEXT_TOKENS = 64  # the official num_max_bpe_tokens: every text is padded to it
@@ -111,11 +112,12 @@ def pad_to_64(token_ids: Tensor, padding_mask: Tensor | None, pad_id: int) -> tu
 
 
 def generate(
-    model: torch.nn.Module, images: Tensor, num_beams: int, max_length: int, length_penalty: float
+    model: Captioning, images: Tensor, num_beams: int, max_length: int, length_penalty: float
 ) -> list[list[int]]:
     """`CaptioningHandler.eval_batch`: images repeated per beam, caches of image and text copied whenever beams move."""
     config, beit3 = model.config, model.beit3
     batch, vocabulary = len(images), config.vocab_size
+    assert config.mask_token_id is not None
     text = torch.full((batch * num_beams, max_length), config.mask_token_id, device=images.device)
     text[:, 0] = config.cls_token_id
     scores = torch.zeros(batch, num_beams, device=images.device)

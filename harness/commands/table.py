@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from beit3_bench.backbones.errors import BenchError
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def meteor_statistics(
         for candidate, group in zip(candidates, references, strict=True)
     ]
     statistics = np.zeros((len(requests), N_STATISTICS))
-    with closing(converse(command, folder, requests, timeout)) as answers:
+    with closing(converse(command, folder, requests, timeout)) as answers:  # type: ignore[type-var]
         for row, answer in enumerate(answers):
             try:
                 statistics[row] = _numbers(answer)

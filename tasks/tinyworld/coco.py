@@ -197,7 +197,7 @@ def _objects(scene: Scene) -> list[dict[str, Any]]:
     ]
     if scene.crowd:
         mask = render.stamp((scene.width, scene.height), [(thing, 1) for thing in scene.crowd]) > 0
-        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]  # type: ignore[misc]
         left, top = int(columns[0]), int(rows[0])
         records.append(
             {

@@ -10,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from beit3_bench.backbones.download import download
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import read_pins
 from beit3_bench.harness.commands.download import command
-from click.testing import CliRunner
 
 BODY = bytes(i * i % 251 for i in range(300_000))
 DIGEST = hashlib.sha256(BODY).hexdigest()

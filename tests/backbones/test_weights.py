@@ -8,6 +8,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+
 from beit3_bench.backbones import weights
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from beit3_bench.backbones.errors import INSTALL_LINES
 from beit3_bench.harness.commands import doctor
-from click.testing import CliRunner
 
 
 @pytest.fixture

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from leaderboard_cases import metric, result, retrieval_metrics, write_run
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import WEIGHTS, find_weight
 from beit3_bench.harness.commands.table import command
@@ -18,8 +21,6 @@ from beit3_bench.harness.leaderboard_names import PAPER_TABLE_1, TASK_NAMES
 from beit3_bench.harness.leaderboard_published import COLUMNS, PublishedValue, load_published
 from beit3_bench.harness.leaderboard_results import Run, read_results
 from beit3_bench.harness.leaderboard_text import to_csv, to_json, to_latex, to_markdown
-from click.testing import CliRunner
-from leaderboard_cases import metric, result, retrieval_metrics, write_run
 
 RETRIEVAL = "beit3_base_patch16_384_coco_retrieval"
 

@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from leaderboard_cases import metric, result, retrieval_metrics
+
 from beit3_bench.harness.leaderboard import Table, TableRow, build_table
 from beit3_bench.harness.leaderboard_html import size_of, to_html
 from beit3_bench.harness.leaderboard_published import load_published
 from beit3_bench.harness.leaderboard_results import Run
-from leaderboard_cases import metric, result, retrieval_metrics
 
 
 @pytest.fixture(scope="module")

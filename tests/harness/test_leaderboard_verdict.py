@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from beit3_bench.harness.leaderboard_published import PublishedValue
-from beit3_bench.harness.leaderboard_verdict import Standing, judge, ranks, tied
 from hypothesis import given
 from hypothesis import strategies as st
 from leaderboard_cases import metric, result
+
+from beit3_bench.harness.leaderboard_published import PublishedValue
+from beit3_bench.harness.leaderboard_verdict import Standing, judge, ranks, tied
 
 WEIGHT = "beit3_base_patch16_480_vqa"
 

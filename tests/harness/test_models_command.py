@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import WEIGHTS, pin_or_check
 from beit3_bench.harness.commands import models, tasks
 from beit3_bench.tasks.registry import get_task, task_names
-from click.testing import CliRunner
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from goldens import COMMITTED
+from safetensors.torch import load_file
+
 from beit3_bench.backbones.checkpoint import load_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.models import build_model
 from beit3_bench.tasks.losses import captioning_loss, classification_loss, contrastive_loss, nlvr2_loss, vqa_loss
-from goldens import COMMITTED
-from safetensors.torch import load_file
 
 FOLDER = COMMITTED / "beit3"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())

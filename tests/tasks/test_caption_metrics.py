@@ -16,6 +16,10 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from goldens import metrics_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics import captions, java_programs, meteor, spice
 from beit3_bench.tasks.metrics.bleu import bleu_statistics, reduce_bleu
@@ -25,9 +29,6 @@ from beit3_bench.tasks.metrics.java_programs import Unavailable, converse
 from beit3_bench.tasks.metrics.meteor import meteor_statistics, reduce_meteor
 from beit3_bench.tasks.metrics.ngrams import count_ngrams
 from beit3_bench.tasks.metrics.rouge import rouge_l
-from goldens import metrics_golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 needs_pycocoevalcap = pytest.mark.skipif(find_spec("pycocoevalcap") is None, reason="needs pycocoevalcap")

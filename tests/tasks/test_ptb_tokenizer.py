@@ -13,14 +13,15 @@ from importlib.util import find_spec
 from unittest import mock
 
 import pytest
+from goldens import metrics_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics import ptb_tokenizer
 from beit3_bench.tasks.metrics.java_programs import program_folder
 from beit3_bench.tasks.metrics.lazy_dfa import Automaton, Expressions
 from beit3_bench.tasks.metrics.ptb_tokenizer import PUNCTUATION, tokenize, tokenize_lines
-from goldens import metrics_golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # What the Java program prints for a file of this one line.
 LINES = [

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks import registry
 from beit3_bench.tasks.base import Task
