@@ -2,10 +2,15 @@
 # make test    install and run the tests (SLOW=1: the slow ones too)
 # make lint    style, formatting and types
 # make clean   remove what the others made (not the virtual environment: rm -r .venv)
+#
+# EXTRAS=      leave the dense stack out (mmsegmentation; its operators compile for 7 minutes): ade20k-seg then shows as
+#              "not installed" in the table
 
 PYTHON ?= python3
 VENV   ?= .venv
 SLOW   ?=
+EXTRAS ?= dense
+comma  := ,
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -15,11 +20,11 @@ export PATH := $(abspath $(BIN)):$(PATH)
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about 5 GB, mostly torch)"
+	@echo "installing into $(VENV): about 6 GB, mostly torch$(if $(EXTRAS),; mmcv compiles for 7 minutes (EXTRAS= leaves it out))"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) pip setuptools wheel
-	$(PIP) torch torchvision
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) torch torchvision ninja
+	$(PIP) --no-build-isolation --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
 	touch $@
 
 smoke: install

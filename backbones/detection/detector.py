@@ -116,8 +116,8 @@ class Detector(nn.Module):
         for item, detections, mask in zip(inputs, found, masks, strict=True):
             size = tuple(item["image"].shape[1:])
             wanted = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-            fields = (detections[key] for key in ("boxes", "scores", "classes"))
-            results.append(postprocess(*fields, mask, size, wanted))
+            kept = postprocess(detections["boxes"], detections["scores"], detections["classes"], mask, size, wanted)
+            results.append(kept)
         return results
 
     def losses(
