@@ -135,14 +135,19 @@ def tower_of(state: Mapping[str, Tensor], source: str, num_heads: int | None = N
     depth = len({m[1] for name in state if (m := re.match(r"backbone\.net\.blocks\.(\d+)\.", name))})
     sizes = {"embed_dim": dim, "ffn_dim": ffn, "depth": depth}
     if num_heads is None:
-        matching = (p for p in PRESETS.values() if all(p[key] == value for key, value in sizes.items()))
-        num_heads = next((p["num_heads"] for p in matching), None)
+        num_heads = next((p["num_heads"] for p in PRESETS.values() if sizes.items() <= p.items()), None)
     if num_heads is None:
         raise BenchError(
             f"{source}: the number of attention heads does not show in a tower of width {dim} and depth {depth}; "
             "give the --preset it was made from"
         )
     return BEiT3Config(image_size=grid * STRIDE, patch_size=STRIDE, num_heads=num_heads, **sizes)
+
+
+def preset_of(tower: BEiT3Config) -> str | None:
+    """The preset whose vision tower this is, whatever its patch and image size."""
+    sizes = {key: getattr(tower, key) for key in ("embed_dim", "ffn_dim", "depth", "num_heads")}
+    return next((name for name, preset in PRESETS.items() if sizes.items() <= preset.items()), None)
 
 
 def plan_of(state: Mapping[str, Tensor], source: str, settings: Mapping[str, Any] | None = None) -> DetectorPlan:

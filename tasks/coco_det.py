@@ -1,0 +1,297 @@
+"""COCO detection and instance segmentation: BEiT-3 in ViTDet, Mask R-CNN or Cascade Mask R-CNN heads.
+
+Protocol (ViTDet, section 4; detectron2 projects/ViTDet): longer side resized to the detector's square, padded, NMS at 0.5,
+100 detections per image, COCOeval for boxes and masks. BEiT-3's own test-dev numbers (paper, section 3.2.1) stand on 1280
+pixels, Soft-NMS and several scales: ``--image-size 1280 -o soft_nms=linear -o scales=1024,1280,1536 -o flip_test=1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.detection.plan import DetectorPlan
+from beit3_bench.backbones.detection.resize import ShortestEdge
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
+from beit3_bench.tasks.coco_instances import Instances, has_masks, read_instances, result_records, write_results
+from beit3_bench.tasks.detector_training import DetectorTask, checked_image
+from beit3_bench.tasks.files import find, read_json
+from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
+from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit3_bench.backbones.checkpoint import LoadedModel
+
+ANNOTATIONS = {
+    "val2017": "instances_val2017.json",
+    "test-dev": "image_info_test-dev2017.json",
+    "train2017": "instances_train2017.json",
+}
+IMAGES = {"val2017": "val2017", "test-dev": "test2017", "train2017": "train2017"}
+TEST_SETS = {"test-dev": "test-dev2017"}
+CPU_PIXELS = 1024 * 1024
+"""Padded pixels of one forward pass on a CPU: more at once is no faster there and takes gigabytes."""
+
+
+class CocoDetection(DetectorTask):
+    """COCO val2017 and test-dev, boxes and masks."""
+
+    name = "coco-det"
+    title = "COCO detection and instance segmentation"
+    splits = ("val2017", "test-dev", "train2017")
+    default_split = "val2017"
+    score_files = ("annotations", "iou_type")
+    metrics = tuple(
+        Metric(f"{kind}/{name}", "fraction", headline=(kind, name) == ("bbox", "AP"))
+        for kind in ("bbox", "segm")
+        for name in STATISTICS
+    )
+    layout = """\
+DATA_ROOT/
+  annotations/instances_val2017.json            instances_train2017.json for fine-tuning
+  annotations/image_info_test-dev2017.json      only for test-dev
+  val2017/*.jpg, train2017/*.jpg, test2017/*.jpg   also below images/"""
+
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self.split = self.default_split
+        self._read: dict[str, Instances] = {}
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def instances(self, split: str) -> Instances:
+        """The annotation file of a split, read once; every split has the same categories."""
+        if split not in self._read:
+            path = find(self.data_root, ANNOTATIONS[split], ("annotations", "."), f"COCO {split} annotations")
+            content = read_instances(path)
+            wanted = self.options.num_classes
+            if wanted is not None and len(content.categories) != wanted:
+                raise BenchError(
+                    f"{path}: has {len(content.categories)} categories, the task was given num_classes={wanted}"
+                )
+            for known in self._read.values():
+                if [c["id"] for c in known.categories] != [c["id"] for c in content.categories]:
+                    raise BenchError(f"{path}: its category ids differ from those of another split; use one data set")
+            self._read[split] = content
+        return self._read[split]
+
+    def examples(self, split: str) -> list[Example]:
+        """One example per image of the annotation file; the target is the list of its objects."""
+        content = self.instances(split)
+        self.split, self.classes = split, content.categories
+        folder = find(self.data_root, IMAGES[split], (".", "images"), f"COCO {split} image folder")
+        return [
+            Example(
+                str(image["id"]),
+                (str(folder / image["file_name"]),),
+                cluster=str(image["id"]),
+                target=None if content.objects is None else content.objects[image["id"]],
+                kind="image",
+                meta={"height": image["height"], "width": image["width"]},
+            )
+            for image in content.images
+        ]
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Images resized and stacked at the top left of zeros: uint8 (n, 3, h, w), their true sizes beside them; and the
+        same again for every further scale.
+        """
+        assert isinstance(self.preprocessing, ShortestEdge)
+        sides = [replace(self.preprocessing, short_side=s, longest_side=s) for s in self.options.sides()] or [
+            self.preprocessing
+        ]
+        versions: list[list[Any]] = [[] for _ in sides]
+        for example in examples:
+            image = checked_image(example)
+            for found, resizing in zip(versions, sides, strict=True):
+                found.append(resizing.pixels(image))
+        stacked = [_stacked(images) for images in versions]
+        return {
+            "ids": [e.id for e in examples],
+            "sizes": [(e.meta["height"], e.meta["width"]) for e in examples],
+            "images": stacked[0],
+            "scaled": stacked[1:],
+            "shapes": [[tuple(image.shape[1:]) for image in images] for images in versions],
+        }
+
+    # ---- the network ----------------------------------------------------------------------------------------------
+
+    def load_model(
+        self, checkpoint: Path, preset: str | None, image_size: int | None, allow_missing: Sequence[str]
+    ) -> LoadedModel:
+        """A detector from a file with detectron2's names (its ``model_final.pth``, or one that `finetune` wrote).
+
+        Raises:
+            BenchError: another kind of checkpoint, another head or number of classes than asked for.
+        """
+        from beit3_bench.backbones.checkpoint import LoadedModel, LoadReport, read_checkpoint
+        from beit3_bench.backbones.config import BEiT3Config
+        from beit3_bench.backbones.detection.plan import plan_of, preset_of, tower_of
+        from beit3_bench.backbones.detection.weights import load_detector
+
+        if allow_missing:
+            raise BenchError(f"task {self.name}: detectors are loaded whole; leave out --allow-missing")
+        source = read_checkpoint(checkpoint)
+        origin, own = str(source.path), source.metadata.get("config") or {}
+        settings = source.metadata.get("head_arguments") if source.metadata.get("head") == self.head else None
+        plan = self._asked(plan_of(source.tensors, origin, settings), bool(settings), image_size, origin)
+        heads = own.get("num_heads") or (BEiT3Config.preset(preset).num_heads if preset else None)
+        tower = tower_of(source.tensors, origin, heads)
+        model = self.build(plan, tower)
+        load_detector(model, source.tensors, origin)
+        config = plan.input_config(tower)
+        return LoadedModel(
+            model,
+            config,
+            LoadReport(loaded=list(source.tensors)),
+            self.preprocessing_of(plan),
+            source.metadata,
+            source.sha256,
+            preset or source.metadata.get("preset") or preset_of(tower),
+            source.path,
+        )
+
+    def _asked(self, plan: DetectorPlan, told: bool, image_size: int | None, origin: str) -> DetectorPlan:
+        """The checkpoint's plan, with what was asked for where that is a choice."""
+        o = self.options
+        if o.head is not None and o.head != plan.head:
+            raise BenchError(f"{origin}: holds a {plan.head} head, -o head={o.head} was asked for; leave it out")
+        if len(self.classes) != plan.num_classes:
+            raise BenchError(
+                f"{origin}: detects {plan.num_classes} classes, the annotations have {len(self.classes)} categories; "
+                "give the data set that it was trained for"
+            )
+        if o.window_size is not None and o.window_size != plan.window_size:
+            if told:
+                raise BenchError(f"{origin}: was trained with window_size {plan.window_size}; leave out -o window_size")
+            plan = plan.replace(window_size=o.window_size)
+        if image_size is not None:
+            plan = plan.replace(image_size=image_size)
+        if o.max_size is not None and o.max_size > plan.image_size:
+            side = -(-o.max_size // 32) * 32
+            raise BenchError(
+                f"task {self.name}: max_size {o.max_size} does not fit into the detector's square of {plan.image_size}; "
+                f"give --image-size {side}"
+            )
+        return plan
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+        """Detections of each image in official terms: boxes x, y, width, height in pixels, masks as RLE."""
+        stacks = [batch["images"], *batch["scaled"]]
+        images = [
+            [stack[i, :, : shapes[i][0], : shapes[i][1]] for stack, shapes in zip(stacks, batch["shapes"], strict=True)]
+            for i in range(len(batch["ids"]))
+        ]
+        found: list[dict[str, torch.Tensor]] = []
+        if self.options.augments_test:
+            from beit3_bench.backbones.detection.tta import detect_views
+
+            for versions, size in zip(images, batch["sizes"], strict=True):
+                found.append(detect_views(model, versions, size, self.options.flip_test))  # type: ignore[arg-type]
+        else:
+            inputs = [
+                {"image": versions[0], "height": height, "width": width}
+                for versions, (height, width) in zip(images, batch["sizes"], strict=True)
+            ]
+            for part in _parts(inputs, model):
+                found += model.detect(part)  # type: ignore[operator]
+        ids = [category["id"] for category in self.classes]
+        return [_row(i, detections, ids) for i, detections in zip(batch["ids"], found, strict=True)]
+
+    # ---- scoring --------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """The twelve COCO statistics of boxes and, with a mask head, of masks; fractions."""
+        ordered = [rows[e.id] for e in examples]
+        truth = {
+            "images": [{"id": int(e.id), **e.meta} for e in examples],
+            "annotations": [o for e in examples for o in e.target],
+            "categories": self.classes,
+        }
+        masks = has_masks(ordered)
+        found = [coco_ap(truth, result_records(ordered, ["bbox"]), "bbox")]
+        if masks:
+            found.append(coco_ap(truth, result_records(ordered, ["segmentation"]), "segm"))
+        table = found[0].table
+        for other in found[1:]:
+            table = table.joined(other.table) if table is not None and other.table is not None else None
+        objects = sum(not o.get("iscrowd", 0) for e in examples for o in e.target)
+        return Scores(
+            metrics={name: _or_nan(value) for scores in found for name, value in scores.metrics.items()},
+            counts={
+                "images": len(ordered),
+                "objects": objects,
+                "detections": sum(len(r["detections"]) for r in ordered),
+            },
+            table=table,
+            notes=[] if masks else ["the detector has no mask head: boxes only"],
+        )
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return estimate_ap(sums)
+
+    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+        """Official result files; for test-dev the zip files that the evaluation server takes."""
+        return write_results([rows[e.id] for e in examples], folder, TEST_SETS.get(self.split), self.options.algorithm)
+
+    @classmethod
+    def score_file(cls, inputs: ScoreInputs) -> Scores:
+        """An official result file against an instances file."""
+        if inputs.annotations is None or inputs.iou_type is None:
+            raise BenchError("scoring coco-det needs --annotations instances.json and --iou-type bbox or segm")
+        truth = read_json(inputs.annotations, "COCO instances")
+        detections = read_json(inputs.predictions, "COCO results")
+        try:
+            scores: CocoScores = coco_ap(truth, detections, inputs.iou_type)
+        except BenchError as error:
+            file = inputs.annotations if str(error).startswith("annotations") else inputs.predictions
+            raise BenchError(f"{file}: {error}") from error
+        counts = {"images": len(truth["images"]), "detections": len(detections)}
+        return Scores(metrics=dict(scores.metrics), counts=counts, table=scores.table)
+
+
+def _stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    stack = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for place, image in zip(stack, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return stack
+
+
+def _parts(inputs: list[dict[str, Any]], model: Any) -> Iterator[list[dict[str, Any]]]:
+    size = len(inputs)
+    if inputs[0]["image"].device.type == "cpu":
+        size = max(1, CPU_PIXELS // model.image_size**2)
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
+
+
+def _row(identity: str, found: Mapping[str, torch.Tensor], category_ids: Sequence[int]) -> Row:
+    boxes = found["boxes"].float().cpu().numpy()
+    boxes[:, 2:] -= boxes[:, :2]
+    scores, classes = found["scores"].float().tolist(), found["classes"].tolist()
+    detections: list[dict[str, Any]] = [
+        {"category_id": category_ids[c], "bbox": box, "score": s}
+        for box, s, c in zip(boxes.tolist(), scores, classes, strict=True)
+    ]
+    if "masks" in found and detections:
+        from pycocotools import mask
+
+        bitmaps = found["masks"].permute(1, 2, 0).cpu().numpy()
+        for detection, rle in zip(detections, mask.encode(np.asfortranarray(bitmaps, dtype=np.uint8)), strict=True):
+            detection["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+    return {"id": identity, "detections": detections, "masks": "masks" in found}
+
+
+def _or_nan(value: float) -> float:
+    """COCOeval's -1 where there is nothing to find (no large objects, say)."""
+    return float("nan") if value == -1 else value

@@ -1,0 +1,483 @@
+"""The COCO detection task: reading, rows, scores, submission files, training, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from goldens import metrics_golden
+from PIL import Image
+
+from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
+from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.detection.plan import DetectorPlan
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.inputs import read_examples
+from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.coco_det import CocoDetection
+from beit3_bench.tasks.recipes import Recipe
+from beit3_bench.tasks.tinyworld.world import write_tiny_world
+
+TOWER = BEiT3Config(image_size=64, patch_size=16, embed_dim=32, num_heads=2, ffn_dim=64, depth=4)
+PLAN = DetectorPlan(
+    head="mask_rcnn", num_classes=6, image_size=96, window_size=3, out_channels=16, fc_dim=24, proposals=50
+)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("world") / "tiny"
+    write_tiny_world(root, size="mini")
+    return root / "coco"
+
+
+def detector(plan: DetectorPlan = PLAN, tower: BEiT3Config = TOWER) -> Any:
+    torch.manual_seed(1)
+    model = plan.build(tower)
+    with torch.no_grad():
+        for name, parameter in model.roi_heads.named_parameters():
+            if name.endswith(("cls_score.weight", "predictor.weight")):
+                parameter.normal_(std=0.3)
+    return model
+
+
+def save(path: Path, plan: DetectorPlan = PLAN, tower: BEiT3Config = TOWER, metadata: bool = True) -> Path:
+    own = {"head": "detection", "task": "coco-det", "config": tower.to_dict(), "head_arguments": plan.to_dict()}
+    content = {"model": detector(plan, tower).state_dict(), "iteration": 7}
+    torch.save({**content, **({METADATA_KEY: own} if metadata else {})}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("weights") / "model_final.pth")
+
+
+def task(coco: Path, **options: str) -> CocoDetection:
+    return CocoDetection(coco, {"engine": "native", **options})
+
+
+def predicted(coco: Path, checkpoint: Path, count: int = 4, **options: str) -> tuple[CocoDetection, list, dict]:
+    own = task(coco, **options)
+    examples = own.examples("val2017")[:count]
+    loaded = own.load_model(checkpoint, None, None, ())
+    own.bind(loaded.preprocessing, None)
+    with torch.inference_mode():
+        rows = own.predict(loaded.model, own.collate(examples))
+    return own, examples, {row["id"]: row for row in rows}
+
+
+# ---- scores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("name", ["real", "synthetic"])
+def test_official_files_score_as_pycocotools_scores_them(name, iou_type):
+    folder = metrics_golden("detection")
+    expected = json.loads((folder / "expected.json").read_text())[name][iou_type]["stats"]
+    inputs = ScoreInputs(
+        folder / name / f"{iou_type}_results.json", folder / name / "instances.json", iou_type=iou_type
+    )
+    assert CocoDetection.score_file(inputs).metrics == pytest.approx(
+        {f"{iou_type}/{key}": value for key, value in expected.items()}, abs=1e-9
+    )
+
+
+def perfect_rows(examples) -> dict[str, Any]:
+    from pycocotools import mask
+
+    rows = {}
+    for example in examples:
+        size = (example.meta["height"], example.meta["width"])
+        detections = []
+        for thing in example.target:
+            if not thing["iscrowd"]:
+                shape = mask.merge(mask.frPyObjects(thing["segmentation"], *size))
+                detections.append(
+                    {
+                        "category_id": thing["category_id"],
+                        "bbox": thing["bbox"],
+                        "score": 0.9,
+                        "segmentation": {"size": list(size), "counts": shape["counts"].decode()},
+                    }
+                )
+        rows[example.id] = {"id": example.id, "detections": detections, "masks": True}
+    return rows
+
+
+def test_the_truth_itself_scores_one(coco):
+    own = task(coco)
+    examples = own.examples("val2017")
+    scores = own.score(perfect_rows(examples), examples)
+    assert {scores.metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75")} == {1.0}
+    assert {m.name for m in own.metrics} == set(scores.metrics)
+    assert own.estimate(scores.table.sums())["segm/AP"] == pytest.approx(1.0)
+
+
+def test_scores_of_a_run_equal_those_of_its_result_files(coco, checkpoint, tmp_path):
+    own, examples, rows = predicted(coco, checkpoint, 6)
+    scores = own.score(rows, examples)
+    assert scores.counts["detections"] > 20
+    assert set(scores.metrics) == {m.name for m in own.metrics}
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    wanted = {int(e.id) for e in examples}
+    truth["images"] = [image for image in truth["images"] if image["id"] in wanted]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in wanted]
+    (tmp_path / "part.json").write_text(json.dumps(truth))
+    files = own.submission(rows, examples, tmp_path)
+    assert [path.name for path in files] == ["bbox_results.json", "segm_results.json"]
+    for path, kind in zip(files, ("bbox", "segm"), strict=True):
+        again = CocoDetection.score_file(ScoreInputs(path, tmp_path / "part.json", iou_type=kind)).metrics
+        for name, value in again.items():
+            assert value == pytest.approx(scores.metrics[name]) or (value == -1 and np.isnan(scores.metrics[name]))
+
+
+def test_a_detector_without_mask_head_is_scored_on_boxes_alone(coco, tmp_path):
+    path = save(tmp_path / "boxes.pth", PLAN.replace(with_masks=False))
+    own, examples, rows = predicted(coco, path)
+    scores = own.score(rows, examples)
+    assert set(scores.metrics) == {m.name for m in own.metrics if m.name.startswith("bbox/")}
+    assert scores.notes == ["the detector has no mask head: boxes only"]
+    assert [p.name for p in own.submission(rows, examples, tmp_path)] == ["bbox_results.json"]
+
+
+# ---- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_hold_the_detections_in_official_terms(coco, checkpoint):
+    from pycocotools import mask
+
+    own, examples, rows = predicted(coco, checkpoint, 3)
+    model = detector()
+    for example in examples:
+        with Image.open(example.images[0]) as picture:
+            image = own.preprocessing.pixels(picture.convert("RGB"))
+        size = (example.meta["height"], example.meta["width"])
+        with torch.no_grad():
+            found = model.detect([{"image": image, "height": size[0], "width": size[1]}])[0]
+        detections = rows[example.id]["detections"]
+        assert len(detections) == len(found["scores"]) > 0
+        ids = [category["id"] for category in own.classes]
+        assert [d["category_id"] for d in detections] == [ids[c] for c in found["classes"].tolist()]
+        np.testing.assert_allclose([d["score"] for d in detections], found["scores"].numpy(), atol=1e-5)
+        boxes = np.array([d["bbox"] for d in detections])
+        boxes[:, 2:] += boxes[:, :2]
+        np.testing.assert_allclose(boxes, found["boxes"].numpy(), atol=1e-3)
+        bitmaps = mask.decode([d["segmentation"] for d in detections]).transpose(2, 0, 1).astype(bool)
+        assert (bitmaps != found["masks"].numpy()).mean() < 1e-4
+    json.dumps(rows)
+
+
+def test_batches_of_any_size_give_the_same_rows(coco, checkpoint):
+    _, examples, together = predicted(coco, checkpoint, 3)
+    own = task(coco)
+    own.examples("val2017")
+    loaded = own.load_model(checkpoint, None, None, ())
+    own.bind(loaded.preprocessing, None)
+    for example in examples:
+        with torch.inference_mode():
+            (alone,) = own.predict(loaded.model, own.collate([example]))
+        mates = together[example.id]["detections"]
+        assert [d["category_id"] for d in alone["detections"]] == [d["category_id"] for d in mates]
+        np.testing.assert_allclose([d["bbox"] for d in alone["detections"]], [d["bbox"] for d in mates], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [({}, 96), ({"short_side": "48", "max_size": "64"}, 64), ({"scales": "64,128"}, 64)],
+)
+def test_images_are_resized_as_asked(coco, checkpoint, options, shape):
+    own = task(coco, **options)
+    example = own.examples("val2017")[0]
+    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
+    batch = own.collate([example])
+    assert batch["images"].dtype == torch.uint8
+    height, width = batch["shapes"][0][0]
+    if "short_side" in options:
+        assert min(height, width) <= 48
+    assert max(height, width) == shape or min(height, width) == 48
+    assert [max(s[0]) for s in batch["shapes"][1:]] == ([128] if "scales" in options else [])
+
+
+@pytest.mark.parametrize(
+    "options", [{"scales": "64,96", "flip_test": "1"}, {"flip_test": "1"}, {"soft_nms": "gaussian"}]
+)
+def test_augmentation_and_soft_nms_change_the_rows(coco, checkpoint, options):
+    _, _, plain = predicted(coco, checkpoint, 1)
+    _, _, other = predicted(coco, checkpoint, 1, **options)
+    ((name, row),) = other.items()
+    assert row["detections"]
+    assert row["detections"] != plain[name]["detections"]
+
+
+def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
+    tower = BEiT3Config.preset("tiny", patch_size=16)
+    path = save(tmp_path / "model_final.pth", PLAN.replace(window_size=14, proposals=1000), tower, metadata=False)
+    own = task(coco, score_threshold="0.1")
+    own.examples("val2017")
+    loaded = own.load_model(path, None, 96, ())
+    assert (loaded.preset, loaded.config.image_size, own.plan.window_size) == ("tiny", 96, 14)
+    assert own.plan == PLAN.replace(window_size=14, proposals=1000)
+
+
+# ---- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path):
+    request = RunRequest(
+        "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / "run",
+        options={"engine": "native", "score_threshold": "0.2"},
+    )  # fmt: skip
+    result = run_task(request, CocoDetection).result
+    assert result["metrics"]["bbox/AP"]["headline"]
+    assert result["metrics"]["segm/AP50"]["ci95"] is not None
+    assert result["provenance"]["options"]["engine"] == "native"
+    assert result["model"]["image_size"] == 96
+    assert run_task(request, CocoDetection).was_finished
+
+
+def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp_path):
+    request = RunRequest(
+        "coco-det", checkpoint, coco, split="test-dev", device="cpu", workers=0, limit=3, output=tmp_path / "run",
+        options={"engine": "native", "algorithm": "beit3-base"},
+    )  # fmt: skip
+    result = run_task(request, CocoDetection).result
+    assert result["status"] == "submitted"
+    name = "detections_test-dev2017_beit3-base-segm_results"
+    with zipfile.ZipFile(tmp_path / "run" / "submission" / f"{name}.zip") as archive:
+        assert archive.namelist() == [f"{name}.json"]
+        records = json.loads(archive.read(f"{name}.json"))
+    assert records
+    assert set(records[0]) == {"image_id", "category_id", "score", "segmentation"}
+
+
+# ---- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+RECIPE = Recipe(image_size=96, weight_decay=0.1, layer_decay=0.5, drop_path=0.2)
+SMALL = {"out_channels": "16", "fc_dim": "24", "proposals": "50", "rois_per_image": "16", "window_size": "3"}
+
+
+def trainable(coco: Path, checkpoint: Path | None = None, **options: str):
+    own = task(coco, **{**SMALL, "head": "mask_rcnn", **options})
+    examples = own.training_examples()
+    source = read_checkpoint(checkpoint) if checkpoint else None
+    torch.manual_seed(0)
+    model, config, report, new = own.training_model("tiny", RECIPE, source)
+    own.configure_training(RECIPE.to_dict())
+    return own, examples, model.train(), config, report, new
+
+
+@pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_a_few_steps_lower_the_loss(coco, head):
+    own, examples, model, *_ = trainable(coco, head=head, jitter_min="0.9", jitter_max="1.0")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(15):
+        batch = own.training_collate(examples[:2], torch.Generator().manual_seed(0), lambda *_: None)
+        torch.manual_seed(0)
+        loss = own.loss(model, batch, lambda tensor: tensor)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_crowds_and_images_without_objects_are_not_trained_on(coco):
+    own = task(coco)
+    everything, chosen = own.examples("train2017"), task(coco).training_examples()
+    crowds = sum(o["iscrowd"] for e in everything for o in e.target)
+    assert crowds > 0
+    assert len(chosen) < len(everything)
+    assert all(e.target for e in chosen)
+    assert sum(len(e.target) for e in chosen) == sum(
+        not o["iscrowd"] for e in own.examples("train2017") for o in e.target
+    )
+    assert {o["class"] for e in chosen for o in e.target} == set(range(6))
+
+
+def test_rates_fall_with_depth_and_norms_do_not_decay(coco):
+    own, _, model, config, *_ = trainable(coco)
+    rates = {}
+    for group in own.parameter_groups(model, config, RECIPE):
+        rates |= {name: (group["lr_scale"], group["weight_decay"]) for name in group["names"]}
+    assert set(rates) == dict(model.named_parameters()).keys()
+    assert rates["backbone.net.pos_embed"] == (0.5**5, 0.0)
+    assert rates["backbone.net.blocks.3.attn.qkv.weight"] == (0.5, 0.1)
+    assert rates["backbone.net.blocks.3.norm1.weight"] == (0.5, 0.0)
+    assert rates["roi_heads.box_head.fc1.weight"] == (1.0, 0.1)
+
+
+def test_official_weights_fill_the_tower(coco, tmp_path):
+    from beit3_bench.backbones.checkpoint import official_state_dict
+    from beit3_bench.backbones.models import build_model
+
+    pretrained = BEiT3Config.preset("tiny")
+    source = build_model("retrieval", pretrained)
+    state = official_state_dict(source)
+    torch.save({"model": state}, tmp_path / "pretrained.pth")
+    _, _, model, config, report, new = trainable(coco, tmp_path / "pretrained.pth")
+    assert (config.patch_size, config.image_size) == (16, 96)
+    loaded = model.state_dict()["backbone.net.blocks.1.mlp.fc1.weight"]
+    assert torch.equal(loaded, state["beit3.encoder.layers.1.ffn.A.fc1.weight"])
+    assert "beit3.encoder.layers.1.ffn.A.fc1.weight" in report.loaded
+    assert "roi_heads.box_head.fc1.weight" in new
+
+
+def test_a_detector_of_other_classes_keeps_all_but_its_class_layers(coco, tmp_path):
+    path = save(tmp_path / "objects.pth", PLAN.replace(num_classes=11))
+    source = torch.load(path)["model"]
+    _, _, model, _, _, new = trainable(coco, path)
+    state = model.state_dict()
+    assert sorted({name.rpartition(".")[0] for name in new}) == [
+        "roi_heads.box_predictor.bbox_pred", "roi_heads.box_predictor.cls_score", "roi_heads.mask_head.predictor"
+    ]  # fmt: skip
+    assert all(torch.equal(state[name], source[name]) for name in state if name not in new)
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------------
+
+
+def spoiled(coco: Path, tmp_path: Path, change) -> Path:
+    """A copy of the annotations with a change, beside the same images."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").symlink_to(coco / "val2017")
+    content = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    change(content)
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+def set_in(where: str, index: int, **values: Any):
+    return lambda content: content[where][index].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (set_in("annotations", 2, category_id=55), r"annotations\[2\]: category_id 55 is not among"),
+        (set_in("annotations", 2, image_id=-1), r"annotations\[2\]: image_id -1 is not among"),
+        (set_in("annotations", 0, bbox=[1, 2, 3]), r"annotations\[0\]: bbox \[1, 2, 3\]"),
+        (set_in("annotations", 0, bbox=[1, 2, -3, 4]), r"annotations\[0\]: bbox"),
+        (set_in("annotations", 1, segmentation={"size": [3, 3], "counts": "0"}), r"RLE size \[3, 3\] differs"),
+        (set_in("images", 1, height="12"), r"images\[1\]: 'height' should be int"),
+        (lambda content: content.pop("categories"), r"'categories' is missing"),
+        (lambda content: content["images"].append(content["images"][0]), r"listed twice"),
+        (lambda content: content.update(images=[]), r"0 images"),
+    ],
+)
+def test_spoiled_annotations_are_named(coco, tmp_path, change, told):
+    with pytest.raises(BenchError, match=told):
+        task(spoiled(coco, tmp_path, change)).examples("val2017")
+
+
+def test_missing_images_are_named(coco, tmp_path):
+    root = spoiled(coco, tmp_path, set_in("images", 0, file_name="gone.jpg"))
+    with pytest.raises(BenchError, match=r"1 of \d+ image files are missing.*gone\.jpg"):
+        read_examples(task(root), "val2017")
+
+
+def test_an_image_of_another_size_is_named(coco, tmp_path, checkpoint):
+    own = task(spoiled(coco, tmp_path, set_in("images", 0, width=1000, height=10)))
+    examples = own.examples("val2017")
+    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
+    with pytest.raises(BenchError, match=r"the annotations say 1000x10"):
+        own.collate(examples[:1])
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ('[{"image_id": 1, "category_id": 1, "bbox": [NaN, 0, 1, 1], "score": 1}]', "holds NaN"),
+        (
+            '[{"image_id": %d, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 1}]',
+            "category_id 2 is not in the annotat",
+        ),
+        (
+            '[{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]',
+            "image_id 5 is not in the annotations",
+        ),
+        ('[{"image_id": %d, "category_id": 1, "bbox": [0, 0, 1], "score": 1}]', "bbox"),
+        ('{"a": 1}', "expected a list"),
+    ],
+)
+def test_spoiled_detection_files_are_named(coco, tmp_path, records, told):
+    annotations = coco / "annotations" / "instances_val2017.json"
+    image = json.loads(annotations.read_text())["images"][0]["id"]
+    path = tmp_path / "results.json"
+    path.write_text(records % image if "%d" in records else records)
+    with pytest.raises(BenchError, match=rf"results\.json: .*{told}"):
+        CocoDetection.score_file(ScoreInputs(path, annotations, iou_type="bbox"))
+
+
+def test_masks_of_another_size_are_named(coco, tmp_path):
+    annotations = coco / "annotations" / "instances_val2017.json"
+    image = json.loads(annotations.read_text())["images"][0]["id"]
+    record = {"image_id": image, "category_id": 1, "score": 1, "segmentation": {"size": [2, 2], "counts": "04"}}
+    (tmp_path / "results.json").write_text(json.dumps([record]))
+    with pytest.raises(BenchError, match=r"results\.json: detections\[0\]: RLE size \[2, 2\] differs"):
+        CocoDetection.score_file(ScoreInputs(tmp_path / "results.json", annotations, iou_type="segm"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "told"),
+    [
+        (PLAN.replace(head="cascade_mask_rcnn"), {"head": "mask_rcnn"}, "holds a cascade_mask_rcnn head"),
+        (PLAN.replace(num_classes=80), {}, "detects 80 classes, the annotations have 6"),
+        (PLAN, {"window_size": "4"}, "trained with window_size 3"),
+        (PLAN, {"max_size": "200"}, "--image-size 224"),
+        (PLAN, {"engine": "detectron2", "flip_test": "1"}, "need the native engine"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(coco, tmp_path, plan, options, told):
+    own = task(coco, **options)
+    own.examples("val2017")
+    with pytest.raises(BenchError, match=told):
+        own.load_model(save(tmp_path / "model_final.pth", plan), None, None, ())
+
+
+def test_a_checkpoint_of_another_task_is_named(coco, tmp_path):
+    from beit3_bench.backbones.checkpoint import official_state_dict
+    from beit3_bench.backbones.models import build_model
+
+    torch.save({"model": official_state_dict(build_model("retrieval", BEiT3Config.preset("tiny")))}, tmp_path / "r.pth")
+    own = task(coco)
+    own.examples("val2017")
+    with pytest.raises(BenchError, match=r"r\.pth: .*not the checkpoint of a ViTDet detector"):
+        own.load_model(tmp_path / "r.pth", None, None, ())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"engine": "tensorflow"}, {"head": "yolo"}, {"soft_nms": "cubic"}, {"scales": "800,x"}, {"scales": "8"},
+        {"scales": "64,64"}, {"jitter_min": "3"}, {"score_threshold": "2"}, {"algorithm": "a/b"}, {"fc_dim": "0"},
+        {"window_size": "-1"}, {"soft_nms_sigma": "0"},
+    ],
+    ids=lambda option: "-".join(*option.items()),
+)  # fmt: skip
+def test_options_out_of_range_are_named(tmp_path, option):
+    (name,) = option
+    with pytest.raises(BenchError, match=name):
+        CocoDetection(tmp_path, option)
+
+
+def test_num_classes_is_a_promise(coco):
+    assert len(task(coco, num_classes="6").examples("val2017")) > 0
+    with pytest.raises(BenchError, match="has 6 categories, the task was given num_classes=365"):
+        task(coco, num_classes="365").examples("val2017")
+
+
+def test_options_are_plain_values_for_the_record():
+    assert all(
+        value is None or isinstance(value, (str, int, float)) for value in asdict(CocoDetection.Options()).values()
+    )
