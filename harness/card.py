@@ -106,7 +106,8 @@ def _anywhere(task: Task, options: Mapping[str, str]) -> dict[str, str]:
 
     def absolute(key: str, text: str) -> str:
         value = getattr(task.options, key.replace("-", "_"))
-        return str(value.absolute()) if isinstance(value, Path) else text
+        named = isinstance(value, Path) or (Path(text).suffix != "" and Path(text).is_file())
+        return str(Path(text).absolute()) if named else text
 
     return {key: absolute(key, text) for key, text in options.items()}
 

@@ -219,7 +219,7 @@ def _read(found: Verification, task_class: type[Task], split: str) -> list[Examp
         )
         _add(found, "ids", split, line)
     try:
-        check_images((path for e in examples for path in e.images), Path(found.data_root))
+        check_images((path for e in examples for path in _images(e)), Path(found.data_root))
     except BenchError as error:
         _add(found, "images", split, str(error))
     return examples
@@ -341,7 +341,9 @@ def _id(example: Example) -> tuple[str, ...]:
 
 
 def _images(example: Example) -> tuple[str, ...]:
-    return example.images
+    """Image files of an example, and its label map where the truth is one."""
+    target = example.target
+    return (*example.images, target) if isinstance(target, str) and target.endswith(".png") else example.images
 
 
 # ---- images -------------------------------------------------------------------------------------------------------------
@@ -353,7 +355,7 @@ def _decode(found: Verification, read: dict[str, list[Example]], sample: int | N
     chosen: dict[str, list[str]] = {}
     taken: set[str] = set()
     for split, examples in read.items():
-        files = sorted({path for e in examples for path in e.images if Path(path).is_file()} - taken)
+        files = sorted({path for e in examples for path in _images(e) if Path(path).is_file()} - taken)
         if sample is not None and len(files) > sample:
             files = sorted(random.Random(f"{found.task} {split}").sample(files, sample))
         chosen[split] = files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def read_json(path: str | Path, what: str) -> Any:
         ) from error
     except RecursionError as error:
         raise BenchError(f"{path}: nested too deeply to be a {what} file; get it again") from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise BenchError(f"{path}: holds a number of thousands of digits; get the {what} file again") from error
 
 
 def _reject(path: Path, name: str) -> Any:
@@ -54,7 +57,7 @@ def read_json_lines(path: str | Path, what: str) -> list[tuple[int, Any]]:
             continue
         try:
             values.append((number, json.loads(line, parse_constant=lambda name: _reject(path, name))))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BenchError(f"{path}:{number}: not valid JSON ({error}); mend or remove this line") from error
     return values
 
@@ -92,7 +95,18 @@ def field(record: Any, key: str, kind: type | tuple[type, ...], source: str) -> 
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join(k.__name__ for k in kinds)
         raise BenchError(f"{source}: {key!r} should be {names}, found {type(value).__name__} ({str(value)[:40]!r})")
+    if isinstance(value, str) and not value.isascii() and not _is_text(value):
+        raise BenchError(f"{source}: {key!r} holds half a character (a lone surrogate); write it as proper Unicode")
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written to a file: JSON may hold surrogates, UTF-8 may not."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unique(ids: Iterable[Any], source: str, what: str) -> None:
@@ -107,9 +121,9 @@ def unique(ids: Iterable[Any], source: str, what: str) -> None:
 def check_images(paths: Iterable[str], data_root: Path) -> None:
     """Raise if image files are missing: counts them and names the first five."""
     distinct = list(dict.fromkeys(paths))
-    missing = [p for p in distinct if not Path(p).is_file()]
+    missing = [p for p in distinct if not os.path.isfile(p)]  # False, too, for names that no file can have
     if missing:
-        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        names = ", ".join(name[:200] for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise BenchError(
             f"{len(missing)} of {len(distinct)} image files are missing below {data_root}: {names}; download them first"
         )

@@ -7,6 +7,7 @@ label 1 = True. dev.json is the dev split, test1.json is test-P. Accuracy and co
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ DATA_ROOT/
         path = find(self.data_root, name, FOLDERS, "NLVR2 annotations")
         records = read_annotations(path)
         folder = find(self.data_root, name.removesuffix(".json"), IMAGE_FOLDERS, "NLVR2 image folder")
-        nested = "directory" in records[0] and (folder / str(records[0]["directory"])).is_dir()
+        nested = "directory" in records[0] and os.path.isdir(folder / str(records[0]["directory"]))
         examples = []
         for record in records:
             stem = record["identifier"].rsplit("-", 1)[0]

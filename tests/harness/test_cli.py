@@ -45,7 +45,11 @@ def run(group: click.Group, *words: str):
         ["run", "--help"],
         ["score", "--help"],
         ["data", "tiny", "--help"],
+        ["data", "verify", "--help"],
         ["table", "--help"],
+        ["compare", "--help"],
+        ["replay", "--help"],
+        ["runs", "rm", "--help"],
     ],
 )
 def test_help_answers_quickly_and_without_torch(words):
