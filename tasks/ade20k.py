@@ -128,7 +128,7 @@ DATA_ROOT/                        = ADEChallengeData2016
         self._pipeline: Any = None
         self._label_areas: np.ndarray | None = None
         if self.options.multi_scale:
-            self.metrics = tuple(Metric(f"{name}_ms", "fraction", headline=name == "mIoU") for name in HEADLINES)  # type: ignore[misc]
+            self.metrics = tuple(Metric(f"{name}_ms", "fraction", headline=name == "mIoU") for name in HEADLINES)  # type: ignore[misc, assignment]
 
     # ---- data --------------------------------------------------------------------------------------------------------
 

@@ -174,6 +174,7 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
             "preset": preset,
             "config": {**shapes.to_dict(), **tower},
             "recipe": recipe.to_dict(),
+            "start": source.sha256 if source else "from scratch",
         },
         accumulate,
         request.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
 import hashlib
@@ -54,7 +55,8 @@ class SegmentationPreprocessing:
         from mmengine.dataset import Compose
 
         with DefaultScope.overwrite_default_scope("mmseg"):
-            return Compose([TRANSFORMS.build(dict(step)) for step in self.pipeline])
+            # copies: a transform may build its own parts in place
+            return Compose([TRANSFORMS.build(copy.deepcopy(dict(step))) for step in self.pipeline])
 
     def canary_hash(self) -> str:
         """SHA-256 of a resized synthetic image: changes when OpenCV's resampling or the configured sizes do."""
@@ -126,7 +128,7 @@ def pipeline_of(cfg: Config, multi_scale: bool) -> list[dict[str, Any]]:
         BenchError: a config without the pipeline that is asked for.
     """
     key = "tta_pipeline" if multi_scale else "test_pipeline"
-    steps = cfg.get(key)
+    steps = cfg.to_dict().get(key)
     if not steps:
         raise BenchError(f"{cfg.filename}: has no {key}; add it")
     kept = []

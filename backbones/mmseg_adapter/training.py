@@ -1,14 +1,15 @@
 """Fine-tuning a segmentor with mmengine's Runner, from official weights, and writing what `run` reads.
 
 The output folder holds ``best.pth`` (weights of the best validation, and what belongs to them), ``mmseg_config.py`` (for
-mmseg's own tools: ``init_model("mmseg_config.py", "best.pth")``), mmengine's log and scalars in a folder by time, and its
-last state, from which a training is resumed.
+mmseg's own tools: ``init_model("mmseg_config.py", "best.pth")``), ``training.json`` (what was decided), mmengine's log and
+scalars in a folder by time, and its last two states, from which a training is resumed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -21,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
@@ -36,7 +37,7 @@ from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
 from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
 from beit3_bench.backbones.mmseg_adapter.tower import load_official
 
-BEST, CONFIG, LAST = "best.pth", "mmseg_config.py", "last_checkpoint"
+BEST, CONFIG, JOB, LAST = "best.pth", "mmseg_config.py", "training.json", "last_checkpoint"
 _MADE = re.compile(r"iter_\d+\.pth|\d{8}_\d{6}(\.py)?|\..*\.part")  # states, and logs and configs by time
 TOWER_FIELDS = (
     "image_size",
@@ -139,7 +140,7 @@ def open_output(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and not (folder / LAST).is_file():
         raise BenchError(f"{folder}: no training to resume here; leave out --resume, or give its folder with --output")
     there = sorted(p.name for p in folder.iterdir() if p.name != "lock") if folder.is_dir() else []
-    ours = [name for name in there if name in (BEST, CONFIG, LAST)]
+    ours = [name for name in there if name in (BEST, CONFIG, JOB, LAST)]
     if there and not ours:
         raise BenchError(f"{folder}: holds something else ({', '.join(there[:3])}); give a new folder with --output")
     if ours and not (resume or overwrite):
@@ -164,25 +165,48 @@ def resumable_state(folder: Path) -> Path:
     """
     path = Path((folder / LAST).read_text(encoding="utf-8").strip())
     path = path if path.is_file() else folder / path.name
-    plain = [HistoryBuffer, *_numpy_globals()]
     try:
-        with torch.serialization.safe_globals(plain):
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
-        line = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        line = f"asks to run {culprit[1]}" if culprit else "damaged"
         raise BenchError(
             f"{path}: not a whole training state of plain values ({line}); start again with --overwrite"
         ) from error
     return path
 
 
-def _numpy_globals() -> list[Any]:
-    """What the scalars' history is pickled with."""
-    import numpy as np
-    from numpy._core.multiarray import _reconstruct, scalar
+def decided(job: TrainingJob) -> dict[str, Any]:
+    """What has to be the same for a training to be resumed."""
+    settings = {k: v for k, v in job.settings.to_dict().items() if k not in ("checkpoint_activations", "batch")}
+    return {
+        "settings": settings,
+        "samples_per_step": job.settings.batch * job.accumulate * int(os.environ.get("WORLD_SIZE", "1")),
+        "seed": job.seed,
+        "dtype": job.dtype,
+        "start": job.metadata.get("start"),
+    }
 
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, bool)]
-    return [_reconstruct, scalar, np.ndarray, np.dtype, *kinds]
+
+def check_same(job: TrainingJob) -> None:
+    """Raise if the folder's training was made with other settings; names what differs.
+
+    Raises:
+        BenchError: the first differences as "key old -> new".
+    """
+    path = job.output / JOB
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({error}); start again with --overwrite") from error
+    now = json.loads(json.dumps(decided(job)))
+    flat = [{**{k: v for k, v in d.items() if k != "settings"}, **d.get("settings", {})} for d in (stored, now)]
+    differing = [f"{k} {flat[0].get(k)} -> {flat[1].get(k)}" for k in flat[1] if flat[0].get(k) != flat[1][k]]
+    if differing:
+        told = ", ".join(differing[:5])
+        raise BenchError(
+            f"{path}: was made with other settings ({told}); give the old ones, or start again with --overwrite"
+        )
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -200,6 +224,15 @@ class _Console(io.TextIOBase):
         sys.stderr.flush()
 
 
+def _plain(value: Any) -> Any:
+    """Numpy's numbers as Python's, in nested containers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return type(value)(_plain(v) for v in value) if type(value) in (list, tuple) else value
+
+
 class KeepBest(Hook):
     """After each validation: write the best weights so far. The table of all classes goes to the log file only."""
 
@@ -210,6 +243,14 @@ class KeepBest(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.console.open = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Leave plain values only, so that a state can be read without running anything: no history of scalars."""
+        hub = checkpoint["message_hub"]
+        info = {k: v for k, v in _plain(dict(hub["runtime_info"])).items() if type(v) in (str, int, float)}
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": {}}
+        for name in ("meta", "optimizer", "param_schedulers"):
+            checkpoint[name] = _plain(checkpoint.get(name))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.console.open = True
@@ -257,7 +298,7 @@ def training_config(job: TrainingJob) -> Config:
         "type": "CheckpointHook",
         "by_epoch": False,
         "interval": (job.save_steps or validate) * job.accumulate,
-        "max_keep_ckpts": 1,
+        "max_keep_ckpts": 2,  # mmengine removes before it writes
     }
     hooks["logger"]["interval"] = job.log_steps * job.accumulate
     hooks.pop("visualization")
@@ -284,6 +325,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
         BenchError: weights that do not fit, a state that cannot be resumed, a loss that is not finite.
     """
     started = time.perf_counter()
+    if job.resume:
+        check_same(job)
     cfg = training_config(job)
     previous = None
     if job.resume and (job.output / BEST).is_file():
@@ -307,6 +350,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
         if runner.rank == 0:
             cfg_for_tools = Config(config_dict(job.settings, str(job.data_root)))
             cfg_for_tools.dump(str(job.output / CONFIG))
+            (job.output / JOB).write_text(json.dumps(decided(job), indent=2) + "\n", encoding="utf-8")
         console.open = True
         begun = time.perf_counter()
         runner.train()
