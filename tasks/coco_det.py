@@ -168,10 +168,12 @@ DATA_ROOT/
                 f"{origin}: detects {plan.num_classes} classes, the annotations have {len(self.classes)} categories; "
                 "give the data set that it was trained for"
             )
-        if o.window_size is not None and o.window_size != plan.window_size:
-            if told:
-                raise BenchError(f"{origin}: was trained with window_size {plan.window_size}; leave out -o window_size")
-            plan = plan.replace(window_size=o.window_size)
+        for key in ("window_size", "proposals"):
+            wanted = getattr(o, key)
+            if wanted is not None and wanted != getattr(plan, key):
+                if told:
+                    raise BenchError(f"{origin}: was trained with {key} {getattr(plan, key)}; leave out -o {key}")
+                plan = plan.replace(**{key: wanted})
         if image_size is not None:
             plan = plan.replace(image_size=image_size)
         if o.max_size is not None and o.max_size > plan.image_size:
@@ -215,7 +217,8 @@ DATA_ROOT/
             "annotations": [o for e in examples for o in e.target],
             "categories": self.classes,
         }
-        masks = has_masks(ordered)
+        known = all(o.get("segmentation") for o in truth["annotations"])
+        masks = known and has_masks(ordered)
         found = [coco_ap(truth, result_records(ordered, ["bbox"]), "bbox")]
         if masks:
             found.append(coco_ap(truth, result_records(ordered, ["segmentation"]), "segm"))
@@ -231,7 +234,9 @@ DATA_ROOT/
                 "detections": sum(len(r["detections"]) for r in ordered),
             },
             table=table,
-            notes=[] if masks else ["the detector has no mask head: boxes only"],
+            notes=[]
+            if masks
+            else [f"the {'detector has no mask head' if known else 'annotations have no masks'}: boxes only"],
         )
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -68,38 +68,53 @@ def _objects(
     objects: dict[int, list[dict[str, Any]]] = {image: [] for image in sizes}
     known = {category["id"] for category in categories}
     for number, record in enumerate(annotations):
-        if (
-            not isinstance(record, dict)
-            or record.get("image_id") not in sizes
-            or record.get("category_id") not in known
-        ):
-            source = f"{path}: annotations[{number}]"
-            if field(record, "category_id", int, source) not in known:
-                raise BenchError(f"{source}: category_id {record['category_id']} is not among the categories; add it")
-            raise BenchError(f"{source}: image_id {field(record, 'image_id', int, source)} is not among the images")
-        box = record.get("bbox")
-        if not is_box(box):
+        wrong = _wrong(record, sizes, known)
+        if wrong:
             raise BenchError(
-                f"{path}: annotations[{number}]: bbox {box!r:.60} is not [x, y, width, height], all finite"
+                f"{path}: annotations[{number}]: {wrong}; get the official file again, or mend this record"
             )
-        mask = record.get("segmentation")
-        if isinstance(mask, dict) and tuple(mask.get("size") or ()) != sizes[record["image_id"]]:
-            size = list(sizes[record["image_id"]])
-            raise BenchError(
-                f"{path}: annotations[{number}]: RLE size {mask.get('size')} differs from the image's {size}"
-            )
+        record.setdefault("iscrowd", 0)
         objects[record["image_id"]].append(record)
     return objects
+
+
+def _wrong(record: Any, sizes: Mapping[int, tuple[int, int]], known: set[int]) -> str | None:
+    """What is wrong with an annotation record, in words."""
+    if not isinstance(record, dict):
+        return f"expected an object, found {type(record).__name__}"
+    for key, ids, what in (("image_id", sizes, "images"), ("category_id", known, "categories")):
+        value = record.get(key)
+        if type(value) is not int or value not in ids:
+            return f"{key} {value!r:.40} is not among the {what}"
+    if not is_box(record.get("bbox")):
+        return f"bbox {record.get('bbox')!r:.60} is not [x, y, width, height], all finite"
+    if not _is_number(record.get("area")):
+        return f"area {record.get('area')!r:.40} is not a finite number"
+    if record.get("iscrowd", 0) not in (0, 1):
+        return f"iscrowd {record['iscrowd']!r:.40} is not 0 or 1"
+    mask, size = record.get("segmentation"), sizes[record["image_id"]]
+    if isinstance(mask, dict):
+        if mask.get("size") != list(size):
+            return f"RLE size {mask.get('size')!r:.40} differs from the image's {list(size)}"
+        if not isinstance(mask.get("counts"), (str, list)):
+            return f"RLE counts {mask.get('counts')!r:.40} are neither text nor a list"
+    elif mask is not None and not (isinstance(mask, list) and mask and all(map(_is_polygon, mask))):
+        return f"segmentation {mask!r:.60} is neither RLE nor a list of polygons of three or more points"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_polygon(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(_is_number, value))
 
 
 def is_box(value: Any) -> bool:
     """Whether a value is ``[x, y, width, height]`` of finite numbers, sizes 0 or more."""
     return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-        and value[2] >= 0
-        and value[3] >= 0
+        isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and value[2] >= 0 and value[3] >= 0
     )
 
 

@@ -24,13 +24,14 @@ class DetectionOptions:
     """engine: auto (detectron2 where it imports, else native), native or detectron2; the result records which.
     head: mask_rcnn or cascade_mask_rcnn; default: the checkpoint's, of which it must be.
     num_classes: default: as many as the annotations have categories, of which it must be the number.
-    window_size: of a checkpoint that does not say (14), or of a new detector; 0 = global attention everywhere.
+    window_size, proposals: of a checkpoint that does not say (14, 1000), or of a new detector; window_size: 0 = global
+    attention everywhere; proposals: how many an image has, after NMS.
     soft_nms: none, linear or gaussian; with soft_nms_iou (linear), soft_nms_sigma (gaussian), soft_nms_min_score.
     score_threshold, nms_threshold, detections_per_image: as in detectron2.
     short_side, max_size: pixels; default: both the detector's square, i.e. the longer side becomes that.
     scales: longer sides for test-time augmentation, e.g. 800,1024,1280.  flip_test: see mirrored images, too.
     algorithm: in the name of the test-dev file.
-    out_channels, fc_dim, masks, proposals: of a new detector; proposals: how many an image has, after NMS.
+    out_channels, fc_dim, masks: of a new detector.
     jitter_min, jitter_max: factors of large-scale jitter.  rois_per_image: proposals that enter the losses.
     """
 
@@ -38,6 +39,7 @@ class DetectionOptions:
     head: str | None = None
     num_classes: int | None = None
     window_size: int | None = None
+    proposals: int | None = None
     soft_nms: str = "none"
     soft_nms_iou: float = 0.6
     soft_nms_sigma: float = 0.5
@@ -53,7 +55,6 @@ class DetectionOptions:
     out_channels: int = 256
     fc_dim: int = 1024
     masks: bool = True
-    proposals: int = 1000
     jitter_min: float = 0.1
     jitter_max: float = 2.0
     rois_per_image: int = 512

@@ -53,14 +53,13 @@ class DetectorTask(Task):
 
     def new_plan(self, image_size: int) -> DetectorPlan:
         o = self.options
-        given = {"head": o.head, "window_size": o.window_size}
+        given = {"head": o.head, "window_size": o.window_size, "proposals": o.proposals}
         return DetectorPlan(
             num_classes=len(self.classes),
             image_size=image_size,
             out_channels=o.out_channels,
             fc_dim=o.fc_dim,
             with_masks=o.masks,
-            proposals=o.proposals,
             **{k: v for k, v in given.items() if v is not None},
         )
 

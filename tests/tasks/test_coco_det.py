@@ -148,6 +148,15 @@ def test_a_detector_without_mask_head_is_scored_on_boxes_alone(coco, tmp_path):
     assert [p.name for p in own.submission(rows, examples, tmp_path)] == ["bbox_results.json"]
 
 
+def test_annotations_without_masks_are_scored_on_boxes_alone(coco, checkpoint):
+    own, examples, rows = predicted(coco, checkpoint)
+    for example in examples:
+        example.target = [{k: v for k, v in o.items() if k != "segmentation"} for o in example.target]
+    scores = own.score(rows, examples)
+    assert scores.notes == ["the annotations have no masks: boxes only"]
+    assert "bbox/AP" in scores.metrics
+
+
 # ---- rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +378,10 @@ def set_in(where: str, index: int, **values: Any):
         (set_in("annotations", 0, bbox=[1, 2, 3]), r"annotations\[0\]: bbox \[1, 2, 3\]"),
         (set_in("annotations", 0, bbox=[1, 2, -3, 4]), r"annotations\[0\]: bbox"),
         (set_in("annotations", 1, segmentation={"size": [3, 3], "counts": "0"}), r"RLE size \[3, 3\] differs"),
+        (set_in("annotations", 1, segmentation=[[1, 2, 3]]), r"annotations\[1\]: segmentation"),
+        (set_in("annotations", 1, category_id={}), r"annotations\[1\]: category_id \{\}"),
+        (set_in("annotations", 1, area=None), r"annotations\[1\]: area None"),
+        (set_in("annotations", 1, iscrowd=2), r"annotations\[1\]: iscrowd 2"),
         (set_in("images", 1, height="12"), r"images\[1\]: 'height' should be int"),
         (lambda content: content.pop("categories"), r"'categories' is missing"),
         (lambda content: content["images"].append(content["images"][0]), r"listed twice"),
