@@ -223,9 +223,11 @@ def initialise_from_scratch(model: torch.nn.Module) -> None:
 
 
 def initial_model(
-    task: Task, config: BEiT3Config, checkpoint: Checkpoint | None, seed: int
+    task: Task, config: BEiT3Config, checkpoint: Checkpoint | None, seed: int, glorot: bool = False
 ) -> tuple[torch.nn.Module, LoadReport | None, list[str]]:
     """The task's network, from seeded random weights, with the checkpoint's over them.
+
+    glorot: `initialise_from_scratch` for what the checkpoint lacks; always so without a checkpoint.
 
     Returns:
         The model; what was missing and unexpected; the names that were allowed to be.
@@ -237,8 +239,9 @@ def initial_model(
 
     torch.manual_seed(seed_of(seed, "weights"))
     model = build_model(task.head, config, **task.head_arguments())
-    if checkpoint is None:
+    if checkpoint is None or glorot:
         initialise_from_scratch(model)
+    if checkpoint is None:
         return model, None, []
     names = {official for group in official_names(model).values() for official in group}
     allowed = allowed_names(task.head, names, checkpoint.tensors)
@@ -282,12 +285,10 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     check_images((path for e in examples for path in e.images), task.data_root)
     validation, _ = read_examples(task, _validation_split(task, recipe))
     with torch.device("meta") if shapes_only else nullcontext():
-        model, report, allowed = initial_model(task, config, checkpoint, request.seed)
+        model, report, allowed = initial_model(task, config, checkpoint, request.seed, recipe.glorot)
     preprocessing = Preprocessing.for_head(task.head, recipe.image_size)
     task.bind(preprocessing, tokenizer)
-    configure = getattr(task, "configure_training", None)
-    if configure is not None:
-        configure(recipe.to_dict())
+    task.configure_training(recipe.to_dict())
     task.tokenize(examples)
     task.tokenize(validation)
     fingerprints = {

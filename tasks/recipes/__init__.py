@@ -36,7 +36,8 @@ class Recipe:
         ema_decay: of the averaged weights, which are then validated and kept; 0 = none.
     Model
         image_size (pixels), drop_path (stochastic depth of the last layer), text_tokens (longest text, CLS and SEP
-        included), checkpoint_activations (compute activations again in the backward pass: less memory, 1/3 more time).
+        included), glorot (new weights are Glorot-uniform instead of the official initialisation; always so from scratch),
+        checkpoint_activations (compute activations again in the backward pass: less memory, 1/3 more time).
     Images
         crop_scale (share of the area), flip (probability), vl_randaugment, auto_augment, color_jitter: see
         `tasks.augment.TrainingTransform`.  erase (probability), mixup, cutmix (alphas), mix_switch: see `BatchMixing`.
@@ -68,6 +69,7 @@ class Recipe:
     image_size: int = 224
     drop_path: float = 0.1
     text_tokens: int = 64
+    glorot: bool = False
     checkpoint_activations: bool = _operational(False)
 
     crop_scale: tuple[float, float] = (0.5, 1.0)

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from beit3_bench.tasks.tinyworld.plan import Workshop, write_json
-from beit3_bench.tasks.tinyworld.scenes import COLORS, SHAPES, Scene, Thing
+from beit3_bench.tasks.tinyworld.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, Thing
 from beit3_bench.tasks.tinyworld.text import with_article
 
 _ALTERNATIVES = {
@@ -107,6 +107,12 @@ def _background(rng: Random, scene: Scene) -> Question | None:
     return Question("What color is the background?", "what color is the", "other", scene.background)
 
 
+def _is_background(rng: Random, scene: Scene) -> Question | None:
+    truth = rng.random() < 0.5
+    color = scene.background if truth else rng.choice([c for c in BACKGROUNDS if c != scene.background])
+    return Question(f"Is the background {color}?", "is the", "yes/no", _yes(truth))
+
+
 def _shape_of_color(rng: Random, scene: Scene) -> Question | None:
     single = _unique(scene, lambda t: t.color)
     if not single:
@@ -166,14 +172,15 @@ def _where(rng: Random, scene: Scene) -> Question | None:
 
 
 _KINDS = (
-    (_there_is, 34),
-    (_color_of_shape, 20),
+    (_is_background, 26),
+    (_background, 20),
+    (_there_is, 16),
+    (_color_of_shape, 14),
     (_count, 12),
-    (_background, 10),
-    (_shape_of_color, 8),
-    (_is_it, 6),
-    (_where, 6),
-    (_count_color, 4),
+    (_shape_of_color, 4),
+    (_is_it, 3),
+    (_where, 3),
+    (_count_color, 2),
 )
 
 
