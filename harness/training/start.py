@@ -25,6 +25,7 @@ from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.tokenizer import Tokenizer
 from beit3_bench.harness.fingerprint import data_fingerprint, digest
 from beit3_bench.harness.inputs import TOKENIZER, read_examples
+from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.tasks.augment import seed_of
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.files import check_images
@@ -81,6 +82,13 @@ class Start:
     allowed: list[str]
     source: dict[str, Any]
     fingerprints: dict[str, str]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimizer: the task's own (``parameter_groups``), or the official ones."""
+        own, r = getattr(self.task, "parameter_groups", None), self.recipe
+        if own is not None:
+            return own(self.model, self.config, r)
+        return parameter_groups(self.model, self.config.depth, r.weight_decay, r.layer_decay, r.head_lr_factor)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What a fine-tuned checkpoint carries, so that `run --checkpoint` needs no other flag; plain values only."""
@@ -269,14 +277,13 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
         )
     recipe_options, task_options = split_options(request.options)
     recipe = load_recipe(request.task, request.recipe or preset, recipe_options)
-    task = make_task(task_class, request, task_options)
+    task = make_task(task_class, request, {**recipe.options, **task_options})
     tokenizer, tokenizer_file = find_tokenizer(task, request, recipe)
     trained = checkpoint.metadata.get("tokenizer") if checkpoint else None
     if tokenizer and trained and trained != tokenizer.fingerprint:
         raise BenchError(
             f"{request.checkpoint}: was trained with another tokenizer than {tokenizer_file}; give its own with --tokenizer"
         )
-    config = model_config(request, preset, recipe, checkpoint, tokenizer)
     examples = task.training_examples()
     if not examples:
         raise BenchError(
@@ -285,8 +292,15 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     check_images((path for e in examples for path in e.images), task.data_root)
     validation, _ = read_examples(task, _validation_split(task, recipe))
     with torch.device("meta") if shapes_only else nullcontext():
-        model, report, allowed = initial_model(task, config, checkpoint, request.seed, recipe.glorot)
-    preprocessing = Preprocessing.for_head(task.head, recipe.image_size)
+        own = getattr(task, "training_model", None)  # a task with a network of its own
+        if own is not None:
+            torch.manual_seed(seed_of(request.seed, "weights"))
+            model, config, report, allowed = own(preset, recipe, checkpoint)
+        else:
+            config = model_config(request, preset, recipe, checkpoint, tokenizer)
+            model, report, allowed = initial_model(task, config, checkpoint, request.seed, recipe.glorot)
+    prepared = getattr(task, "training_preprocessing", None)
+    preprocessing = prepared(recipe.image_size) if prepared else Preprocessing.for_head(task.head, recipe.image_size)
     task.bind(preprocessing, tokenizer)
     task.configure_training(recipe.to_dict())
     task.tokenize(examples)

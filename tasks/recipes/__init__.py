@@ -12,9 +12,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from beit3_bench.backbones.errors import BenchError
+
+SCHEDULES = ("cosine", "step")
 
 
 def _operational(default: Any) -> Any:
@@ -30,6 +32,7 @@ class Recipe:
         epochs, steps: passes over the training split (may be fractional), or optimizer steps where ``steps`` > 0.
         batch: samples per optimizer step, over all processes and accumulated micro-batches.
         lr, min_lr: peak and final rate.  warmup_epochs, warmup_steps (if > 0, it wins): linear rise from 0.
+        schedule: ``"cosine"`` to min_lr, or ``"step"``: a tenth from 8/9 of the steps on, again from 26/27 (detectron2).
         betas, eps, weight_decay: AdamW.  clip_grad: greatest gradient norm, 0 = not clipped.
         layer_decay: rate of a layer relative to the one above; 1 = none.
         head_lr_factor: rate of parameters named ``head*`` (`task_head_lr_weight`); counts only where layer_decay is 1.
@@ -45,6 +48,8 @@ class Recipe:
         label_smoothing.  mask_prob, drop_worst_ratio, drop_worst_after (steps): captioning.
     Validation
         validation_split: where the best checkpoint is chosen.
+    Task
+        options: of the task, below those given with ``-o`` (TOML table ``[preset.options]``).
     Operation (may differ when a training is resumed)
         micro_batch: samples per process and forward pass, the rest is accumulated; 0 = all at once.
         validate_epochs: epochs between validations, 0 = at the end only.  save_steps: steps between saved states, 0 =
@@ -58,6 +63,7 @@ class Recipe:
     min_lr: float = 1e-6
     warmup_epochs: float = 5.0
     warmup_steps: int = 0
+    schedule: str = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.05
@@ -88,6 +94,7 @@ class Recipe:
     drop_worst_after: int = 12000
 
     validation_split: str = "val"
+    options: dict[str, str] = field(default_factory=dict)
 
     micro_batch: int = _operational(0)
     validate_epochs: int = _operational(1)
@@ -158,12 +165,14 @@ def _resolve(sections: Mapping[str, Any], name: str, source: str) -> dict[str, A
         raise BenchError(
             f"{source}: section {name} inherits from {parent!r}, which is not another section of this file"
         )
-    return {**_resolve(sections, parent, source), **section}
+    inherited = _resolve(sections, parent, source)
+    options = {**inherited.get("options", {}), **section.get("options", {})}
+    return {**inherited, **section, **({"options": options} if options else {})}
 
 
 def is_recipe_key(key: str) -> bool:
     """Whether ``-o key=value`` sets a field of `Recipe`."""
-    return key.replace("-", "_") in {f.name for f in dataclasses.fields(Recipe)}
+    return key.replace("-", "_") in {f.name for f in dataclasses.fields(Recipe)} - {"options"}
 
 
 def _known(key: str, owner: str) -> str:
@@ -194,6 +203,8 @@ def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
         raise BenchError(f"{owner}: crop_scale is {recipe.crop_scale}; give two shares of the area, e.g. 0.5,1.0")
     if not all(0 <= beta < 1 for beta in recipe.betas):
         raise BenchError(f"{owner}: betas are {recipe.betas}; both lie in 0..1")
+    if recipe.schedule not in SCHEDULES:
+        raise BenchError(f"{owner}: schedule is {recipe.schedule!r}; choose one of: {', '.join(SCHEDULES)}")
     if recipe.lr < recipe.min_lr:
         raise BenchError(f"{owner}: lr {recipe.lr} is below min_lr {recipe.min_lr}")
     return recipe
@@ -202,6 +213,8 @@ def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
 def _convert(value: Any, kind: Any, owner: str) -> Any:
     parts = get_args(kind)
     try:
+        if get_origin(kind) is dict:
+            return {str(key): str(item) for key, item in dict(value).items()}
         if parts:
             items = value.split(",") if isinstance(value, str) else list(value)
             if len(items) != len(parts):
