@@ -24,7 +24,10 @@ VERBS = {
     "finetune": (f"{_COMMANDS}.finetune:command", "Fine-tune a checkpoint on a task."),
     "score": (f"{_COMMANDS}.score:command", "Score a prediction file, or a run folder again, without a model."),
     "table": (f"{_COMMANDS}.table:command", "Print the leaderboard: measured rows beside published ones."),
-    "compare": (f"{_COMMANDS}.compare:command", "Compare two runs in pairs: effect, interval, p value, flipped samples."),
+    "compare": (
+        f"{_COMMANDS}.compare:command",
+        "Compare two runs in pairs: effect, interval, p value, flipped samples.",
+    ),
     "replay": (f"{_COMMANDS}.replay:command", "Execute a run again from its card and compare it row by row."),
     "runs": (f"{_COMMANDS}.runs:command", "List run folders, or delete some."),
     "tasks": (f"{_COMMANDS}.tasks:command", "List the tasks, their splits, options and expected files."),

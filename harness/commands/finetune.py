@@ -62,7 +62,11 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     task_class = get_task(settings["task"])
     request = FinetuneRequest(options=parse_pairs(options), **settings)
     processes = Processes.start(request.device)
-    if dry_run:
+    own = getattr(task_class, "finetune", None)  # a task whose framework brings a training engine of its own
+    if own is not None:
+        facts = task_class.plan_finetune(request) if dry_run else own(request)
+        text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
+    elif dry_run:
         facts = plan_only(request, task_class, processes)
         text = json.dumps(facts, indent=2)
         if not as_json:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.harness.training.loop import Plan
 from beit3_bench.harness.training.start import Start
 
@@ -40,9 +39,7 @@ def memory_bytes(
 def dry_run(start: Start, plan: Plan, device: torch.device, world: int, dtype: str) -> dict[str, Any]:
     """The facts of a training, without doing it."""
     recipe, division = start.recipe, plan.division
-    groups = parameter_groups(
-        start.model, start.config.depth, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor
-    )
+    groups = start.groups()
     own = division.own(0, 0)
     at_once = own.stop - own.start
     parameters = sum(p.numel() for p in start.model.parameters())

@@ -25,10 +25,9 @@ from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
-from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
 from beit3_bench.harness.training.order import Division, GlobalBatches
-from beit3_bench.harness.training.schedule import cosine_schedule
+from beit3_bench.harness.training.schedule import cosine_schedule, step_schedule
 from beit3_bench.harness.training.start import FinetuneRequest, Start
 from beit3_bench.harness.training.state import (
     BEST,
@@ -74,7 +73,10 @@ class Plan:
         per_epoch = batches.steps_per_epoch
         steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
         warmup = recipe.warmup_steps or round(recipe.warmup_epochs * per_epoch)
-        schedule = cosine_schedule(recipe.lr, recipe.min_lr, steps, warmup)
+        if recipe.schedule == "step":
+            schedule = step_schedule(recipe.lr, steps, warmup)
+        else:
+            schedule = cosine_schedule(recipe.lr, recipe.min_lr, steps, warmup)
         return cls(batches, Division.of(recipe.batch, world, recipe.micro_batch), steps, schedule)
 
     def epoch_ends(self, step: int) -> bool:
@@ -82,9 +84,9 @@ class Plan:
         return step == self.steps or step % self.batches.steps_per_epoch == 0
 
 
-def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over the official groups; each group keeps its ``lr_scale``."""
-    groups = parameter_groups(model, depth, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor)
+def make_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over parameter groups (`Start.groups`); each keeps its ``lr_scale``."""
+    groups = [dict(group) for group in groups]
     for group in groups:
         del group["names"]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
@@ -129,7 +131,7 @@ class Training:
         )
         self.mixing = make_mixing(start)
         self.model = start.model.to(self.device).train()
-        optimizer = make_optimizer(self.model, start.config.depth, self.recipe)
+        optimizer = make_optimizer(start.groups(), self.recipe)
         self.wrapped, self.optimizer = self.accelerator.prepare(
             LossModule(self.model, self.task, Gather(processes)), optimizer
         )

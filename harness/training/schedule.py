@@ -28,3 +28,19 @@ def cosine_schedule(
     else:
         tail = final + 0.5 * (peak - final) * (1 + np.cos(np.pi * np.arange(rest) / max(rest, 1)))
     return np.concatenate([np.linspace(start, peak, warmup_steps), tail])
+
+
+def step_schedule(peak: float, steps: int, warmup_steps: int = 0) -> np.ndarray:
+    """float64 (steps,): linear from peak / 1000, then a tenth from 8/9 and again from 26/27 of the steps on (ViTDet).
+
+    Raises:
+        BenchError: more warm-up than steps.
+    """
+    from beit3_bench.backbones.detection.recipe import lr_multiplier
+
+    if not 0 <= warmup_steps <= steps:
+        raise BenchError(
+            f"{warmup_steps} warm-up steps do not fit into {steps} steps; lower warmup_epochs or warmup_steps"
+        )
+    milestones = (round(steps * 8 / 9), round(steps * 26 / 27))
+    return np.array([peak * lr_multiplier(step, steps, milestones, warmup_steps) for step in range(steps)])

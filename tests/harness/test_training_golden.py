@@ -121,7 +121,8 @@ def test_six_updates_follow_the_official_trajectory(name):
     schedule = cosine_schedule(s["lr"], s["min_lr"], s["steps"], s["warmup_epochs"] * s["niter_per_ep"])
     np.testing.assert_allclose(schedule, golden["lr_schedule"], rtol=1e-12)
     model = golden_model(name)
-    optimizer = make_optimizer(model, DEPTH, recipe)
+    groups = parameter_groups(model, DEPTH, recipe.weight_decay, recipe.layer_decay, recipe.head_lr_factor)
+    optimizer = make_optimizer(groups, recipe)
     losses, norms = [], []
     for step in range(s["steps"]):
         set_rate(optimizer, schedule[step])
