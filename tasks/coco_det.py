@@ -289,10 +289,12 @@ def _row(identity: str, found: Mapping[str, torch.Tensor], category_ids: Sequenc
         for box, s, c in zip(boxes.tolist(), scores, classes, strict=True)
     ]
     if "masks" in found and detections:
+        import torch
         from pycocotools import mask
 
-        bitmaps = found["masks"].permute(1, 2, 0).cpu().numpy()
-        for detection, rle in zip(detections, mask.encode(np.asfortranarray(bitmaps, dtype=np.uint8)), strict=True):
+        # columns of pixels lie together in the format: (n, W, H) in memory is (H, W, n) in Fortran's order
+        bitmaps = found["masks"].transpose(1, 2).contiguous().view(torch.uint8).cpu().numpy().transpose(2, 1, 0)
+        for detection, rle in zip(detections, mask.encode(bitmaps), strict=True):
             detection["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
     return {"id": identity, "detections": detections, "masks": "masks" in found}
 

@@ -32,7 +32,7 @@ class DetectorTask(Task):
 
     head = "detection"
     uses_text = False
-    Options = DetectionOptions
+    Options = DetectionOptions  # type: ignore[assignment]
     options: DetectionOptions
 
     def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):

@@ -179,7 +179,8 @@ The json files may also lie in DATA_ROOT itself."""
                 self._vocabulary = answer_vocabulary([a["multiple_choice_answer"] for a in annotations])
                 if len(annotations) == RELEASED_ANNOTATIONS and len(self._vocabulary) != RELEASED_ANSWERS:
                     raise BenchError(
-                        f"{self.data_root}: {len(self._vocabulary)} frequent answers instead of {RELEASED_ANSWERS:,}; download the annotations again"
+                        f"{self.data_root}: {len(self._vocabulary)} frequent answers instead of {RELEASED_ANSWERS:,}; "
+                        "download the annotations again"
                     )
             if not self._vocabulary:
                 raise BenchError(

@@ -97,7 +97,7 @@ class DetectorPlan:
         )
         rpn = detector.proposal_generator
         rpn.pre_nms_topk, rpn.post_nms_topk = (self.proposals, 2 * self.proposals), self.proposals
-        detector.config = self.input_config(tower)
+        detector.config = self.input_config(tower)  # type: ignore[assignment]
         return detector
 
     def input_config(self, tower: BEiT3Config) -> BEiT3Config:

@@ -47,7 +47,7 @@ def import_stack(purpose: str = "task ade20k-seg") -> None:
                 ) from ImportError(line)
 
 
-import_stack("beit3_bench.backbones.mmseg_adapter")
+import_stack()
 
 from beit3_bench.backbones.mmseg_adapter.adapter import BEiT3Adapter  # noqa: E402
 from beit3_bench.backbones.mmseg_adapter.optimizer import BEiT3LayerDecay  # noqa: E402

@@ -64,7 +64,7 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     processes = Processes.start(request.device)
     own = getattr(task_class, "finetune", None)  # a task whose framework brings a training engine of its own
     if own is not None:
-        facts = task_class.plan_finetune(request) if dry_run else own(request)
+        facts = getattr(task_class, "plan_finetune")(request) if dry_run else own(request)  # noqa: B009
         text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
     elif dry_run:
         facts = plan_only(request, task_class, processes)
