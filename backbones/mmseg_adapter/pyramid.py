@@ -49,6 +49,6 @@ class BEiT3(SimpleFeaturePyramid, BaseModule):
             load_official(self.net, file)
         self._is_init = True
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # type: ignore[override]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Normalised images float (N, 3, H, W) -> four maps (N, out_channels, H/s, W/s), sides rounded up."""
         return cropped(super().forward(padded(images))[:4], *images.shape[2:])
