@@ -93,7 +93,7 @@ def test_overrides_convert():
 @pytest.mark.parametrize(
     ("task", "name", "overrides", "message"),
     [
-        ("ade20k-seg", "base", {}, "no fine-tuning recipe"),
+        ("nocaps", "base", {}, "no fine-tuning recipe"),
         ("vqav2", "bas", {}, "did you mean 'base'"),
         ("vqav2", "base", {"layer_deca": "1"}, "did you mean 'layer_decay'"),
         ("vqav2", "base", {"lr": "fast"}, "'fast' is not a number"),
