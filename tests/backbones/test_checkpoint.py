@@ -517,17 +517,17 @@ def test_zip_checkpoints_are_mapped_and_not_copied(tmp_path, state, monkeypatch,
 
 
 def test_a_vision_only_file_serves_the_head_that_reads_no_text_and_no_other(tmp_path):
-    config = BEiT3Config.preset("base", image_size=32, depth=12)
+    config = BEiT3Config.preset("tiny", image_size=32, vocab_size=64010)
     model = build_model("imagenet-linear", config, num_classes=3)
     full = official_state_dict(model)
     vision = {n: t for n, t in full.items() if ".B." not in n and n != "beit3.text_embed.weight"}
     torch.save({"model": vision}, tmp_path / "beit3_base_patch16_224_in1k.pth")
     loaded = load_model_for(
-        "imagenet-linear", tmp_path / "beit3_base_patch16_224_in1k.pth", None, None, {"num_classes": 3}
+        "imagenet-linear", tmp_path / "beit3_base_patch16_224_in1k.pth", "tiny", None, {"num_classes": 3}
     )
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded.model(images), model(images))
     assert set(loaded.report.missing) == set(full) - set(vision)
     with pytest.raises(BenchError, match="missing"):
-        load_model_for("retrieval", tmp_path / "beit3_base_patch16_224_in1k.pth")
+        load_model_for("retrieval", tmp_path / "beit3_base_patch16_224_in1k.pth", "tiny")
