@@ -17,6 +17,7 @@ from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands.compare import verdict
 from beit3_bench.harness.compare import BOOTSTRAP, MCNEMAR, SHARED_CLUSTERS, MetricComparison, compare
 from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.store import RunStore
 from beit3_bench.tasks.base import ClusterTable, Scores
 
 
@@ -189,6 +190,9 @@ def test_native_tasks_keep_what_a_comparison_needs(native, other, task, metric, 
         assert done.exit_code == 0, done.stderr
         folders.append(tmp_path / name)
     (one,) = compare(*folders, [metric]).metrics
+    if task == "vqav2":  # questions are right by tenths, but a mini world may have only 0 and 100
+        values = [v for f in folders for v in RunStore.read(f).samples()[1][metric].values()]
+        test = MCNEMAR if set(values) <= {0.0, 100.0} else BOOTSTRAP
     assert one.test == test
     assert one.changed is not None
     assert one.difference == pytest.approx(one.b - one.a, abs=1e-9)
