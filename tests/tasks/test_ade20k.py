@@ -607,7 +607,7 @@ def test_a_training_goes_on_where_it_stopped(
     assert not (out / "best.pth").exists()
     with pytest.raises(BenchError, match="holds a training already; go on with --resume"):
         ADE20K.finetune(ask(data, out, options=options))
-    with pytest.raises(BenchError, match=r"was made with other settings \(lr 0\.001 -> 0\.1\)"):
+    with pytest.raises(BenchError, match=r"was made with other settings \(lr 0\.002 -> 0\.1\)"):
         ADE20K.finetune(ask(data, out, resume=True, options={**options, "lr": "0.1"}))
     resumed = ADE20K.finetune(ask(data, out, resume=True, options=options))
     assert resumed["steps"] == resumed["best"]["step"] == 4
