@@ -50,6 +50,7 @@ class Throughput:
 
     data_seconds: waiting for decoded batches.  compute_seconds: copies, network and its host side.
     write_seconds: storing rows.  images_decoded, text_tokens: as computed; text_tokens_real: without padding.
+    images_encoded: passes of an image through the network (a fusion encoder sees an image once per question).
     batch_size: the one in use at the end.
     """
 
@@ -57,6 +58,7 @@ class Throughput:
     resumed_samples: int = 0
     images_decoded: int = 0
     images_distinct: int = 0
+    images_encoded: int = 0
     text_tokens: int = 0
     text_tokens_real: int = 0
     batches: int = 0
@@ -92,6 +94,7 @@ class Throughput:
             "samples",
             "images_decoded",
             "images_distinct",
+            "images_encoded",
             "text_tokens",
             "text_tokens_real",
             "batches",
@@ -409,6 +412,7 @@ class _Pass:
     def _count(self, batch: dict[str, Any], examples: list[Example]) -> None:
         self.facts.batches += 1
         self.facts.samples += len(examples)
+        self.facts.images_encoded += sum(len(e.images) for e in examples)
         for value in batch.values() if isinstance(batch, dict) else ():
             if isinstance(value, torch.Tensor) and value.ndim == 4 and value.dtype == torch.uint8:
                 self.facts.images_decoded += len(value)

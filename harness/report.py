@@ -50,4 +50,13 @@ def _speed(timing: Mapping[str, Any]) -> list[str]:
     speed += f", batch {timing['batch_size']}"
     if timing["resumed_samples"]:
         speed += f"; {timing['resumed_samples']:,} samples were there already"
-    return [f"  speed: {speed}", f"  seconds: {parts}; total {seconds['total']:.1f}; peak memory {memory}"]
+    work = f"{timing['images_decoded']:,} images decoded ({timing['images_distinct']:,} files)"
+    work += f", {timing.get('images_encoded', 0):,} encoded"
+    if timing["text_tokens"]:
+        padded = timing["text_tokens"] - timing["text_tokens_real"]
+        work += f"; {timing['text_tokens']:,} text tokens computed, {padded:,} of them padding"
+    return [
+        f"  work: {work}",
+        f"  speed: {speed}",
+        f"  seconds: {parts}; total {seconds['total']:.1f}; peak memory {memory}",
+    ]

@@ -131,6 +131,7 @@ class CaptioningTask(Task):
         import torch
 
         from beit3_bench.backbones.preprocess import decode
+        from beit3_bench.tasks.augment import derived
 
         assert self.tokenizer is not None
         images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
@@ -138,8 +139,10 @@ class CaptioningTask(Task):
         token_ids, padding_mask = self.pad_text(examples)
         masked, positions = [], []
         for e, row in zip(examples, token_ids, strict=True):
+            # A stream per caption: the masks must not depend on which process, or with which others, it is collated.
+            own = derived(generator, e.id)
             ids, chosen = mask_caption(
-                row, len(e.token_ids or ()), self.recipe["mask_prob"], self.tokenizer.mask_token_id, generator
+                row, len(e.token_ids or ()), self.recipe["mask_prob"], self.tokenizer.mask_token_id, own
             )
             masked.append(ids)
             positions.append(chosen)

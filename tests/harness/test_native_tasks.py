@@ -85,9 +85,13 @@ def test_an_image_is_decoded_once(native, task, tmp_path, monkeypatch):
 
 def test_the_throughput_line_counts_images_and_text_tokens(native, tmp_path):
     words = [*run_words(native, "vqav2"), "--output", tmp_path / "run"]
-    assert invoke(*words, "--overwrite").exit_code == 0
+    done = invoke(*words, "--overwrite")
+    assert done.exit_code == 0
+    assert "images decoded (" in done.stdout
+    assert "text tokens computed, " in done.stdout
     timing = json.loads((tmp_path / "run" / "result.json").read_text())["timing"]
     assert timing["images_decoded"] >= timing["images_distinct"] > 0
+    assert timing["images_encoded"] == json.loads((tmp_path / "run" / "result.json").read_text())["counts"]["questions"]
     assert timing["text_tokens"] >= timing["text_tokens_real"] > 0
 
 
