@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import PIL
+from PIL import Image, UnidentifiedImageError, features
 
 from beit3_bench.backbones.errors import BenchError
 
@@ -23,21 +25,27 @@ if TYPE_CHECKING:
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CODECS = ("jpg", "libjpeg_turbo", "webp", "libtiff", "zlib")
 
 
-def decode(path: str | Path) -> Image.Image:
+def decode(path: str | Path, content: bytes | None = None) -> Image.Image:
     """Open an image file as RGB. EXIF orientation is not applied, as in the official loader.
+
+    Args:
+        content: the file's bytes, where they have been read already.
 
     Raises:
         BenchError: missing or undecodable file.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image, too
     except FileNotFoundError as error:
         raise BenchError(f"{path}: image not found; download it, or check --data-root") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BenchError(f"{path}: image does not decode ({error}); download it again") from error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise BenchError(f"{path}: image does not decode ({reason}); download it again") from error
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,6 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """PIL RGB -> uint8 (3, S, S)."""
-        import numpy as np
-        import torch
-
         s = self.size
         if self.mode == "squash":
             image = image.resize((s, s), Image.Resampling.BICUBIC)
@@ -98,7 +103,7 @@ class Preprocessing:
             image = image.resize(size, Image.Resampling.BICUBIC)
             left, top = round((size[0] - s) / 2.0), round((size[1] - s) / 2.0)
             image = image.crop((left, top, left + s, top + s))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return planes(image)
 
     def load(self, path: str | Path) -> Tensor:
         """Image file -> uint8 (3, S, S)."""
@@ -112,12 +117,36 @@ class Preprocessing:
 
     def canary_hash(self) -> str:
         """SHA-256 of a preprocessed synthetic image: changes when Pillow's resampling or our arithmetic does."""
-        import numpy as np
-
-        y, x = np.mgrid[0:97, 0:131]
-        image = np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, (x * x + 5 * y) % 251], axis=-1).astype(np.uint8)
-        tensor = self.normalise(self.pixels(Image.fromarray(image)).unsqueeze(0))
+        tensor = self.normalise(self.pixels(_canary()).unsqueeze(0))
         return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+    def pixel_facts(self) -> dict[str, Any]:
+        """What the uint8 pixels of an image file depend on, beside its bytes: two preprocessings with equal facts make
+        equal pixels. Mean and standard deviation are not among them: they act later.
+        """
+        settings = {name: value for name, value in self.to_dict().items() if name not in ("mean", "std")}
+        return {
+            "kind": type(self).__qualname__,
+            **settings,
+            "pillow": PIL.__version__,
+            "codecs": {name: features.version(name) for name in CODECS},
+            "canary": hashlib.sha256(self.pixels(_canary()).numpy().tobytes()).hexdigest(),
+        }
+
+
+def planes(image: Image.Image) -> Tensor:
+    """PIL RGB (w, h) -> uint8 (3, h, w), its own memory."""
+    import torch
+
+    content = bytearray().join([channel.tobytes() for channel in image.split()])
+    return torch.frombuffer(content, dtype=torch.uint8).view(3, image.height, image.width)
+
+
+def _canary() -> Image.Image:
+    import numpy as np
+
+    y, x = np.mgrid[0:97, 0:131]
+    return Image.fromarray(np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, (x * x + 5 * y) % 251], -1).astype(np.uint8))
 
 
 def _float() -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.config import BEiT3Config
+    from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.tokenizer import Tokenizer
 
@@ -133,6 +134,9 @@ class Task(ABC):
         splits, default_split: names that `--split` takes.
         metrics: the specs; exactly one is the headline.
         layout: the expected directory tree below ``--data-root``, shown by `beit3-bench tasks NAME`.
+        batch_size: examples per batch where the user says ``auto``; None = chosen from the model and the memory.
+        feature: key of a row that depends on one image or one text and the weights alone (an embedding); such values
+            are kept by ``--features``. None = rows are not reused.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
     """
 
@@ -145,6 +149,8 @@ class Task(ABC):
     layout: ClassVar[str] = ""
     uses_text: ClassVar[bool] = True
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
+    batch_size: ClassVar[int | None] = None
+    feature: ClassVar[str | None] = None
 
     @dataclass
     class Options:
@@ -155,6 +161,7 @@ class Task(ABC):
         self.options: Any = parse_options(self.Options, options or {}, f"task {self.name}")
         self.preprocessing: Preprocessing | None = None
         self.tokenizer: Tokenizer | None = None
+        self.image_cache: ImageCache | None = None
 
     def bind(self, preprocessing: Preprocessing, tokenizer: Tokenizer | None) -> None:
         """Attach what belongs to the weights; called once, before `tokenize` and `collate`."""
@@ -242,11 +249,12 @@ class Task(ABC):
                 example.token_ids = known[example.text]
 
     def load_images(self, paths: Sequence[str]) -> torch.Tensor:
-        """Decode and resize: uint8 (n, 3, S, S), not yet normalised."""
+        """Decode and resize, or take from the cache: uint8 (n, 3, S, S), not yet normalised."""
         import torch
 
-        assert self.preprocessing is not None
-        return torch.stack([self.preprocessing.load(path) for path in paths])
+        source = self.image_cache or self.preprocessing
+        assert source is not None
+        return torch.stack([source.load(path) for path in paths])
 
     def load_shared_images(self, paths: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode each distinct file once: (uint8 (u, 3, S, S), int64 (n,) index of each path's image)."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
+from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.metrics.topk import (
     CUTS,
@@ -98,23 +99,12 @@ class ImageFolders(Task):
         """Top-1 (fraction) of guessing among the classes."""
         return 1.0 / len(self.classes())
 
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        import torch
 
-        from beit3_bench.backbones.preprocess import decode
-
-        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        return {"ids": [e.id for e in examples], "images": images, "labels": torch.tensor([e.target for e in examples])}
-
-
-class ImageNet(ImageFolders):
+class ImageNet(ImageFolders, DualEncoder):
     """ImageNet-1K as retrieval of the class text."""
 
     name = "imagenet"
     title = "ImageNet-1K as retrieval"
-    head = "retrieval"
 
     @dataclass
     class Options:
@@ -179,25 +169,6 @@ class ImageNet(ImageFolders):
         ]
         return self.labelled_images(split) + texts
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        batch: dict[str, Any] = {"ids": [e.id for e in examples]}
-        if examples[0].kind == "image":
-            batch["images"] = self.load_images([e.images[0] for e in examples])
-        else:
-            batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
-        return batch
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """Unit-length embeddings, float32."""
-        if "images" in batch:
-            assert self.preprocessing is not None
-            embeddings = model.encode_image(self.preprocessing.normalise(batch["images"]))
-        else:
-            embeddings = model.encode_text(batch["token_ids"], batch["padding_mask"])
-        return [
-            {"id": i, "embedding": row} for i, row in zip(batch["ids"], embeddings.float().cpu().numpy(), strict=True)
-        ]
-
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Class of highest cosine; several texts of a class are averaged as CLIP does."""
         texts = [e for e in examples if e.kind == "text"]
@@ -225,19 +196,11 @@ class ImageNet(ImageFolders):
     def training_collate(
         self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
     ) -> dict[str, Any]:
+        """Pairs and their labels: images of the same class are not each other's negatives."""
+        import torch
+
         batch = super().training_collate(examples, generator, image_ops)
-        batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
-        return batch
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Contrastive over the global batch; images of the same class are not each other's negatives."""
-        from beit3_bench.tasks.losses import contrastive_loss
-
-        assert self.preprocessing is not None
-        image, text, scale = model(
-            self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"]
-        )
-        return contrastive_loss(image, text, scale, gather, groups=batch["labels"])
+        return {**batch, "labels": torch.tensor([e.target for e in examples])}
 
 
 class ImageNetLinear(ImageFolders):
@@ -272,6 +235,16 @@ class ImageNetLinear(ImageFolders):
         return _scores(ranks, examples, {"images": len(examples), "classes": len({e.target for e in examples})})
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def training_collate(
+        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
+    ) -> dict[str, Any]:
+        import torch
+
+        from beit3_bench.backbones.preprocess import decode
+
+        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
+        return {"ids": [e.id for e in examples], "images": images, "labels": torch.tensor([e.target for e in examples])}
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Cross-entropy with label smoothing 0.1, or with soft targets where mixup made them (timm's losses)."""

@@ -6,26 +6,22 @@ re-ranking. Each image is encoded once and each caption once; the official loade
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
+from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks
-
-if TYPE_CHECKING:
-    import torch
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
 
 
-class Retrieval(Task):
+class Retrieval(DualEncoder):
     """What Flickr30K and COCO retrieval share; subclasses say where the files are."""
 
-    head = "retrieval"
     splits = ("test", "val")
     default_split = "test"
     metrics = (
@@ -58,24 +54,6 @@ class Retrieval(Task):
         """The first n images with all their texts."""
         kept = {e.target for e in [e for e in examples if e.kind == "image"][:n]}
         return [e for e in examples if e.target in kept]
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        batch: dict[str, Any] = {"ids": [e.id for e in examples]}
-        if examples[0].kind == "image":
-            batch["images"] = self.load_images([e.images[0] for e in examples])
-        else:
-            batch["token_ids"], batch["padding_mask"] = self.pad_text(examples)
-        return batch
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """Unit-length embeddings, float32."""
-        if "images" in batch:
-            assert self.preprocessing is not None
-            embeddings = model.encode_image(self.preprocessing.normalise(batch["images"]))
-        else:
-            embeddings = model.encode_text(batch["token_ids"], batch["padding_mask"])
-        values = embeddings.float().cpu().numpy()
-        return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], values, strict=True)]
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Recalls in percent; the gallery is the whole split."""
@@ -142,26 +120,6 @@ class Retrieval(Task):
             for image in select(read_karpathy(path, self.image_folder), self.training_splits, path)
             for sentence, text in image.sentences
         ]
-
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        import torch
-
-        from beit3_bench.backbones.preprocess import decode
-
-        token_ids, padding_mask = self.pad_text(examples)
-        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        return {"ids": [e.id for e in examples], "images": images, "token_ids": token_ids, "padding_mask": padding_mask}
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Symmetric cross-entropy over the global batch (official `ClipLoss`)."""
-        from beit3_bench.tasks.losses import contrastive_loss
-
-        assert self.preprocessing is not None
-        images = self.preprocessing.normalise(batch["images"])
-        image, text, scale = model(images, batch["token_ids"], batch["padding_mask"])
-        return contrastive_loss(image, text, scale, gather)
 
 
 def score_embeddings(
