@@ -119,10 +119,11 @@ def _plain(value: Any) -> Any:
 
 
 def timing(stages: Mapping[str, float], throughput: Throughput, total: float) -> dict[str, Any]:
-    """Seconds per stage, speed and memory."""
+    """Seconds per stage, speed and memory; speed is that of what was computed now."""
     seconds = {
         "read": stages.get("read", 0.0),
         "load": stages.get("load", 0.0),
+        "features": stages.get("features", 0.0),
         "data": throughput.data_seconds,
         "compute": throughput.compute_seconds,
         "write": throughput.write_seconds,
@@ -132,7 +133,7 @@ def timing(stages: Mapping[str, float], throughput: Throughput, total: float) ->
     busy = throughput.wall_seconds or 1.0
     return {
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "images_per_second": round(throughput.images_decoded / busy, 3),
+        "images_per_second": round((throughput.images_decoded + throughput.images_from_cache) / busy, 3),
         "samples_per_second": round(throughput.samples / busy, 3),
         **throughput.to_dict(),
     }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -51,12 +51,16 @@ class Throughput:
     data_seconds: waiting for decoded batches.  compute_seconds: copies, network and its host side.
     write_seconds: storing rows.  images_decoded, text_tokens: as computed; text_tokens_real: without padding.
     images_encoded: passes of an image through the network (a fusion encoder sees an image once per question).
+    images_from_cache: taken from the cache of preprocessed images instead of being decoded.
+    samples_from_store: rows that the feature store had; like resumed ones they are not among ``samples``.
     batch_size: the one in use at the end.
     """
 
     samples: int = 0
     resumed_samples: int = 0
+    samples_from_store: int = 0
     images_decoded: int = 0
+    images_from_cache: int = 0
     images_distinct: int = 0
     images_encoded: int = 0
     text_tokens: int = 0
@@ -92,7 +96,9 @@ class Throughput:
             setattr(total, name, max(getattr(p, name) for p in parts))
         for name in (
             "samples",
+            "samples_from_store",
             "images_decoded",
+            "images_from_cache",
             "images_distinct",
             "images_encoded",
             "text_tokens",
@@ -184,6 +190,17 @@ class _Failure:
     message: str
 
 
+class Collated(NamedTuple):
+    """A batch, and what the image cache did for it.
+
+    from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
+    """
+
+    batch: dict[str, Any]
+    from_cache: int = 0
+    trouble: str = ""
+
+
 class _Batches(Dataset):
     """Planned batches, collated on demand."""
 
@@ -193,18 +210,21 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | _Failure:
+    def __getitem__(self, index: int) -> Collated | _Failure:
+        cache = self.task.image_cache
+        before = cache.hits if cache else 0
         try:
-            return self.task.collate(self.batches[index])
+            batch = self.task.collate(self.batches[index])
         except BenchError as error:
             return _Failure(str(error))
+        return Collated(batch, cache.hits - before, cache.trouble or "") if cache else Collated(batch)
 
 
 def _as_is(item: Any) -> Any:
     return item
 
 
-def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[Collated]:
     """Collated batches in order, decoded ahead by ``workers`` processes.
 
     Raises:
@@ -289,7 +309,8 @@ def predict_all(
     Args:
         model: in eval mode, on any device; moved to ``device``.
         dtype: ``"fp32"`` (exact: TF32 is off) or autocast to ``"bf16"``, ``"fp16"``.
-        batch_size: examples per forward pass and process, or ``"auto"``; halved when memory runs out.
+        batch_size: examples per forward pass and process, or ``"auto"`` (the task's own, or what fits); halved when memory
+            runs out.
         workers: decoding processes per process; None = chosen from the cores.
         progress: a bar on stderr; None = when stderr is a terminal.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
@@ -300,10 +321,10 @@ def predict_all(
     """
     processes = processes or Processes()
     started = time.perf_counter()
-    done = store.done()
+    size = (task.batch_size or automatic_batch_size(device, model)) if batch_size == "auto" else int(batch_size)
+    # What process 0 sees, so that all cut the same plan: a fast one may be writing when a slow one looks.
+    done, size = processes.broadcast((store.done(), size))
     pending = [example for example in examples if example.id not in done]
-    size = automatic_batch_size(device, model) if batch_size == "auto" else int(batch_size)
-    size = processes.broadcast(size)
     plan = list(plan_batches(pending, size))[processes.rank :: processes.world]
     if workers is None:
         workers = default_workers(device, len(plan), processes.world)
@@ -341,6 +362,7 @@ class _Pass:
         compile: bool,
     ):
         self.task, self.store, self.device, self.facts = task, store, device, facts
+        self.warned = False
         self.model = model.to(device).eval()
         if compile:
             compile_model(self.model)
@@ -359,21 +381,21 @@ class _Pass:
             clock = time.perf_counter()
             fits = True
             loader = load_batches(self.task, queue, min(workers, len(queue)), pin=self.device.type == "cuda")
-            for batch in loader:
+            for collated in loader:
                 clock = self._spent("data_seconds", clock)
-                rows = self._predict(batch, queue[finished])
+                rows = self._predict(collated.batch, queue[finished])
                 clock = self._spent("compute_seconds", clock)
                 if rows is None:
                     fits = False
                     break
                 self.store.append(rows)
                 clock = self._spent("write_seconds", clock)
-                self._count(batch, queue[finished])
+                self._count(collated, queue[finished])
                 bar.update(len(queue[finished]))
                 finished += 1
             if fits:
                 return
-            del loader, batch  # stops the workers and frees what they decoded ahead
+            del loader, collated  # stops the workers and frees what they decoded ahead
             queue = self._smaller(queue[finished:])
 
     def _predict(self, batch: dict[str, Any], examples: list[Example]) -> list[Row] | None:
@@ -409,13 +431,22 @@ class _Pass:
         setattr(self.facts, name, getattr(self.facts, name) + now - since)
         return now
 
-    def _count(self, batch: dict[str, Any], examples: list[Example]) -> None:
+    def _count(self, collated: Collated, examples: list[Example]) -> None:
+        batch = collated.batch
         self.facts.batches += 1
         self.facts.samples += len(examples)
         self.facts.images_encoded += sum(len(e.images) for e in examples)
-        for value in batch.values() if isinstance(batch, dict) else ():
-            if isinstance(value, torch.Tensor) and value.ndim == 4 and value.dtype == torch.uint8:
-                self.facts.images_decoded += len(value)
+        images = sum(
+            len(value)
+            for value in (batch.values() if isinstance(batch, dict) else ())
+            if isinstance(value, torch.Tensor) and value.ndim == 4 and value.dtype == torch.uint8
+        )
+        images = images or len({path for e in examples for path in e.images})  # lists of images of any size
+        self.facts.images_decoded += max(images - collated.from_cache, 0)
+        self.facts.images_from_cache += collated.from_cache
+        if collated.trouble and not self.warned:
+            self.warned = True
+            tqdm.write(f"warning: {collated.trouble}", file=sys.stderr)
         ids, padding = batch.get("token_ids"), batch.get("padding_mask")
         if isinstance(ids, torch.Tensor):
             self.facts.text_tokens += ids.numel()

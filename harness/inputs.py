@@ -14,6 +14,7 @@ from beit3_bench.tasks.files import check_images
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.tokenizer import Tokenizer
 
 TINY_WORLD = "tiny_world.json"
@@ -27,6 +28,7 @@ class RunRequest:
     output: the run folder; None = a folder below ``results/runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
     options: the task's own, as strings (``-o key=value``).
+    image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
     """
 
     task: str
@@ -48,6 +50,8 @@ class RunRequest:
     setting: str | None = None
     overwrite: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    image_cache: Path | None = None
+    features: Path | None = None
 
 
 def choose_split(task: type[Task] | Task, split: str | None) -> str:
@@ -150,6 +154,20 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
     if weight is not None:
         pin_or_check(request.checkpoint, weight.name, loaded.sha256)
     return loaded
+
+
+def open_image_cache(request: RunRequest, loaded: LoadedModel) -> ImageCache | None:
+    """The cache of preprocessed images, where one is asked for and the preprocessing is one that can be cached.
+
+    Raises:
+        BenchError: the folder cannot be made.
+    """
+    from beit3_bench.backbones.image_cache import ImageCache
+    from beit3_bench.backbones.preprocess import Preprocessing
+
+    if request.image_cache is None or type(loaded.preprocessing) is not Preprocessing:
+        return None
+    return ImageCache(request.image_cache, loaded.preprocessing)
 
 
 def check_tokenizer(tokenizer: Tokenizer | None, loaded: LoadedModel, examples: Sequence[Example]) -> None:

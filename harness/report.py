@@ -42,7 +42,8 @@ def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished
 
 def _speed(timing: Mapping[str, Any]) -> list[str]:
     seconds = timing["seconds"]
-    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in ("read", "load", "data", "compute", "write", "score"))
+    stages = ("read", "load", *(["features"] if seconds.get("features") else []), "data", "compute", "write", "score")
+    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in stages)
     memory = f"{timing['peak_memory_bytes'] / 2**30:.1f} GiB"
     if timing["peak_device_memory_bytes"] is not None:
         memory += f", device {timing['peak_device_memory_bytes'] / 2**30:.1f} GiB"
@@ -50,7 +51,11 @@ def _speed(timing: Mapping[str, Any]) -> list[str]:
     speed += f", batch {timing['batch_size']}"
     if timing["resumed_samples"]:
         speed += f"; {timing['resumed_samples']:,} samples were there already"
+    if timing.get("samples_from_store"):
+        speed += f"; {timing['samples_from_store']:,} embeddings came from the feature store"
     work = f"{timing['images_decoded']:,} images decoded ({timing['images_distinct']:,} files)"
+    if timing.get("images_from_cache"):
+        work += f", {timing['images_from_cache']:,} images from cache"
     work += f", {timing.get('images_encoded', 0):,} encoded"
     if timing["text_tokens"]:
         padded = timing["text_tokens"] - timing["text_tokens_real"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness import card
+from beit3_bench.harness.features import Features, KeepingSink
 from beit3_bench.harness.fingerprint import short
 from beit3_bench.harness.inputs import (
     RunRequest,
@@ -22,6 +23,7 @@ from beit3_bench.harness.inputs import (
     choose_split,
     find_tokenizer,
     load_model,
+    open_image_cache,
     read_examples,
 )
 from beit3_bench.harness.leaks import find_leaks
@@ -109,6 +111,7 @@ def run_task(
             loaded = load_model(task, request)
         with clock.stage("read"):
             task.bind(loaded.preprocessing, tokenizer)
+            task.image_cache = open_image_cache(request, loaded)
             task.tokenize(examples)
         check_tokenizer(tokenizer, loaded, examples)
         return loaded, device
@@ -129,7 +132,7 @@ def run_task(
     with store or RunStore.join(folder, processes.rank) as store:
         if processes.broadcast(store.finished):
             return Outcome(store.result() if processes.first else {}, folder, was_finished=True)
-        throughput = predict(task, loaded, examples, store, request, device, processes)
+        throughput = predict(task, loaded, examples, store, request, device, processes, clock)
 
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
@@ -160,17 +163,24 @@ def predict(
     request: RunRequest,
     device: torch.device,
     processes: Processes,
+    clock: Clock,
 ) -> Throughput:
-    """Make the rows that are not there yet, on all processes."""
-    from beit3_bench.harness.engine import Throughput, predict_all
+    """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
+    from beit3_bench.harness.engine import RowSink, Throughput, predict_all
 
+    sink: RowSink = store
+    features, served = None, 0
+    if request.features is not None and task.feature is not None:
+        with clock.stage("features"):
+            features, served = serve(task, loaded, examples, store, request, device, processes)
+        sink = KeepingSink(store, features)
     try:
         part = processes.together(
             lambda: predict_all(
                 task,
                 loaded.model,
                 examples,
-                store,
+                sink,
                 device,
                 request.dtype,
                 request.batch_size,
@@ -184,7 +194,37 @@ def predict(
             f"the rows so far are kept in {store.folder}; give the same command again to go on from there"
         )
         raise
-    return Throughput.merged(processes.gather(part))
+    finally:
+        if features is not None:
+            features.close()
+    total = Throughput.merged(processes.gather(part))
+    total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
+    return total
+
+
+def serve(
+    task: Task,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    store: RunStore,
+    request: RunRequest,
+    device: torch.device,
+    processes: Processes,
+) -> tuple[Features, int]:
+    """Fill the run folder with the rows that the feature store has, on all processes; how many there were."""
+    assert request.features is not None
+    root = request.features
+    done = processes.broadcast(store.done())
+    mine = [example for example in examples if example.id not in done][processes.rank :: processes.world]
+
+    def look() -> tuple[Features, int]:
+        features = Features(root, task, loaded, device, request.dtype, request.compile)
+        return features, features.serve(mine, store)
+
+    features, count = processes.together(look)
+    for keys, _ in (parts := processes.gather((features.keys, count))):
+        features.keys.update(keys)  # whoever computes an example can store it
+    return features, sum(count for _, count in parts)
 
 
 def score_rows(task: Task, store: RunStore, examples: Sequence[Example], seed: int) -> card.Verdict:
