@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -12,7 +13,28 @@ from typing import Any, TypeVar
 from beit3_bench.backbones.errors import BenchError
 
 T = TypeVar("T")
+TIMEOUT_VARIABLE = "BEIT3_BENCH_TIMEOUT"
+"""Environment variable: seconds that a process waits for the others before it stops."""
 TIMEOUT = timedelta(minutes=30)
+_LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "processgroup", "tcpstore")
+
+
+def group_timeout() -> timedelta:
+    """How long a process waits for the others.
+
+    Raises:
+        BenchError: the environment variable is no number of seconds.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, "")
+    if not text:
+        return TIMEOUT
+    try:
+        waited = timedelta(seconds=float(text))
+        if waited <= timedelta(0):
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise BenchError(f"{TIMEOUT_VARIABLE}={text!r}: give a number of seconds above 0") from error
+    return waited
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class Processes:
             device: as `--device`; without CUDA the group talks over gloo, with it over NCCL.
 
         Raises:
-            BenchError: the group that was started is not the one that was announced.
+            BenchError: the group does not come together, or is not the one that was announced.
         """
         announced = int(os.environ.get("WORLD_SIZE", "1"))
         if announced == 1:
@@ -39,7 +61,8 @@ class Processes:
         import torch
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
+        with _watching(announced):
+            state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=group_timeout())
         if state.num_processes != announced:
             raise BenchError(
                 f"WORLD_SIZE announces {announced} processes, {state.num_processes} came; start with torchrun"
@@ -57,7 +80,8 @@ class Processes:
             return [value]
         from accelerate.utils import gather_object
 
-        return gather_object([value])
+        with self.watching():
+            return gather_object([value])
 
     def broadcast(self, value: T) -> T:
         """The value of process 0."""
@@ -66,8 +90,19 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         box = [value]
-        broadcast_object_list(box)
+        with self.watching():
+            broadcast_object_list(box)
         return box[0]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Tell in one line that another process died or does not answer, as the backends report it.
+
+        Raises:
+            BenchError: in place of the backend's own error.
+        """
+        with _watching(self.world):
+            yield
 
     def together(self, step: Callable[[], T]) -> T:
         """Run ``step`` on every process; where it fails on one with a `BenchError`, all raise that error.
@@ -111,6 +146,21 @@ class Processes:
                 raise _shared(message if rank == 0 else f"rank {rank}: {message}") from (
                     ImportError() if missing_package else None
                 )
+
+
+@contextmanager
+def _watching(world: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines() or [""]
+        if world == 1 or isinstance(error, NotImplementedError) or not any(w in str(error).lower() for w in _LOST):
+            raise
+        raise BenchError(
+            f"another of the {world} processes died, or did not answer within {group_timeout().total_seconds():g} s "
+            f"({lines[0][:120]}); see its own message above; what was stored is kept: give the same command again "
+            "(finetune: with --resume)"
+        ) from error
 
 
 def _leave() -> None:

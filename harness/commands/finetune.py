@@ -33,6 +33,11 @@ FILE = click.Path(path_type=Path)
     help="Arithmetic of the network; weights stay float32.",
 )
 @click.option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp"]),
+    help="How several processes share the work: whole copies, or shards of weights and optimizer [default: ddp].",
+)
+@click.option(
     "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides order, augmentation and new weights.")
@@ -59,10 +64,18 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     from beit3_bench.harness.training.start import FinetuneRequest
     from beit3_bench.tasks.registry import get_task
 
-    task_class = get_task(settings["task"])
-    request = FinetuneRequest(options=parse_pairs(options), **settings)
-    processes = Processes.start(request.device)
+    processes = Processes.start(settings["device"])
+    task_class = processes.together(lambda: get_task(settings["task"]))
     own = getattr(task_class, "finetune", None)  # a task whose framework brings a training engine of its own
+
+    def asked() -> FinetuneRequest:
+        if own is not None and settings["parallel"] == "fsdp":
+            raise BenchError(
+                f"task {settings['task']}: its training engine keeps whole copies on all processes; leave out --parallel fsdp"
+            )
+        return FinetuneRequest(options=parse_pairs(options), **settings)
+
+    request = processes.together(asked)
     if own is not None:
         facts = getattr(task_class, "plan_finetune")(request) if dry_run else own(request)  # noqa: B009
         text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)

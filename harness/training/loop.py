@@ -10,7 +10,8 @@ import math
 import shutil
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.engine import default_workers, resolve_device, to_device
 from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.scoring import headline
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
 from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
 from beit3_bench.harness.training.order import Division, GlobalBatches
 from beit3_bench.harness.training.schedule import cosine_schedule, step_schedule
+from beit3_bench.harness.training.sharding import Shards, choose_parallel, make_accelerator, whole
 from beit3_bench.harness.training.start import FinetuneRequest, Start
 from beit3_bench.harness.training.state import (
     BEST,
@@ -39,12 +42,10 @@ from beit3_bench.harness.training.state import (
     save_atomic,
     save_checkpoint,
 )
-from beit3_bench.harness.training.validation import headline, validate
+from beit3_bench.harness.training.validation import validate
 from beit3_bench.tasks.augment import BatchMixing, TrainingTransform, seed_of
-from beit3_bench.tasks.base import Task
+from beit3_bench.tasks.base import Scores, Task
 from beit3_bench.tasks.recipes import Recipe
-
-PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class LossModule(nn.Module):
@@ -116,44 +117,62 @@ class Training:
     """A fine-tuning in progress: `run` does all steps that are left."""
 
     def __init__(self, request: FinetuneRequest, start: Start, folder: Path, processes: Processes):
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.state import AcceleratorState
-
         self.request, self.start, self.folder, self.processes = request, start, folder, processes
         self.recipe, self.task = start.recipe, start.task
         self.plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
         self.device = resolve_device(request.device, processes)
-        AcceleratorState._reset_state()  # an earlier training of this Python process may have had another precision
-        self.accelerator = Accelerator(
-            cpu=self.device.type == "cpu",
-            mixed_precision=PRECISION[request.dtype],
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
         self.mixing = make_mixing(start)
         self.model = start.model.to(self.device).train()
-        optimizer = make_optimizer(start.groups(), self.recipe)
+        sharded = choose_parallel(request.parallel) == "fsdp" and processes.world > 1
+        self.accelerator = make_accelerator(self.device, request.dtype, sharded, self.model)
+        self.shards = Shards(self.model) if sharded else None
+        groups = start.groups()
+        self.names = [name for group in groups for name in group["names"]]
         self.wrapped, self.optimizer = self.accelerator.prepare(
-            LossModule(self.model, self.task, Gather(processes)), optimizer
+            LossModule(self.model, self.task, Gather(processes)), make_optimizer(groups, self.recipe)
         )
         self.average = None
         if self.recipe.ema_decay:
             from timm.utils import ModelEmaV3
 
-            self.average = ModelEmaV3(self.model, decay=self.recipe.ema_decay)
+            copied = self.model if self.shards is None else self.shards.copy_of_model()
+            self.average = ModelEmaV3(copied, decay=self.recipe.ema_decay)
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.saved = 0
 
     # ---- state --------------------------------------------------------------------------------------------------
 
-    @property
-    def result(self) -> nn.Module:
-        """The network that is validated and kept: the averaged one, where there is one."""
-        return self.model if self.average is None else self.average.module
+    @contextmanager
+    def result(self, everywhere: bool = True) -> Iterator[nn.Module]:
+        """The network that is validated and kept, whole: the averaged one, where there is one.
+
+        everywhere: on all processes, on their devices; else on process 0 only, on the CPU if it had to be gathered.
+        """
+        chosen = self.model if self.average is None else self.average.module
+        if self.shards is None:
+            yield chosen
+            return
+        keep = everywhere or self.processes.first
+        try:
+            yield self.shards.replica(chosen, self.device if everywhere else torch.device("cpu"), keep)
+        finally:
+            self.shards.forget()
 
     def save(self) -> None:
         """Write the state and the last checkpoint."""
-        scaler = self.accelerator.scaler
+        scaler, shards, first = self.accelerator.scaler, self.shards, self.processes.first
+        average = None if self.average is None else self.average.module
+        cpu = torch.device("cpu")
+        if shards is None:
+            model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+            averaged = None if average is None else average.state_dict()
+        else:
+            model, optimizer = (
+                shards.tensors(self.model, first, cpu),
+                shards.optimizer_state(self.optimizer, self.names, first),
+            )
+            averaged = None if average is None else shards.tensors(average, first, cpu)
         state = {
             "version": VERSION,
             "step": self.step,
@@ -161,17 +180,18 @@ class Training:
             "recipe": self.recipe.to_dict(),
             "fingerprints": self.start.fingerprints,
             "best": self.best,
-            "model": self.model.state_dict(),
-            "average": self.average.module.state_dict() if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "average": averaged,
+            "optimizer": optimizer,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
+        with self.result(everywhere=False) as result:
 
-        def write() -> None:
-            save_checkpoint(self.folder / LAST, self.result, self.start.metadata(self.step))
-            save_atomic(self.folder / STATE, state)
+            def write() -> None:
+                save_checkpoint(self.folder / LAST, result, self.start.metadata(self.step))
+                save_atomic(self.folder / STATE, state)
 
-        self.processes.on_first(write)
+            self.processes.on_first(write)
         self.saved = self.step
 
     def restore(self) -> None:
@@ -181,12 +201,24 @@ class Training:
             BenchError: none there, damaged, or made with another recipe, seed or data.
         """
         path = self.folder / STATE
-        state = read_state(path)
-        check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+
+        def read() -> dict[str, Any]:
+            state = read_state(path)
+            check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
+            return state
+
+        state = self.processes.together(read)
+        average = None if self.average is None else self.average.module
+        if self.shards is None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if average is not None:
+                average.load_state_dict(state["average"])
+        else:
+            self.shards.load(self.model, state["model"])
+            self.shards.load_optimizer(self.optimizer, state["optimizer"])
+            if average is not None:
+                self.shards.load(average, state["average"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = self.saved = state["step"]
@@ -256,7 +288,9 @@ class Training:
             torch.manual_seed(seed_of(self.request.seed, "stochastic depth", step, micro, rank))
             last = micro == division.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss = self.wrapped(batch, step) * division.weight(micro, rank)
+                # Accelerate puts autocast around a data-parallel network, but around no sharded one.
+                with nullcontext() if self.shards is None else self.accelerator.autocast():
+                    loss = self.wrapped(batch, step).float() * division.weight(micro, rank)
                 self.accelerator.backward(loss)
             total += loss.detach().float()
         value = float(self.accelerator.reduce(total, "mean"))
@@ -266,11 +300,11 @@ class Training:
                 f"task {self.task.name}: the loss is {value} at step {step + 1} of {self.plan.steps}; {kept}; "
                 f"use a lower rate (-o lr={self.recipe.lr / 3:.1g}), clipping (-o clip_grad=1) or --dtype bf16"
             )
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or float("inf"))
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_grad or float("inf"))
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, step)
-        return value, float(norm)
+        return value, float(whole(norm))
 
     def _mixed(self, batch: dict[str, Any], step: int, micro: int) -> dict[str, Any]:
         """Erase and mix; images are then float, already normalised."""
@@ -302,10 +336,14 @@ class Training:
             self.save()
 
     def _validate(self, journal: Journal | None) -> None:
-        scores = validate(
-            self.task, self.result, self.start.validation, self.device, self.request.dtype, self.request.workers,
-            self.processes,
-        )  # fmt: skip
+        with self.result() as result:
+            scores = validate(
+                self.task, result, self.start.validation, self.device, self.request.dtype, self.request.workers,
+                self.processes,
+            )  # fmt: skip
+            self._keep_best(result, scores, journal)
+
+    def _keep_best(self, result: nn.Module, scores: Scores, journal: Journal | None) -> None:
         metric = headline(self.task)
         value = float(scores.metrics[metric.name])
         if journal is not None:
@@ -316,9 +354,7 @@ class Training:
         )
         if better:
             self.best = {"metric": metric.name, "value": value, "step": self.step, "metrics": dict(scores.metrics)}
-            self.processes.on_first(
-                lambda: save_checkpoint(self.folder / BEST, self.result, self.start.metadata(self.step))
-            )
+            self.processes.on_first(lambda: save_checkpoint(self.folder / BEST, result, self.start.metadata(self.step)))
 
 
 def place_tokenizer(start: Start, folder: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.files import storage_error, write_atomic
-from beit3_bench.harness.fingerprint import digest
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.provenance import provenance
 from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
+from beit3_bench.harness.training.sharding import choose_parallel
 from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
 from beit3_bench.harness.training.state import BEST, LAST, STATE
 from beit3_bench.tasks.base import Task
@@ -92,6 +92,7 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "dtype": request.dtype,
         "device": request.device,
         "processes": world,
+        "parallel": choose_parallel(request.parallel) if world > 1 else None,
         "accumulate": plan.division.accumulate,
         "steps": plan.steps,
         "steps_per_epoch": plan.batches.steps_per_epoch,
@@ -102,6 +103,21 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "provenance": provenance(),
     }
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+
+
+def settings_of(request: FinetuneRequest, start: Start, folder: Path) -> dict[str, str]:
+    """What must be the same on all processes of one training, also where it may change between resumes."""
+    recipe = {f"recipe {key}": str(value) for key, value in start.recipe.to_dict().items()}
+    return {
+        **start.fingerprints,
+        **recipe,
+        "--seed": str(request.seed),
+        "--output": str(folder),
+        "--resume": str(request.resume),
+        "--overwrite": str(request.overwrite),
+        "--parallel": choose_parallel(request.parallel),
+        "--device": request.device.partition(":")[0],
+    }
 
 
 def finetune(request: FinetuneRequest, task_class: type[Task], processes: Processes | None = None) -> dict[str, Any]:
@@ -115,21 +131,19 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
     """
     processes = processes or Processes()
     start = processes.together(lambda: prepare(request, task_class))
-    # Also what may change between resumes must be the same on all processes of one training.
-    processes.agree(
-        {**start.fingerprints, "recipe": digest(start.recipe.to_dict()), "seed": str(request.seed)}, "settings"
-    )
     folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
+    processes.agree(settings_of(request, start, folder), "settings")
     held = open_folder(folder, request.resume, request.overwrite)
     processes.on_first(held.__enter__)
     try:
         training = processes.together(lambda: Training(request, start, folder, processes))
         if request.resume:
-            processes.together(training.restore)
+            training.restore()
         else:
             processes.on_first(lambda: write_config(folder, request, start, training.plan, processes.world))
             processes.on_first(lambda: place_tokenizer(start, folder))
-        summary = training.run()
+        with processes.watching():
+            summary = training.run()
     finally:
         if processes.first:
             held.__exit__(None, None, None)

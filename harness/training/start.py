@@ -40,6 +40,7 @@ class FinetuneRequest:
     """What `beit3-bench finetune` was asked for.
 
     recipe: section of the task's recipe file; None = the preset.
+    parallel: ``"ddp"``, ``"fsdp"``, or None = as `accelerate launch` announces, else ``"ddp"``.
     options: ``-o key=value``: fields of the recipe, and options of the task.
     """
 
@@ -52,6 +53,7 @@ class FinetuneRequest:
     output: Path | None = None
     device: str = "auto"
     dtype: str = "fp32"
+    parallel: str | None = None
     workers: int | None = None
     seed: int = 0
     resume: bool = False

@@ -8,7 +8,7 @@ import torch
 
 from beit3_bench.harness.engine import predict_all
 from beit3_bench.harness.processes import Processes
-from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, Scores, Task, match_ids
 
 
 class MemoryStore:
@@ -22,11 +22,6 @@ class MemoryStore:
 
     def append(self, rows: Iterable[Row]) -> None:
         self.rows.update((row["id"], row) for row in rows)
-
-
-def headline(task: type[Task] | Task) -> Metric:
-    """The metric by which the best checkpoint is chosen."""
-    return next(metric for metric in task.metrics if metric.headline)
 
 
 def validate(

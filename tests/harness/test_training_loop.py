@@ -13,23 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from training_cases import mini_world
+from training_cases import LAUNCH, ROOTS, furthest, launched, mini_world, one_thread, request_for, train, weights
 
 from beit3_bench.backbones.checkpoint import read_checkpoint
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.commands.finetune import command, parse_pairs
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.journal import read_table
-from beit3_bench.harness.training.session import finetune
-from beit3_bench.harness.training.start import FinetuneRequest, prepare
+from beit3_bench.harness.training.start import prepare
 from beit3_bench.harness.training.state import BEST, LAST, STATE, read_state
 from beit3_bench.tasks.registry import get_task
-
-ROOTS = {
-    "flickr30k": "flickr30k", "coco-retrieval": "coco", "imagenet": "imagenet", "imagenet-linear": "imagenet", "vqav2": "coco",
-    "nlvr2": "nlvr2", "coco-caption": "coco",
-}  # fmt: skip
-SHORT = {"steps": "4", "warmup_steps": "1", "batch": "8", "log_steps": "1", "validate_epochs": "0", "drop_path": "0"}
 
 
 @pytest.fixture(scope="session")
@@ -39,36 +32,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def request_for(
-    world: Path, output: Path, task: str = "flickr30k", options: dict[str, str] | None = None, **changes
-) -> FinetuneRequest:
-    base = FinetuneRequest(
-        task, world / ROOTS[task], preset="tiny", tokenizer=world / "beit3.spm", output=output, device="cpu", workers=0,
-        options={**SHORT, **(options or {})},
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)
-
-
-def train(request: FinetuneRequest) -> dict:
-    return finetune(request, get_task(request.task))
-
-
-def weights(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / name).tensors
-
-
-def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], noise: bool = True) -> float:
-    """Largest difference of a weight. noise=False: without k_proj.bias, whose gradient in a single modality is zero but
-    for rounding, of which Adam makes steps of full size.
-    """
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).abs().max()) for n in a if noise or ".k_proj." not in n or not n.endswith("bias"))
+    with one_thread():
+        yield
 
 
 # ---- every task -----------------------------------------------------------------------------------------------------
@@ -187,19 +152,6 @@ def test_workers_change_nothing(world, tmp_path):
     train(request_for(world, tmp_path / "alone"))
     train(request_for(world, tmp_path / "workers", workers=2))
     assert furthest(weights(tmp_path / "alone"), weights(tmp_path / "workers")) == 0
-
-
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-
-
-def launched(request: FinetuneRequest, processes: int, *extra: str) -> subprocess.CompletedProcess:
-    command_line = [*LAUNCH, str(processes), "-m", "beit3_bench.harness", "finetune", "--task", request.task]
-    command_line += ["--data-root", str(request.data_root), "--preset", "tiny", "--tokenizer", str(request.tokenizer)]
-    command_line += ["--output", str(request.output), "--device", "cpu", "--workers", "0", *extra]
-    for key, value in request.options.items():
-        command_line += ["-o", f"{key}={value}"]
-    env = {**__import__("os").environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
 MANY = [

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +16,14 @@ import torch
 from goldens import COMMITTED
 from safetensors.torch import load_file
 
-from beit3_bench.backbones.checkpoint import load_checkpoint
+from beit3_bench.backbones.checkpoint import load_checkpoint, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.models import build_model
+from beit3_bench.harness.training.session import finetune
+from beit3_bench.harness.training.start import FinetuneRequest
+from beit3_bench.harness.training.state import LAST
 from beit3_bench.tasks.losses import captioning_loss, classification_loss, contrastive_loss, nlvr2_loss, vqa_loss
+from beit3_bench.tasks.registry import get_task
 
 FOLDER = COMMITTED / "beit3"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -67,9 +77,66 @@ def golden_loss(name: str, model: torch.nn.Module, step: int = 0) -> torch.Tenso
     return captioning_loss(logits, x["captioning.tokens"][masked.bool()], 0.1, 0.2, 12000, step)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch: sums come out in the same order as in a process of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def mini_world(folder: Path) -> Path:
     """A tiny world of the smallest size."""
     from beit3_bench.tasks.tinyworld import write_tiny_world
 
     write_tiny_world(folder, seed=0, size="mini")
     return folder
+
+
+# ---- requests on the mini world ------------------------------------------------------------------------------------
+
+ROOTS = {
+    "flickr30k": "flickr30k", "coco-retrieval": "coco", "imagenet": "imagenet", "imagenet-linear": "imagenet", "vqav2": "coco",
+    "nlvr2": "nlvr2", "coco-caption": "coco",
+}  # fmt: skip
+SHORT = {"steps": "4", "warmup_steps": "1", "batch": "8", "log_steps": "1", "validate_epochs": "0", "drop_path": "0"}
+
+
+def request_for(
+    world: Path, output: Path, task: str = "flickr30k", options: dict[str, str] | None = None, **changes
+) -> FinetuneRequest:
+    base = FinetuneRequest(
+        task, world / ROOTS[task], preset="tiny", tokenizer=world / "beit3.spm", output=output, device="cpu", workers=0,
+        options={**SHORT, **(options or {})},
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def train(request: FinetuneRequest) -> dict:
+    return finetune(request, get_task(request.task))
+
+
+def weights(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / name).tensors
+
+
+def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], noise: bool = True) -> float:
+    """Largest difference of a weight. noise=False: without k_proj.bias, whose gradient in a single modality is zero but
+    for rounding, of which Adam makes steps of full size.
+    """
+    assert a.keys() == b.keys()
+    return max(float((a[n] - b[n]).abs().max()) for n in a if noise or ".k_proj." not in n or not n.endswith("bias"))
+
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
+def launched(request: FinetuneRequest, processes: int, *extra: str) -> subprocess.CompletedProcess:
+    command_line = [*LAUNCH, str(processes), "-m", "beit3_bench.harness", "finetune", "--task", request.task]
+    command_line += ["--data-root", str(request.data_root), "--preset", "tiny", "--tokenizer", str(request.tokenizer)]
+    command_line += ["--output", str(request.output), "--device", "cpu", "--workers", "0", *extra]
+    for key, value in request.options.items():
+        command_line += ["-o", f"{key}={value}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False, env=env)
