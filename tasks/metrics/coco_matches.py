@@ -9,9 +9,7 @@ score.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,153 +25,171 @@ STATISTICS = (
 """Names of COCOeval.stats, in its order."""
 
 _AREAS = 4  # all, small, medium, large, as in COCOeval's parameters
+_BLOCK = 64  # resamples at a time: a row of their weights is a few cache lines
+_BUNDLE_RUNS = 4096
+_STRETCH = 32
 _EPSILON = np.spacing(1.0)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of images, one after the other; an image may come more than once in a list.
+
+    images: int32, all lists in turn.  bounds: int32 (lists + 1,), where each begins and the last one ends.
+    """
+
+    images: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, number: np.ndarray, lists: int) -> Lists:
+        """From the images of all lists and the number of each one's list."""
+        order = np.argsort(number, kind="stable")
+        return cls(images[order].astype(np.int32), _bounds(np.bincount(number, minlength=lists)))
+
+    def counts(self, weights: np.ndarray) -> np.ndarray:
+        """Sum of the weights of each list. weights: float32 (images, R), whole numbers -> float32 (lists, R), exact
+        below 2**24.
+        """
+        import torch
+
+        bags = (torch.from_numpy(array) for array in (self.images, self.bounds))
+        images, bounds = bags
+        return torch.nn.functional.embedding_bag(
+            images, torch.from_numpy(weights), bounds, mode="sum", include_last_offset=True
+        ).numpy()
+
+    def picked(self, lists: np.ndarray) -> Lists:
+        """Some of the lists in a new order; -1 is an empty one."""
+        length = np.append(np.diff(self.bounds), 0)[lists]
+        bounds = _bounds(length)
+        start = np.append(self.bounds[:-1], 0)[lists]
+        return Lists(self.images[np.repeat(start - bounds[:-1], length) + np.arange(bounds[-1])], bounds)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Segments of similar length, counted together.
+
+    A run is a stretch of true positives without a counted false positive in between; only at its end can precision be at
+    its best. Runs are numbered position by position: the first run of all segments, then the second one ...; shorter
+    segments are filled up with empty runs.
+
+    segments: int64 (S,).  groups: int64 (S,), their area and category.  length: runs of the longest segment.
+    hits, misses: true positives of each of the ``length * S`` runs, and counted false positives since the run before.
+    """
+
+    segments: np.ndarray
+    groups: np.ndarray
+    length: int
+    hits: Lists
+    misses: Lists
 
 
 @dataclass(frozen=True)
 class Matches:
     """The matches of one evaluation, laid out for weighted counting.
 
-    Segments are (area, category, threshold), in this order: ``areas * categories * thresholds`` of them. Ranked lists
-    are concatenated; within a list, entries follow the order in which COCOeval counts detections.
+    A group is (area, category), a segment (area, category, threshold), in this order. False positives that come after
+    the last true positive of a segment change nothing and are left out.
 
     prefix: ``bbox`` or ``segm``.
-    objects: float32 (images, areas * categories), objects that count, per image.
-    ranked: image of every detection whose own area is in range, per (area, category).
-    corrected, correction: image, and +1 or -1, where ranked and counted detections differ at a threshold, per segment:
-        a true positive whose own area is out of range is added, an ignored detection in range is taken away.
-    hits: image of every true positive, per segment.
-    ranked_upto, corrected_upto: how many entries of ``ranked`` and ``corrected`` come up to and including each hit.
-    ranked_start, corrected_start, hit_start: where each segment begins in the lists; one more for the end of hits.
-    among_first: {1, 10}: bool, hits of area "all" that are among the image's first detections of the category.
-    recall_steps: float64 (101,), the recall values at which precision is read.
+    objects: for each group the images of the objects that count.
+    found: for each group the images of true positives at all thresholds.
+    found_first: {1, 10}: the same of area "all", among the image's first detections of the category.
+    bundles: runs of true positives of all segments that have any.
+    recall_steps: float64 (101,), the recall values at which precision is read, evenly spaced from 0 to 1.
     """
 
     prefix: str
     categories: int
     thresholds: np.ndarray
-    objects: np.ndarray
-    ranked: np.ndarray
-    corrected: np.ndarray
-    correction: np.ndarray
-    hits: np.ndarray
-    ranked_upto: np.ndarray
-    corrected_upto: np.ndarray
-    ranked_start: np.ndarray
-    corrected_start: np.ndarray
-    hit_start: np.ndarray
-    among_first: dict[int, np.ndarray]
+    objects: Lists
+    found: Lists
+    found_first: dict[int, Lists]
+    bundles: list[Bundle]
     recall_steps: np.ndarray
 
     def statistics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """The twelve statistics of R resamples, fractions (R,); NaN without any object. weights: (R, images)."""
-        objects = np.rint(weights.astype(np.float32) @ self.objects).astype(np.int64)
-        drawn = np.rint(weights).astype(np.int32)
-        rows = np.empty((len(weights), len(STATISTICS)))
+        blocks = [self._block(weights[start : start + _BLOCK]) for start in range(0, len(weights), _BLOCK)]
+        rows = np.concatenate(blocks, axis=1)
+        return {f"{self.prefix}/{name}": rows[i] for i, name in enumerate(STATISTICS)}
 
-        def fill(start: int) -> None:
-            count = _WeightedCount(self)
-            for row in range(start, len(rows), threads):
-                rows[row] = count.statistics(drawn[row], objects[row])
+    def _block(self, weights: np.ndarray) -> np.ndarray:
+        """Statistics in the order of STATISTICS, (12, r)."""
+        by_image = np.ascontiguousarray(np.rint(weights).T, dtype=np.float32)
+        objects = self.objects.counts(by_image).astype(np.float64)
+        resamples, categories, thresholds = len(weights), self.categories, len(self.thresholds)
+        precision = np.zeros((_AREAS * categories * thresholds, resamples))
+        for bundle in self.bundles:
+            precision[bundle.segments] = self._precision(bundle, by_image, objects[bundle.groups])
+        precision = precision.reshape(_AREAS, categories, thresholds, resamples)
 
-        threads = min(os.cpu_count() or 1, 4, len(rows))
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(threads)))
-        return {f"{self.prefix}/{name}": rows[:, i] for i, name in enumerate(STATISTICS)}
+        present = objects.reshape(_AREAS, categories, resamples) > 0
+        divisor = thresholds * objects.clip(min=1).reshape(present.shape)
+        recall = self.found.counts(by_image).reshape(present.shape) / divisor
+        first = {limit: found.counts(by_image) / divisor[0] for limit, found in self.found_first.items()}
+        at_50, at_75 = (int(np.argmin(abs(self.thresholds - t))) for t in (0.5, 0.75))
+        average = precision.mean(axis=2)
 
+        def mean(values: np.ndarray, area: int) -> np.ndarray:
+            kept = present[area]
+            with np.errstate(invalid="ignore"):
+                return np.where(kept, values, 0).sum(axis=0) / kept.sum(axis=0)
 
-class _WeightedCount:
-    """Counts one resample after the other in the same buffers; fresh arrays of this size cost more than the counting."""
-
-    def __init__(self, matches: Matches):
-        self.matches = m = matches
-        self.shape = (_AREAS, m.categories, len(m.thresholds))
-        self.length = np.diff(m.hit_start)
-        hits, whole = len(m.hits), np.int32
-        self.weight, self.right, self.counted, self.other = (np.zeros(hits, dtype=whole) for _ in range(4))
-        self.ranked_weight = np.zeros(len(m.ranked), dtype=whole)
-        self.hits_upto, self.ranked_upto, self.corrected_upto = (
-            np.zeros(len(values) + 1, dtype=whole) for values in (m.hits, m.ranked, m.corrected)
+        return np.stack(
+            [
+                mean(average[0], 0),
+                mean(precision[0, :, at_50], 0),
+                mean(precision[0, :, at_75], 0),
+                *(mean(average[area], area) for area in (1, 2, 3)),
+                *(mean(first[limit], 0) for limit in (1, 10)),
+                *(mean(recall[area], area) for area in range(_AREAS)),
+            ]
         )
-        self.precision, self.reached, self.gained = np.zeros(hits), np.zeros(hits), np.zeros(hits)
-        # segments are kept apart by whole numbers, falling, for one running maximum from the right through all of them
-        self.apart = np.repeat(np.arange(len(self.length), 0, -1, dtype=np.float64), self.length)
-        self.at_50, self.at_75 = (int(np.argmin(abs(m.thresholds - t))) for t in (0.5, 0.75))
 
-    def statistics(self, weights: np.ndarray, objects: np.ndarray) -> list[float]:
-        """In the order of STATISTICS. weights: int32 (images,); objects: int64 (areas * categories,)."""
-        precision, recall, first = self.precision_and_recall(weights, objects)
-        present = objects.reshape(_AREAS, -1) > 0
+    def _precision(self, bundle: Bundle, by_image: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        """Interpolated precision of each segment averaged over the recall steps, (S, r).  objects: (S, r)."""
+        shape = (bundle.length, *objects.shape)
+        right, counted = (lists.counts(by_image).reshape(shape) for lists in (bundle.hits, bundle.misses))
+        _accumulate(np.add, right)
+        _accumulate(np.add, counted)
+        counted += right
 
-        def mean(values: np.ndarray, area: int) -> float:
-            kept = values[present[area]]
-            return float(kept.mean()) if kept.size else float("nan")
+        # precision at the end of each run, then the best there or later
+        best = counted.astype(np.float64)
+        best += _EPSILON
+        np.divide(right, best, out=best)
+        _accumulate(np.maximum, best[::-1])
 
-        return [
-            mean(precision[0], 0),
-            mean(precision[0, :, self.at_50], 0),
-            mean(precision[0, :, self.at_75], 0),
-            *(mean(precision[area], area) for area in (1, 2, 3)),
-            *(mean(first[limit], 0) for limit in (1, 10)),
-            *(mean(recall[area], area) for area in range(_AREAS)),
-        ]
+        # a run counts for the recall steps that it is the first to reach, by the floating-point comparison of COCOeval, so
+        # that 7 of ten objects reach 0.7 or not as there; before the first true positive, ``best`` is that of the first
+        last_step = len(self.recall_steps) - 1
+        recall = np.divide(right, objects.clip(min=1))
+        step = np.rint(recall * last_step).astype(np.intp)
+        reached = step + (np.take(self.recall_steps, step, mode="clip") <= recall)
+        reached[1:] -= reached[:-1].copy()
+        best *= reached
+        return best.sum(axis=0) / len(self.recall_steps)
 
-    def precision_and_recall(
-        self, weights: np.ndarray, objects: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
-        """Interpolated precision averaged over recall steps, and recall: both (areas, categories, thresholds).
 
-        Also the recall with the first 1 and 10 detections of an image, (categories, thresholds) for area "all".
-        Segments without objects hold zeros.
-        """
-        m, shape = self.matches, self.shape
-        np.take(weights, m.hits, out=self.weight, mode="clip")
-        np.cumsum(self.weight, out=self.hits_upto[1:])
-        np.cumsum(np.take(weights, m.ranked, out=self.ranked_weight, mode="clip"), out=self.ranked_upto[1:])
-        np.cumsum(weights[m.corrected] * m.correction, out=self.corrected_upto[1:])
-
-        # true positives and all that count up to each hit; precision there, then the best at or after it (adding whole
-        # numbers costs 3e-13 of precision at most)
-        hits_before = self.hits_upto[m.hit_start]
-        np.subtract(self.hits_upto[1:], np.repeat(hits_before[:-1], self.length), out=self.right)
-        np.take(self.ranked_upto, m.ranked_upto, out=self.counted, mode="clip")
-        self.counted += np.take(self.corrected_upto, m.corrected_upto, out=self.other, mode="clip")
-        before = self.ranked_upto[m.ranked_start] + self.corrected_upto[m.corrected_start]
-        self.counted -= np.repeat(before, self.length)
-        np.add(self.counted, _EPSILON, out=self.precision)
-        np.divide(self.right, self.precision, out=self.precision)
-        self.precision += self.apart
-        np.maximum.accumulate(self.precision[::-1], out=self.precision[::-1])
-        self.precision -= self.apart
-
-        # a hit counts for the recall steps that it is the first to reach
-        steps, start = _steps_reached(objects, m.recall_steps)
-        np.add(self.right, np.repeat(np.repeat(start, shape[2]), self.length), out=self.other)
-        np.take(steps, self.other, out=self.reached, mode="clip")
-        np.subtract(self.reached[1:], self.reached[:-1], out=self.gained[1:])
-        nonempty = self.length > 0
-        begin = m.hit_start[:-1][nonempty]
-        self.gained[begin] = self.reached[begin]
-        self.gained *= self.precision
-        summed = np.zeros(len(self.length))
-        if begin.size:
-            summed[nonempty] = np.add.reduceat(self.gained, begin)
-
-        count = np.repeat(objects, shape[2]).astype(np.float64).clip(min=1).reshape(shape)
-        first = {limit: self._hits_among_first(limit).reshape(shape[1:]) / count[0] for limit in m.among_first}
-        recall = np.diff(hits_before).reshape(shape) / count
-        return summed.reshape(shape) / len(m.recall_steps), recall, first
-
-    def _hits_among_first(self, limit: int) -> np.ndarray:
-        segments = self.shape[1] * self.shape[2]
-        mask = self.matches.among_first[limit]
-        nonempty = self.length[:segments] > 0
-        hits = np.zeros(segments, dtype=np.int64)
-        if mask.size:
-            hits[nonempty] = np.add.reduceat(
-                self.weight[: len(mask)] * mask, self.matches.hit_start[:segments][nonempty]
-            )
-        return hits
+def _accumulate(ufunc: np.ufunc, values: np.ndarray) -> None:
+    """``ufunc.accumulate(values, axis=0, out=values)``, many columns at a time: stretches first, then their ends."""
+    length = len(values)
+    if length <= 2 * _STRETCH:
+        for row in range(1, length):
+            ufunc(values[row], values[row - 1], out=values[row])
+        return
+    whole = length - length % _STRETCH
+    stretches = values[:whole].reshape(-1, _STRETCH, *values.shape[1:])  # a view: only the first axis is cut
+    for row in range(1, _STRETCH):
+        ufunc(stretches[:, row], stretches[:, row - 1], out=stretches[:, row])
+    ends = stretches[:, -1].copy()
+    _accumulate(ufunc, ends)
+    ufunc(stretches[1:], ends[:-1, None], out=stretches[1:])
+    for row in range(whole, length):
+        ufunc(values[row], values[row - 1], out=values[row])
 
 
 class MatchTable(ClusterTable):
@@ -216,8 +232,7 @@ def lay_out(evaluator: Any, prefix: str) -> Matches:
     parameters = evaluator._paramsEval
     images, categories, thresholds = len(parameters.imgIds), len(parameters.catIds), np.array(parameters.iouThrs)
     limit = parameters.maxDets[-1]
-    objects = np.zeros((images, _AREAS * categories), dtype=np.float32)
-    parts = [[_Part.empty(len(thresholds))] * categories for _ in range(_AREAS)]
+    layout = _Layout(categories, len(thresholds), tuple(parameters.maxDets[:-1]))
     for category in range(categories):
         start = category * _AREAS * images
         cells = [(i, e) for i, e in enumerate(evaluator.evalImgs[start : start + images]) if e is not None]
@@ -229,94 +244,109 @@ def lay_out(evaluator: Any, prefix: str) -> Matches:
         order = np.argsort(-scores, kind="mergesort")
         image = np.repeat(member, kept)[order]
         place = (np.arange(len(scores)) - np.repeat(np.cumsum([0, *kept[:-1]]), kept))[order]
-        ids = (d for _, e in cells for d in e["dtIds"][:limit])
-        sizes = np.array([evaluator.cocoDt.anns[d]["area"] for d in ids], dtype=np.float64)[order]
-        for area, (smallest, largest) in enumerate(parameters.areaRng):
+        for area in range(_AREAS):
             found = [evaluator.evalImgs[start + area * images + i] for i in member]
-            objects[member, area * categories + category] = [np.count_nonzero(e["gtIgnore"] == 0) for e in found]
+            objects = np.repeat(member, [np.count_nonzero(e["gtIgnore"] == 0) for e in found])
             matched = np.concatenate([e["dtMatches"][:, :limit] for e in found], axis=1)[:, order] != 0
             ignored = np.concatenate([e["dtIgnore"][:, :limit] for e in found], axis=1)[:, order].astype(bool)
-            inside = (sizes >= smallest) & (sizes <= largest)
-            parts[area][category] = _Part.of(image, place, inside, matched, ignored)
-    ordered = [part for row in parts for part in row]
-    ranked_before = np.cumsum([0, *(len(part.ranked) for part in ordered)])
-    corrected_before = np.cumsum([0, *(len(part.corrected) for part in ordered)])
-    corrections = np.concatenate([part.corrected_count for part in ordered])
-    places = _join([part.place for part in parts[0]])
-    return Matches(
-        prefix=prefix,
-        categories=categories,
-        thresholds=thresholds,
-        objects=objects,
-        ranked=_join([part.ranked for part in ordered]),
-        corrected=_join([part.corrected for part in ordered]),
-        correction=_join([part.correction for part in ordered]).astype(np.int32),
-        hits=_join([part.hits for part in ordered]),
-        ranked_upto=_join([n + p.ranked_upto for n, p in zip(ranked_before[:-1], ordered, strict=True)]),
-        corrected_upto=_join([n + p.corrected_upto for n, p in zip(corrected_before[:-1], ordered, strict=True)]),
-        ranked_start=np.repeat(ranked_before[:-1], len(thresholds)),
-        corrected_start=np.cumsum(corrections) - corrections,
-        hit_start=np.cumsum([0, *np.concatenate([part.hit_count for part in ordered])]),
-        among_first={n: places < n for n in parameters.maxDets[:-1]},
-        recall_steps=np.array(parameters.recThrs),
-    )
+            layout.add(area, category, objects, image, place, matched & ~ignored, ~matched & ~ignored)
+    return layout.matches(prefix, thresholds, np.array(parameters.recThrs))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The lists of one area and category, all thresholds in turn; counts are per threshold."""
+class _Layout:
+    """Collects the matches of one area and category after the other."""
 
-    ranked: np.ndarray
-    corrected: np.ndarray
-    correction: np.ndarray
-    hits: np.ndarray
-    place: np.ndarray
-    ranked_upto: np.ndarray
-    corrected_upto: np.ndarray
-    corrected_count: np.ndarray
-    hit_count: np.ndarray
+    def __init__(self, categories: int, thresholds: int, limits: tuple[int, ...]):
+        self.categories, self.thresholds, self.limits = categories, thresholds, limits
+        self.runs = np.zeros(_AREAS * categories * thresholds, dtype=np.int64)
+        self.run_start = np.zeros_like(self.runs)
+        self.total = 0
+        self.lists: dict[Any, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    @classmethod
-    def of(
-        cls, image: np.ndarray, place: np.ndarray, inside: np.ndarray, matched: np.ndarray, ignored: np.ndarray
-    ) -> _Part:
-        """From ranked detections (n,): image, place within the image, own area in range; (thresholds, n): matches."""
-        hit, counted = matched & ~ignored, ~ignored
-        changed = counted != inside
-        _, at = np.nonzero(hit)
-        return cls(
-            ranked=image[inside],
-            corrected=image[np.nonzero(changed)[1]],
-            correction=np.where(counted, 1, -1)[changed],
-            hits=image[at],
-            place=place[at],
-            ranked_upto=np.cumsum(inside)[at],
-            corrected_upto=np.cumsum(changed.ravel())[np.flatnonzero(hit)],
-            corrected_count=changed.sum(axis=1),
-            hit_count=hit.sum(axis=1),
+    def _put(self, what: Any, images: np.ndarray, number: np.ndarray | int) -> None:
+        self.lists.setdefault(what, []).append((images, np.broadcast_to(number, images.shape)))
+
+    def _joined(self, what: Any, lists: int) -> Lists:
+        parts = self.lists.get(what, [])
+        none = np.zeros(0, dtype=np.int64)
+        return (
+            Lists.of(*(np.concatenate([none, *column]) for column in zip(*parts, strict=True)), lists)
+            if parts
+            else (Lists.of(none, none, lists))
         )
 
-    @classmethod
-    def empty(cls, thresholds: int) -> _Part:
-        none, zeros = np.zeros(0, dtype=np.int64), np.zeros(thresholds, dtype=np.int64)
-        return cls(none, none, none, none, none, none, none, zeros, zeros)
+    def add(
+        self,
+        area: int,
+        category: int,
+        objects: np.ndarray,
+        image: np.ndarray,
+        place: np.ndarray,
+        hit: np.ndarray,
+        miss: np.ndarray,
+    ) -> None:
+        """objects: images of the objects that count.  image, place: of detections (n,), the best first, place within the
+        image.  hit, miss: (thresholds, n), true and counted false positives.
+        """
+        group = area * self.categories + category
+        self._put("objects", objects, group)
+        row, at = np.nonzero(hit)
+        if not row.size:
+            return
+        self._put("found", image[at], group)
+        if area == 0:
+            for limit in self.limits:
+                self._put(limit, image[at[place[at] < limit]], category)
+        # a hit begins a run if it is the first of its threshold or follows a miss
+        missed = np.cumsum(miss, axis=1)[row, at]
+        begins = np.ones(len(row), dtype=bool)
+        begins[1:] = (row[1:] != row[:-1]) | (missed[1:] != missed[:-1])
+        run = np.cumsum(begins) - 1
+        first = (row * hit.shape[1] + at)[begins]
+        wrong = np.flatnonzero(miss)
+        of_run = np.searchsorted(first, wrong)
+        wrong, of_run = wrong[of_run < len(first)], of_run[of_run < len(first)]
+        same = row[begins][of_run] == wrong // hit.shape[1]
+        self._put("hits", image[at], self.total + run)
+        self._put("misses", image[wrong[same] % hit.shape[1]], self.total + of_run[same])
+        segments = slice(group * self.thresholds, (group + 1) * self.thresholds)
+        count = np.bincount(row[begins], minlength=self.thresholds)
+        self.runs[segments] = count
+        self.run_start[segments] = self.total + np.cumsum(count) - count
+        self.total += len(first)
+
+    def matches(self, prefix: str, thresholds: np.ndarray, recall_steps: np.ndarray) -> Matches:
+        groups = _AREAS * self.categories
+        hits, misses = (self._joined(what, self.total) for what in ("hits", "misses"))
+        return Matches(
+            prefix=prefix,
+            categories=self.categories,
+            thresholds=thresholds,
+            objects=self._joined("objects", groups),
+            found=self._joined("found", groups),
+            found_first={limit: self._joined(limit, self.categories) for limit in self.limits},
+            bundles=[self._bundle(segments, hits, misses) for segments in _bundled(self.runs)],
+            recall_steps=recall_steps,
+        )
+
+    def _bundle(self, segments: np.ndarray, hits: Lists, misses: Lists) -> Bundle:
+        length = int(self.runs[segments].max())
+        position = np.arange(length)[:, None]
+        run = np.where(position < self.runs[segments], self.run_start[segments] + position, -1).ravel()
+        return Bundle(segments, segments // self.thresholds, length, hits.picked(run), misses.picked(run))
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([*parts, np.zeros(0)]).astype(np.intp)
+def _bundled(runs: np.ndarray) -> Iterator[np.ndarray]:
+    """Segments that have runs, grouped by similar length, about as many runs per group as stay in a processor's cache."""
+    order = np.argsort(-runs, kind="stable")
+    order = order[runs[order] > 0]
+    while order.size:
+        longest = runs[order[0]]
+        many = max(1, _BUNDLE_RUNS // longest)
+        similar = np.count_nonzero(runs[order[:many]] >= 0.8 * longest - 1)
+        yield order[:similar]
+        order = order[similar:]
 
 
-def _steps_reached(objects: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many recall steps c of n objects reach, for c = 0..n and each n in a row, and where each row starts.
-
-    Decided by the same floating-point division as in COCOeval, so that 7 of ten objects reach 0.7 or not as there. No hit
-    reaches no step. steps: evenly spaced from 0 to 1.
-    """
-    end = np.cumsum(objects + 1)
-    start = (end - objects - 1).astype(np.int32)
-    c = np.arange(int(end[-1])) - np.repeat(start, objects + 1)
-    recall = c / np.repeat(objects.clip(min=1), objects + 1)
-    last = np.rint(recall * (len(steps) - 1)).astype(np.int64)
-    reached = last + (steps[last] <= recall)
-    reached[start] = 0
-    return reached.astype(np.float64), start
+def _bounds(length: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(length)]).astype(np.int32)

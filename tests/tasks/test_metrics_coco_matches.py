@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_metrics_coco_ap import world
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
 from beit3_bench.tasks.metrics.coco_ap import coco_ap
-from beit3_bench.tasks.metrics.coco_matches import STATISTICS, Matches, MatchTable, estimate_ap
+from beit3_bench.tasks.metrics.coco_matches import STATISTICS, Lists, MatchTable, _accumulate, estimate_ap
 
 
 def repeated(truth, found, weights):
@@ -120,49 +121,33 @@ def test_rows_are_the_same_one_by_one_and_together():
         )
 
 
-def real_size(images=5000, categories=80, per_area=23_000, detections=200_000, thresholds=10):
-    """Matches as many as a strong detector has on COCO val2017: hits at ten thresholds in four areas."""
-    random = np.random.default_rng(0)
-    groups = 4 * categories
-    share = random.dirichlet(np.full(groups, 0.5))
-    hit_count, miss_count = random.multinomial(2 * per_area, share), random.multinomial(2 * detections, share)
-    objects = np.zeros((images, groups), dtype=np.float32)
-    hits, ranked, upto, ranked_start = [], [], [], []
-    for group, (right, wrong) in enumerate(zip(hit_count, miss_count, strict=True)):
-        is_hit = random.permutation(np.repeat([True, False], [right, wrong]))
-        image = random.integers(0, images, right + wrong)
-        np.add.at(objects, (image[is_hit], group), 1)
-        start = sum(map(len, ranked))
-        ranked.append(image)
-        hits += [image[is_hit]] * thresholds
-        upto += [start + 1 + np.flatnonzero(is_hit)] * thresholds
-        ranked_start += [start] * thresholds
-    total = sum(map(len, hits))
-    of_all = int(thresholds * hit_count[:categories].sum())
-    return Matches(
-        prefix="bbox",
-        categories=categories,
-        thresholds=np.linspace(0.5, 0.95, thresholds),
-        objects=objects,
-        ranked=np.concatenate(ranked),
-        corrected=random.integers(0, images, 40_000),
-        correction=np.zeros(40_000, dtype=np.int32),
-        hits=np.concatenate(hits),
-        ranked_upto=np.concatenate(upto),
-        corrected_upto=np.sort(random.integers(0, 40_001, total)),
-        ranked_start=np.array(ranked_start),
-        corrected_start=np.sort(random.integers(0, 40_001, groups * thresholds)),
-        hit_start=np.cumsum([0, *np.repeat(hit_count, thresholds)]),
-        among_first={1: random.random(of_all) < 0.6, 10: random.random(of_all) < 0.95},
-        recall_steps=np.linspace(0, 1, 101),
-    )
+def test_long_lists_of_matches_are_counted_like_short_ones():
+    """Lists of hundreds of runs are counted in stretches; copies of images included."""
+    truth, found = world(11, images=260)
+    for record in [*truth["annotations"], *found]:
+        record["category_id"] = 4
+    table = coco_ap(truth, found, "bbox").table
+    assert max(bundle.length for bundle in table.evaluations[0].bundles) > 2 * 64
+    weights = np.random.default_rng(11).multinomial(260, np.full(260, 1 / 260), size=2)
+    resampled = table.sums(weights.astype(float))
+    for row, weight in enumerate(weights):
+        metrics = coco_ap(*repeated(truth, found, weight), "bbox").metrics
+        assert {k: v[row] for k, v in resampled.items()} == pytest.approx(metrics, abs=1e-12)
 
 
-@pytest.mark.slow
-def test_a_thousand_resamples_of_coco_val_take_under_ten_seconds_on_two_cores():
-    table = MatchTable([str(i) for i in range(5000)], [real_size()])
-    started = time.process_time()
-    low, high = bootstrap_intervals(table, estimate_ap, resamples=1000)["bbox/AP"]
-    spent = time.process_time() - started
-    assert 0 < low < high < 1
-    assert spent < 2 * 10, f"{spent:.1f} s of processor time"
+@given(st.integers(1, 300), st.integers(0, 10_000), st.sampled_from([np.add, np.maximum]), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_accumulating_in_stretches_equals_accumulating(length, seed, ufunc, backwards):
+    values = np.random.default_rng(seed).integers(0, 100, (length, 2, 3)).astype(float)
+    values = values[::-1] if backwards else values
+    wanted = ufunc.accumulate(values, axis=0)
+    _accumulate(ufunc, values)
+    np.testing.assert_array_equal(values, wanted)
+
+
+def test_lists_are_counted_and_picked_in_any_order():
+    lists = Lists.of(np.array([4, 0, 4, 2]), np.array([2, 0, 2, 3]), 5)
+    weights = np.arange(10, dtype=np.float32).reshape(5, 2)
+    np.testing.assert_array_equal(lists.counts(weights)[:, 0], [0, 0, 16, 4, 0])
+    picked = lists.picked(np.array([3, -1, 2, 2, 1]))
+    np.testing.assert_array_equal(picked.counts(weights)[:, 1], [5, 0, 18, 18, 0])
