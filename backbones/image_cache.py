@@ -22,7 +22,7 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.preprocess import Preprocessing, decode
@@ -133,9 +133,3 @@ class ImageCache:
         """Store nothing more in this process."""
         reason = "the disk is full" if error.errno in _FULL else f"not writable ({error.strerror})"
         self.trouble = f"{self.folder}: {reason}; going on without storing images"
-
-
-def describe(facts: dict[str, Any]) -> str:
-    """The facts of a folder in a few words."""
-    size, mode = facts.get("size", "?"), facts.get("mode", "?")
-    return f"{size} px, {mode}, Pillow {facts.get('pillow', '?')}"

@@ -30,6 +30,7 @@ VERBS = {
     ),
     "replay": (f"{_COMMANDS}.replay:command", "Execute a run again from its card and compare it row by row."),
     "runs": (f"{_COMMANDS}.runs:command", "List run folders, or delete some."),
+    "cache": (f"{_COMMANDS}.cache:command", "Show what is kept of images and embeddings, or delete it."),
     "tasks": (f"{_COMMANDS}.tasks:command", "List the tasks, their splits, options and expected files."),
     "models": (f"{_COMMANDS}.models:command", "List presets and released checkpoints."),
     "data": (f"{_COMMANDS}.data:command", "Write the tiny world, or verify a data set."),
