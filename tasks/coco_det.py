@@ -219,12 +219,14 @@ DATA_ROOT/
         }
         known = all(o.get("segmentation") for o in truth["annotations"])
         masks = known and has_masks(ordered)
-        found = [coco_ap(truth, result_records(ordered, ["bbox"]), "bbox")]
-        if masks:
-            found.append(coco_ap(truth, result_records(ordered, ["segmentation"]), "segm"))
+        kinds = {"bbox": "bbox", "segm": "segmentation"} if masks else {"bbox": "bbox"}
+        found = [
+            coco_ap(truth, result_records(ordered, [key]), kind, backend=self.options.ap_backend)
+            for kind, key in kinds.items()
+        ]
         table = found[0].table
         for other in found[1:]:
-            table = table.joined(other.table) if table is not None and other.table is not None else None
+            table = table.joined(other.table)
         objects = sum(not o.get("iscrowd", 0) for e in examples for o in e.target)
         return Scores(
             metrics={name: _or_nan(value) for scores in found for name, value in scores.metrics.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,7 +103,8 @@ def _wrong(record: Any, sizes: Mapping[int, tuple[int, int]], known: set[int]) -
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number whose square is finite; JSON may hold whole numbers beyond any float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e150 < value < 1e150
 
 
 def _is_polygon(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The twelve COCO statistics for boxes or masks, with pycocotools as the reference scorer.
+"""The twelve COCO statistics for boxes or masks, equal to those of pycocotools, which can be asked as well.
 
 Matches COCOeval (evaluate, accumulate, summarize) on a result list in the official format, as `COCO.loadRes` reads it:
 the area of a detection is that of its box for ``bbox`` and that of its mask for ``segm``, whatever else the records
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError, requires
-from beit3_bench.tasks.metrics.coco_matches import STATISTICS, MatchTable, lay_out
+from beit3_bench.tasks.metrics.coco_matches import STATISTICS, MatchTable
+from beit3_bench.tasks.metrics.coco_matching import match
 
 IOU_TYPES = ("bbox", "segm")
-BACKENDS = ("pycocotools", "faster-coco-eval")
+BACKENDS = ("own", "pycocotools", "faster-coco-eval")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class CocoScores:
 
     metrics: ``bbox/AP`` ... ``bbox/AR_large`` (or ``segm/...``), fractions; -1 as in COCOeval where nothing is to find.
     per_category: category id -> AP, a fraction; NaN for a category without objects.
-    table: matches per image for `bootstrap_intervals` (with `estimate_ap`); None from a back end that hides them.
+    table: matches per image for `bootstrap_intervals` (with `estimate_ap`).
     """
 
     metrics: dict[str, float]
     per_category: dict[int, float]
-    table: MatchTable | None
+    table: MatchTable
 
 
 def coco_ap(
@@ -42,7 +43,7 @@ def coco_ap(
     detections: Sequence[Mapping[str, Any]],
     iou_type: str,
     image_ids: Sequence[int] | None = None,
-    backend: str = "pycocotools",
+    backend: str = "own",
 ) -> CocoScores:
     """Score detections of a set of images.
 
@@ -53,7 +54,8 @@ def coco_ap(
             or ``segmentation`` as RLE of the image's size.
         iou_type: ``"bbox"`` or ``"segm"``.
         image_ids: the images to score; all of them by default. Detections elsewhere are refused.
-        backend: ``"pycocotools"``, or ``"faster-coco-eval"``, which is quicker and gives no table.
+        backend: whose statistics to return: ``"own"``, made from the table, or those of ``"pycocotools"`` or
+            ``"faster-coco-eval"`` (times in tests/benchmarks/bootstrap_benchmark.py). The table is always our own.
 
     Raises:
         BenchError: a record that is malformed, with its index: unknown image or category, a box or score that is not
@@ -73,16 +75,19 @@ def coco_ap(
         raise BenchError("there are no images to score; the split is empty")
     found = _checked_detections(detections, iou_type, sizes, {c["id"] for c in truth["categories"]})
 
-    evaluator = _evaluate(truth, found, iou_type, sorted(sizes), backend)
+    images, categories = sorted(sizes), sorted(c["id"] for c in truth["categories"])
+    matches = match(truth["annotations"], found, iou_type, images, categories)
+    table = MatchTable([str(i) for i in images], [matches])
+    if backend == "own":
+        stats = {name: -1.0 if math.isnan(value) else float(value) for name, value in table.sums().items()}
+        return CocoScores(stats, dict(zip(categories, matches.per_category(), strict=True)), table)
+    evaluator = _evaluate(truth, found, iou_type, images, backend)
     stats = {f"{iou_type}/{k}": float(v) for k, v in zip(STATISTICS, np.asarray(evaluator.stats)[:12], strict=True)}
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
     per_category = {}
     for k, category in enumerate(evaluator.params.catIds):
         known = precision[:, :, k][precision[:, :, k] > -1]
         per_category[int(category)] = float(known.mean()) if known.size else math.nan
-    table = None
-    if backend == "pycocotools":
-        table = MatchTable([str(i) for i in evaluator.params.imgIds], [lay_out(evaluator, iou_type)])
     return CocoScores(stats, per_category, table)
 
 

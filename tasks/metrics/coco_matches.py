@@ -9,9 +9,8 @@ score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,9 +23,8 @@ STATISTICS = (
 )
 """Names of COCOeval.stats, in its order."""
 
-_AREAS = 4  # all, small, medium, large, as in COCOeval's parameters
+AREAS = 4  # all, small, medium, large, as in COCOeval's parameters
 _BLOCK = 64  # resamples at a time: a row of their weights is a few cache lines
-_BUNDLE_RUNS = 4096
 _STRETCH = 32
 _EPSILON = np.spacing(1.0)
 
@@ -45,7 +43,7 @@ class Lists:
     def of(cls, images: np.ndarray, number: np.ndarray, lists: int) -> Lists:
         """From the images of all lists and the number of each one's list."""
         order = np.argsort(number, kind="stable")
-        return cls(images[order].astype(np.int32), _bounds(np.bincount(number, minlength=lists)))
+        return cls(images[order].astype(np.int32), bounds_of(np.bincount(number, minlength=lists)))
 
     def counts(self, weights: np.ndarray) -> np.ndarray:
         """Sum of the weights of each list. weights: float32 (images, R), whole numbers -> float32 (lists, R), exact
@@ -62,7 +60,7 @@ class Lists:
     def picked(self, lists: np.ndarray) -> Lists:
         """Some of the lists in a new order; -1 is an empty one."""
         length = np.append(np.diff(self.bounds), 0)[lists]
-        bounds = _bounds(length)
+        bounds = bounds_of(length)
         start = np.append(self.bounds[:-1], 0)[lists]
         return Lists(self.images[np.repeat(start - bounds[:-1], length) + np.arange(bounds[-1])], bounds)
 
@@ -93,7 +91,7 @@ class Matches:
     A group is (area, category), a segment (area, category, threshold), in this order. False positives that come after
     the last true positive of a segment change nothing and are left out.
 
-    prefix: ``bbox`` or ``segm``.
+    prefix: ``bbox`` or ``segm``.  images, categories: how many there are.
     objects: for each group the images of the objects that count.
     found: for each group the images of true positives at all thresholds.
     found_first: {1, 10}: the same of area "all", among the image's first detections of the category.
@@ -102,6 +100,7 @@ class Matches:
     """
 
     prefix: str
+    images: int
     categories: int
     thresholds: np.ndarray
     objects: Lists
@@ -116,18 +115,18 @@ class Matches:
         rows = np.concatenate(blocks, axis=1)
         return {f"{self.prefix}/{name}": rows[i] for i, name in enumerate(STATISTICS)}
 
+    def per_category(self) -> list[float]:
+        """AP of each category on the images as they are; NaN for one without objects."""
+        objects, precision = self._counted(np.ones((self.images, 1), dtype=np.float32))
+        average = precision[0].mean(axis=1)[:, 0]
+        return np.where(objects[0, :, 0] > 0, average, np.nan).tolist()
+
     def _block(self, weights: np.ndarray) -> np.ndarray:
         """Statistics in the order of STATISTICS, (12, r)."""
         by_image = np.ascontiguousarray(np.rint(weights).T, dtype=np.float32)
-        objects = self.objects.counts(by_image).astype(np.float64)
-        resamples, categories, thresholds = len(weights), self.categories, len(self.thresholds)
-        precision = np.zeros((_AREAS * categories * thresholds, resamples))
-        for bundle in self.bundles:
-            precision[bundle.segments] = self._precision(bundle, by_image, objects[bundle.groups])
-        precision = precision.reshape(_AREAS, categories, thresholds, resamples)
-
-        present = objects.reshape(_AREAS, categories, resamples) > 0
-        divisor = thresholds * objects.clip(min=1).reshape(present.shape)
+        objects, precision = self._counted(by_image)
+        present = objects > 0
+        divisor = len(self.thresholds) * objects.clip(min=1)
         recall = self.found.counts(by_image).reshape(present.shape) / divisor
         first = {limit: found.counts(by_image) / divisor[0] for limit, found in self.found_first.items()}
         at_50, at_75 = (int(np.argmin(abs(self.thresholds - t))) for t in (0.5, 0.75))
@@ -145,9 +144,18 @@ class Matches:
                 mean(precision[0, :, at_75], 0),
                 *(mean(average[area], area) for area in (1, 2, 3)),
                 *(mean(first[limit], 0) for limit in (1, 10)),
-                *(mean(recall[area], area) for area in range(_AREAS)),
+                *(mean(recall[area], area) for area in range(AREAS)),
             ]
         )
+
+    def _counted(self, by_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Objects (areas, categories, r), and precision averaged over recall steps (areas, categories, thresholds, r)."""
+        objects = self.objects.counts(by_image).astype(np.float64)
+        precision = np.zeros((len(objects) * len(self.thresholds), by_image.shape[1]))
+        for bundle in self.bundles:
+            precision[bundle.segments] = self._precision(bundle, by_image, objects[bundle.groups])
+        shape = (AREAS, self.categories, len(self.thresholds), by_image.shape[1])
+        return objects.reshape(shape[:2] + shape[3:]), precision.reshape(shape)
 
     def _precision(self, bundle: Bundle, by_image: np.ndarray, objects: np.ndarray) -> np.ndarray:
         """Interpolated precision of each segment averaged over the recall steps, (S, r).  objects: (S, r)."""
@@ -227,126 +235,5 @@ def estimate_ap(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(sums)
 
 
-def lay_out(evaluator: Any, prefix: str) -> Matches:
-    """Lay out a `pycocotools.cocoeval.COCOeval` after its ``evaluate()``, with its default parameters."""
-    parameters = evaluator._paramsEval
-    images, categories, thresholds = len(parameters.imgIds), len(parameters.catIds), np.array(parameters.iouThrs)
-    limit = parameters.maxDets[-1]
-    layout = _Layout(categories, len(thresholds), tuple(parameters.maxDets[:-1]))
-    for category in range(categories):
-        start = category * _AREAS * images
-        cells = [(i, e) for i, e in enumerate(evaluator.evalImgs[start : start + images]) if e is not None]
-        if not cells:
-            continue
-        member = [i for i, _ in cells]
-        kept = [len(e["dtScores"][:limit]) for _, e in cells]
-        scores = np.array([score for _, e in cells for score in e["dtScores"][:limit]], dtype=np.float64)
-        order = np.argsort(-scores, kind="mergesort")
-        image = np.repeat(member, kept)[order]
-        place = (np.arange(len(scores)) - np.repeat(np.cumsum([0, *kept[:-1]]), kept))[order]
-        for area in range(_AREAS):
-            found = [evaluator.evalImgs[start + area * images + i] for i in member]
-            objects = np.repeat(member, [np.count_nonzero(e["gtIgnore"] == 0) for e in found])
-            matched = np.concatenate([e["dtMatches"][:, :limit] for e in found], axis=1)[:, order] != 0
-            ignored = np.concatenate([e["dtIgnore"][:, :limit] for e in found], axis=1)[:, order].astype(bool)
-            layout.add(area, category, objects, image, place, matched & ~ignored, ~matched & ~ignored)
-    return layout.matches(prefix, thresholds, np.array(parameters.recThrs))
-
-
-class _Layout:
-    """Collects the matches of one area and category after the other."""
-
-    def __init__(self, categories: int, thresholds: int, limits: tuple[int, ...]):
-        self.categories, self.thresholds, self.limits = categories, thresholds, limits
-        self.runs = np.zeros(_AREAS * categories * thresholds, dtype=np.int64)
-        self.run_start = np.zeros_like(self.runs)
-        self.total = 0
-        self.lists: dict[Any, list[tuple[np.ndarray, np.ndarray]]] = {}
-
-    def _put(self, what: Any, images: np.ndarray, number: np.ndarray | int) -> None:
-        self.lists.setdefault(what, []).append((images, np.broadcast_to(number, images.shape)))
-
-    def _joined(self, what: Any, lists: int) -> Lists:
-        parts = self.lists.get(what, [])
-        none = np.zeros(0, dtype=np.int64)
-        return (
-            Lists.of(*(np.concatenate([none, *column]) for column in zip(*parts, strict=True)), lists)
-            if parts
-            else (Lists.of(none, none, lists))
-        )
-
-    def add(
-        self,
-        area: int,
-        category: int,
-        objects: np.ndarray,
-        image: np.ndarray,
-        place: np.ndarray,
-        hit: np.ndarray,
-        miss: np.ndarray,
-    ) -> None:
-        """objects: images of the objects that count.  image, place: of detections (n,), the best first, place within the
-        image.  hit, miss: (thresholds, n), true and counted false positives.
-        """
-        group = area * self.categories + category
-        self._put("objects", objects, group)
-        row, at = np.nonzero(hit)
-        if not row.size:
-            return
-        self._put("found", image[at], group)
-        if area == 0:
-            for limit in self.limits:
-                self._put(limit, image[at[place[at] < limit]], category)
-        # a hit begins a run if it is the first of its threshold or follows a miss
-        missed = np.cumsum(miss, axis=1)[row, at]
-        begins = np.ones(len(row), dtype=bool)
-        begins[1:] = (row[1:] != row[:-1]) | (missed[1:] != missed[:-1])
-        run = np.cumsum(begins) - 1
-        first = (row * hit.shape[1] + at)[begins]
-        wrong = np.flatnonzero(miss)
-        of_run = np.searchsorted(first, wrong)
-        wrong, of_run = wrong[of_run < len(first)], of_run[of_run < len(first)]
-        same = row[begins][of_run] == wrong // hit.shape[1]
-        self._put("hits", image[at], self.total + run)
-        self._put("misses", image[wrong[same] % hit.shape[1]], self.total + of_run[same])
-        segments = slice(group * self.thresholds, (group + 1) * self.thresholds)
-        count = np.bincount(row[begins], minlength=self.thresholds)
-        self.runs[segments] = count
-        self.run_start[segments] = self.total + np.cumsum(count) - count
-        self.total += len(first)
-
-    def matches(self, prefix: str, thresholds: np.ndarray, recall_steps: np.ndarray) -> Matches:
-        groups = _AREAS * self.categories
-        hits, misses = (self._joined(what, self.total) for what in ("hits", "misses"))
-        return Matches(
-            prefix=prefix,
-            categories=self.categories,
-            thresholds=thresholds,
-            objects=self._joined("objects", groups),
-            found=self._joined("found", groups),
-            found_first={limit: self._joined(limit, self.categories) for limit in self.limits},
-            bundles=[self._bundle(segments, hits, misses) for segments in _bundled(self.runs)],
-            recall_steps=recall_steps,
-        )
-
-    def _bundle(self, segments: np.ndarray, hits: Lists, misses: Lists) -> Bundle:
-        length = int(self.runs[segments].max())
-        position = np.arange(length)[:, None]
-        run = np.where(position < self.runs[segments], self.run_start[segments] + position, -1).ravel()
-        return Bundle(segments, segments // self.thresholds, length, hits.picked(run), misses.picked(run))
-
-
-def _bundled(runs: np.ndarray) -> Iterator[np.ndarray]:
-    """Segments that have runs, grouped by similar length, about as many runs per group as stay in a processor's cache."""
-    order = np.argsort(-runs, kind="stable")
-    order = order[runs[order] > 0]
-    while order.size:
-        longest = runs[order[0]]
-        many = max(1, _BUNDLE_RUNS // longest)
-        similar = np.count_nonzero(runs[order[:many]] >= 0.8 * longest - 1)
-        yield order[:similar]
-        order = order[similar:]
-
-
-def _bounds(length: np.ndarray) -> np.ndarray:
+def bounds_of(length: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(length)]).astype(np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -137,6 +138,36 @@ def test_scores_of_a_run_equal_those_of_its_result_files(coco, checkpoint, tmp_p
         again = CocoDetection.score_file(ScoreInputs(path, tmp_path / "part.json", iou_type=kind)).metrics
         for name, value in again.items():
             assert value == pytest.approx(scores.metrics[name]) or (value == -1 and np.isnan(scores.metrics[name]))
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
+def test_every_ap_backend_gives_the_same_statistics_and_intervals(coco, checkpoint, backend):
+    if backend == "faster-coco-eval":
+        pytest.importorskip("faster_coco_eval")
+    own, other = task(coco), task(coco, ap_backend=backend)
+    examples = own.examples("val2017")
+    other.examples("val2017")
+    rows = {
+        e.id: {
+            "id": e.id,
+            "masks": False,
+            "detections": [
+                {"category_id": o["category_id"], "bbox": [v * 1.1 for v in o["bbox"]], "score": 1 / (2 + k % 7)}
+                for k, o in enumerate(e.target)
+            ],
+        }
+        for e in examples
+    }
+    ours, theirs = own.score(rows, examples), other.score(rows, examples)
+    assert 0 < ours.metrics["bbox/AP"] < 1
+    assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-12, nan_ok=True)
+    assert theirs.table.ids == ours.table.ids
+
+
+def test_an_ap_backend_that_is_not_installed_is_named_before_the_run(coco, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(BenchError, match=r"faster.coco.eval.*pip install"):
+        task(coco, ap_backend="faster-coco-eval")
 
 
 def test_a_detector_without_mask_head_is_scored_on_boxes_alone(coco, tmp_path):
@@ -381,6 +412,9 @@ def set_in(where: str, index: int, **values: Any):
         (set_in("annotations", 1, segmentation=[[1, 2, 3]]), r"annotations\[1\]: segmentation"),
         (set_in("annotations", 1, category_id={}), r"annotations\[1\]: category_id \{\}"),
         (set_in("annotations", 1, area=None), r"annotations\[1\]: area None"),
+        (set_in("annotations", 1, area=10**400), r"annotations\[1\]: area 1000"),
+        (set_in("annotations", 0, bbox=[0, 0, 10**400, 1]), r"annotations\[0\]: bbox"),
+        (set_in("annotations", 0, segmentation=[[0, 0, 1, 0, 1, -(10**400)]]), r"annotations\[0\]: segmentation"),
         (set_in("annotations", 1, iscrowd=2), r"annotations\[1\]: iscrowd 2"),
         (set_in("images", 1, height="12"), r"images\[1\]: 'height' should be int"),
         (lambda content: content.pop("categories"), r"'categories' is missing"),
@@ -474,7 +508,7 @@ def test_a_checkpoint_of_another_task_is_named(coco, tmp_path):
     [
         {"engine": "tensorflow"}, {"head": "yolo"}, {"soft_nms": "cubic"}, {"scales": "800,x"}, {"scales": "8"},
         {"scales": "64,64"}, {"jitter_min": "3"}, {"score_threshold": "2"}, {"algorithm": "a/b"}, {"fc_dim": "0"},
-        {"window_size": "-1"}, {"soft_nms_sigma": "0"},
+        {"window_size": "-1"}, {"soft_nms_sigma": "0"}, {"ap_backend": "cocoapi"},
     ],
     ids=lambda option: "-".join(*option.items()),
 )  # fmt: skip

@@ -1,0 +1,277 @@
+"""From detections and objects to their matches, as COCOeval makes them, laid out for weighted counting.
+
+Matches `COCOeval.evaluate` (pycocotools/cocoeval.py): within an image and category, detections choose by falling score
+among the objects that are still free, the one of largest overlap, an ignored one (crowd, or of another size) only where
+no other fits. Overlaps come from the same compiled function, so that the result is the same to the last bit; only pairs
+that overlap are looked at, once for all thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from beit3_bench.tasks.metrics.coco_matches import AREAS, Bundle, Lists, Matches
+
+_BUNDLE_RUNS = 4096  # counted together: about as many as stay in a processor's cache
+_FREE, _TAKEN, _IGNORED = 0, 1, 2
+
+
+def match(
+    objects: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
+    iou_type: str,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+) -> Matches:
+    """Match checked records of some images.
+
+    Args:
+        objects: image_id, category_id, id, area, iscrowd, and ``bbox`` or ``segmentation`` as compressed RLE.
+        detections: image_id, category_id, score, area, and the same.
+        iou_type: ``"bbox"`` or ``"segm"``.
+        image_ids, category_ids: sorted; objects elsewhere are left out. The order of images is that of the weights.
+    """
+    from pycocotools.cocoeval import Params
+
+    parameters = Params(iou_type)
+    shape = "bbox" if iou_type == "bbox" else "segmentation"
+    thresholds = np.array(parameters.iouThrs)
+    places = {image: i for i, image in enumerate(image_ids)}, {category: i for i, category in enumerate(category_ids)}
+    truth = _Records.of([o for o in objects if o["image_id"] in places[0]], shape, *places)
+    found = _Records.of(detections, shape, *places)
+    found = found.first_in_each_cell(parameters.maxDets[-1])
+    candidates = _candidates(truth, found, float(thresholds[0]))
+    unnamed = np.array([o["id"] == 0 for o in truth.records], dtype=bool)  # COCOeval takes such a match for none
+    crowd = np.array([bool(o["iscrowd"]) for o in truth.records], dtype=bool)
+    rank = np.lexsort((np.arange(len(found.image)), found.image, -found.score, found.category))
+    ends = np.searchsorted(found.category[rank], np.arange(len(category_ids) + 1))
+    layout = _Layout(len(category_ids), len(thresholds), tuple(parameters.maxDets[:-1]))
+    for area, (smallest, largest) in enumerate(parameters.areaRng):
+        ignored = crowd | (truth.area < smallest) | (truth.area > largest)
+        state = _choose(candidates, ignored, crowd, unnamed, thresholds, len(found.image))
+        inside = (found.area >= smallest) & (found.area <= largest)
+        counts = np.flatnonzero(~ignored)
+        groups = np.argsort(truth.category[counts], kind="stable")
+        of_category = np.searchsorted(truth.category[counts[groups]], np.arange(len(category_ids) + 1))
+        for category in range(len(category_ids)):
+            members = counts[groups[of_category[category] : of_category[category + 1]]]
+            ranked = rank[ends[category] : ends[category + 1]]
+            chosen = state[:, ranked]
+            layout.add(
+                area,
+                category,
+                truth.image[members],
+                found.image[ranked],
+                found.place[ranked],
+                chosen == _TAKEN,
+                (chosen == _FREE) & inside[ranked],
+            )
+    return layout.matches(iou_type, len(image_ids), thresholds, np.array(parameters.recThrs))
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Objects or detections in columns, sorted by cell (image and category), detections by falling score within it.
+
+    place: within the cell.  cell: number of the cell.
+    """
+
+    records: list[Mapping[str, Any]]
+    shapes: list[Any]
+    image: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    area: np.ndarray
+    cell: np.ndarray
+    place: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Mapping[str, Any]],
+        shape: str,
+        images: Mapping[int, int],
+        categories: Mapping[int, int],
+    ) -> _Records:
+        image = np.array([images[r["image_id"]] for r in records], dtype=np.int64)
+        category = np.array([categories[r["category_id"]] for r in records], dtype=np.int64)
+        score = np.array([r.get("score", 0.0) for r in records], dtype=np.float64)
+        area = np.array([r["area"] for r in records], dtype=np.float64)
+        cell = image * len(categories) + category
+        order = np.lexsort((-score, cell))  # stable
+        cell = cell[order]
+        place = np.arange(len(cell)) - np.searchsorted(cell, cell)
+        kept = [records[i] for i in order.tolist()]
+        return cls(
+            kept, [r[shape] for r in kept], image[order], category[order], score[order], area[order], cell, place
+        )
+
+    def first_in_each_cell(self, limit: int) -> _Records:
+        keep = np.flatnonzero(self.place < limit)
+        if len(keep) == len(self.place):
+            return self
+        lists = ([values[i] for i in keep.tolist()] for values in (self.records, self.shapes))
+        columns = (self.image, self.category, self.score, self.area, self.cell, self.place)
+        return _Records(*lists, *(column[keep] for column in columns))
+
+
+def _candidates(truth: _Records, found: _Records, least: float) -> list[tuple[int, list[tuple[int, float]]]]:
+    """Each detection that overlaps objects of its cell by ``least`` or more: its number, and (object, IoU) of those.
+
+    Detections come cell by cell, the best of a cell first; objects as they stand in the file.
+    """
+    from pycocotools import mask
+
+    candidates = []
+    cells = np.intersect1d(truth.cell, found.cell)
+    bounds = [
+        np.searchsorted(records.cell, cells, side).tolist() for records in (truth, found) for side in ("left", "right")
+    ]
+    for first, last, start, end in zip(*bounds, strict=True):
+        crowd = [int(o["iscrowd"]) for o in truth.records[first:last]]
+        overlap = mask.iou(found.shapes[start:end], truth.shapes[first:last], crowd)
+        rows, columns = np.nonzero(overlap >= least)
+        before = -1
+        values = overlap[rows, columns].tolist()
+        for row, column, value in zip(rows.tolist(), columns.tolist(), values, strict=True):
+            if row != before:
+                candidates.append((start + row, []))
+                before = row
+            candidates[-1][1].append((first + column, value))
+    return candidates
+
+
+def _choose(
+    candidates: Sequence[tuple[int, list[tuple[int, float]]]],
+    ignored: np.ndarray,
+    crowd: np.ndarray,
+    unnamed: np.ndarray,
+    thresholds: np.ndarray,
+    detections: int,
+) -> np.ndarray:
+    """What each detection is at each threshold: uint8 (thresholds, detections), free, taken by an object, or ignored."""
+    state = np.full((len(thresholds), detections), _FREE, dtype=np.uint8)
+    limits = [min(t, 1 - 1e-10) for t in thresholds.tolist()]
+    is_ignored, is_crowd, is_unnamed = ignored.tolist(), crowd.tolist(), unnamed.tolist()
+    gone: set[tuple[int, int]] = set()  # (object, threshold)
+    rows, columns, values = [], [], []
+    for detection, fitting in candidates:
+        regular = [pair for pair in fitting if not is_ignored[pair[0]]]
+        others = [pair for pair in fitting if is_ignored[pair[0]]]
+        for row, limit in enumerate(limits):
+            best, chosen = limit, -1
+            for number, overlap in regular:
+                if overlap >= best and (number, row) not in gone:
+                    best, chosen = overlap, number
+            if chosen < 0:
+                for number, overlap in others:
+                    if overlap >= best and (is_crowd[number] or (number, row) not in gone):
+                        best, chosen = overlap, number
+            if chosen >= 0:
+                gone.add((chosen, row))
+                what = _IGNORED if is_ignored[chosen] else _FREE if is_unnamed[chosen] else _TAKEN
+                rows.append(row)
+                columns.append(detection)
+                values.append(what)
+    state[rows, columns] = values
+    return state
+
+
+class _Layout:
+    """Collects the matches of one area and category after the other."""
+
+    def __init__(self, categories: int, thresholds: int, limits: tuple[int, ...]):
+        self.categories, self.thresholds, self.limits = categories, thresholds, limits
+        self.runs = np.zeros(AREAS * categories * thresholds, dtype=np.int64)
+        self.run_start = np.zeros_like(self.runs)
+        self.total = 0
+        self.lists: dict[Any, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def _put(self, what: Any, images: np.ndarray, number: np.ndarray | int) -> None:
+        self.lists.setdefault(what, []).append((images, np.broadcast_to(number, images.shape)))
+
+    def _joined(self, what: Any, lists: int) -> Lists:
+        parts = self.lists.get(what, [])
+        none = np.zeros(0, dtype=np.int64)
+        return (
+            Lists.of(*(np.concatenate([none, *column]) for column in zip(*parts, strict=True)), lists)
+            if parts
+            else (Lists.of(none, none, lists))
+        )
+
+    def add(
+        self,
+        area: int,
+        category: int,
+        objects: np.ndarray,
+        image: np.ndarray,
+        place: np.ndarray,
+        hit: np.ndarray,
+        miss: np.ndarray,
+    ) -> None:
+        """objects: images of the objects that count.  image, place: of detections (n,), the best first, place within the
+        image.  hit, miss: (thresholds, n), true and counted false positives.
+        """
+        group = area * self.categories + category
+        self._put("objects", objects, group)
+        row, at = np.nonzero(hit)
+        if not row.size:
+            return
+        self._put("found", image[at], group)
+        if area == 0:
+            for limit in self.limits:
+                self._put(limit, image[at[place[at] < limit]], category)
+        # a hit begins a run if it is the first of its threshold or follows a miss
+        missed = np.cumsum(miss, axis=1)[row, at]
+        begins = np.ones(len(row), dtype=bool)
+        begins[1:] = (row[1:] != row[:-1]) | (missed[1:] != missed[:-1])
+        run = np.cumsum(begins) - 1
+        first = (row * hit.shape[1] + at)[begins]
+        wrong = np.flatnonzero(miss)
+        of_run = np.searchsorted(first, wrong)
+        wrong, of_run = wrong[of_run < len(first)], of_run[of_run < len(first)]
+        same = row[begins][of_run] == wrong // hit.shape[1]
+        self._put("hits", image[at], self.total + run)
+        self._put("misses", image[wrong[same] % hit.shape[1]], self.total + of_run[same])
+        segments = slice(group * self.thresholds, (group + 1) * self.thresholds)
+        count = np.bincount(row[begins], minlength=self.thresholds)
+        self.runs[segments] = count
+        self.run_start[segments] = self.total + np.cumsum(count) - count
+        self.total += len(first)
+
+    def matches(self, prefix: str, images: int, thresholds: np.ndarray, recall_steps: np.ndarray) -> Matches:
+        groups = AREAS * self.categories
+        hits, misses = (self._joined(what, self.total) for what in ("hits", "misses"))
+        return Matches(
+            prefix=prefix,
+            images=images,
+            categories=self.categories,
+            thresholds=thresholds,
+            objects=self._joined("objects", groups),
+            found=self._joined("found", groups),
+            found_first={limit: self._joined(limit, self.categories) for limit in self.limits},
+            bundles=[self._bundle(segments, hits, misses) for segments in _bundled(self.runs)],
+            recall_steps=recall_steps,
+        )
+
+    def _bundle(self, segments: np.ndarray, hits: Lists, misses: Lists) -> Bundle:
+        length = int(self.runs[segments].max())
+        position = np.arange(length)[:, None]
+        run = np.where(position < self.runs[segments], self.run_start[segments] + position, -1).ravel()
+        return Bundle(segments, segments // self.thresholds, length, hits.picked(run), misses.picked(run))
+
+
+def _bundled(runs: np.ndarray) -> Iterator[np.ndarray]:
+    """Segments that have runs, grouped by similar length, about as many runs per group as stay in a processor's cache."""
+    order = np.argsort(-runs, kind="stable")
+    order = order[runs[order] > 0]
+    while order.size:
+        longest = runs[order[0]]
+        many = max(1, _BUNDLE_RUNS // longest)
+        similar = np.count_nonzero(runs[order[:many]] >= 0.8 * longest - 1)
+        yield order[:similar]
+        order = order[similar:]
