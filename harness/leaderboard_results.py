@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,15 +101,21 @@ def read_result(path: Path) -> Result:
     for key, allowed in _CHOICES.items():
         if raw[key] not in allowed:
             raise BenchError(f"{path}: {key} {raw[key]!r} is none of {', '.join(allowed)}; run again")
+    if raw["chance"] is not None and not _is_finite(raw["chance"]):
+        raise BenchError(f"{path}: chance is not a finite number; run again")
+    for key in ("params", "image_size"):
+        if not 0 <= raw["model"][key] < 1e15:
+            raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")
     if raw["subset"] is not None:
         _check(raw["subset"], {"limit": int}, f"{path}: subset")
     for name, metric in raw["metrics"].items():
         where = f"{path}: metrics[{name!r}]"
         _check(metric, _METRIC, where)
         interval = metric["ci95"]
-        numbers = [metric["value"], *(interval or [])]
-        if not all(isinstance(x, _NUMBER) and math.isfinite(x) for x in numbers):
+        if not all(map(_is_finite, [metric["value"], *(interval or [])])):
             raise BenchError(f"{where}: holds a value that is not a finite number; run again")
+        if not 0 <= metric["decimals"] <= 15:
+            raise BenchError(f"{where}: decimals {metric['decimals']!r:.40} is not a rounding; run again")
         if metric["unit"] not in ("percent", "fraction"):
             raise BenchError(f"{where}: unit {metric['unit']!r} is neither percent nor fraction; run again")
         if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
@@ -122,6 +127,11 @@ def read_result(path: Path) -> Result:
 
 def _refuse(path: Path, name: str) -> Any:
     raise BenchError(f"{path}: holds {name}, which is no result; run again")
+
+
+def _is_finite(value: Any) -> bool:
+    """JSON may hold whole numbers beyond any float."""
+    return isinstance(value, _NUMBER) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _check(record: Any, kinds: dict[str, Any], where: str) -> None:

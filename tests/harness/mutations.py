@@ -22,6 +22,7 @@ VALUES: tuple[Any, ...] = (
     2**63,
     -(2**70),
     HUGE,
+    10**400,  # beyond any float, and yet valid JSON
     1.5,
     -0.0,
     1e308,
