@@ -132,11 +132,15 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], noise: bool
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
+def finetune_words(request: FinetuneRequest) -> list[str]:
+    """The command line, behind the program's name, that asks for a request."""
+    words = ["finetune", "--task", request.task, "--data-root", str(request.data_root), "--preset", "tiny"]
+    words += ["--tokenizer", str(request.tokenizer), "--output", str(request.output), "--device", "cpu"]
+    words += ["--workers", "0", *(["--parallel", request.parallel] if request.parallel else [])]
+    return words + [word for key, value in request.options.items() for word in ("-o", f"{key}={value}")]
+
+
 def launched(request: FinetuneRequest, processes: int, *extra: str) -> subprocess.CompletedProcess:
-    command_line = [*LAUNCH, str(processes), "-m", "beit3_bench.harness", "finetune", "--task", request.task]
-    command_line += ["--data-root", str(request.data_root), "--preset", "tiny", "--tokenizer", str(request.tokenizer)]
-    command_line += ["--output", str(request.output), "--device", "cpu", "--workers", "0", *extra]
-    for key, value in request.options.items():
-        command_line += ["-o", f"{key}={value}"]
+    command_line = [*LAUNCH, str(processes), "-m", "beit3_bench.harness", *finetune_words(request), *extra]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False, env=env)

@@ -1,0 +1,281 @@
+"""Several real processes over gloo: the same result at any division, one message where they disagree, a rank that dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_task
+from native import Native, run_words
+from ranks import TORCHRUN, Finished, environment, run_ranks, strike
+from toy_task import ToyTask, write_toy_data
+from training_cases import finetune_words, furthest, mini_world, request_for, train, weights
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness import processes
+from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.training.state import STATE, read_state
+from beit3_bench.tasks.registry import get_task
+
+PYTHON = sys.executable
+HARNESS = [PYTHON, "-m", "beit3_bench.harness"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_toy_data(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_world(tmp_path_factory.mktemp("world"))
+
+
+def toy(data: Path, output: Path, *more: object) -> list[object]:
+    words = ["run", "--task", "toy", "--checkpoint", data / "toy.pth", "--data-root", data, "--workers", 0]
+    return [PYTHON, toy_task.__file__, *words, "--device", "cpu", "--output", output, *more]
+
+
+def told(finished: list[Finished]) -> str:
+    """The one line that all processes together printed on stderr; all ended with exit code 2."""
+    assert [f.code for f in finished] == [2] * len(finished), [f.err for f in finished]
+    lines = [line for f in finished for line in f.err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("[rank 0] error: ")
+    return lines[0]
+
+
+def same_rows(a: Path, b: Path) -> bool:
+    left, right = RunStore.read(a).rows(), RunStore.read(b).rows()
+    if left.keys() != right.keys():
+        return False
+    return all(
+        np.array_equal(left[i][key], right[i][key]) if isinstance(left[i][key], np.ndarray) else left[i][key] == right[i][key]
+        for i in left
+        for key in left[i]
+    )  # fmt: skip
+
+
+# ---- processes that see different things ------------------------------------------------------------------------------
+
+
+def other_toy_data(data: Path) -> Path:
+    """The same numbers but for one."""
+    other = write_toy_data(data.parent / "other")
+    records = json.loads((other / "toy.json").read_text())
+    records[7]["value"] += 1e-3
+    (other / "toy.json").write_text(json.dumps(records))
+    return other
+
+
+DIFFERENT = {
+    "data": lambda data: {"--data-root": other_toy_data(data)},
+    "checkpoint": lambda data: {"--checkpoint": data / "toy.json"},
+    "options": lambda data: {"-o": "bias=0.5"},
+    "dtype": lambda data: {"--dtype": "bf16"},
+}
+
+
+def changed(command: list[object], options: dict[str, object]) -> list[object]:
+    """A command with other values of options that it has."""
+    words = list(command)
+    for name, value in options.items():
+        words[words.index(name) + 1] = value
+    return words
+
+
+@pytest.mark.parametrize("what", ["data", *[pytest.param(w, marks=pytest.mark.slow) for w in DIFFERENT if w != "data"]])
+def test_an_evaluation_of_different_things_stops_with_one_line(what, data, tmp_path):
+    first = toy(data, tmp_path / "run", "-o", "bias=0", "--dtype", "fp32")
+    line = told(run_ranks([first, changed(first, DIFFERENT[what](data))]))
+    assert f"what the run stands on differ between processes: {what} (rank 1 against rank 0)" in line
+    assert not (tmp_path / "run").exists()
+
+
+def other_captions(world: Path, folder: Path) -> Path:
+    """The same data set but for one word of a training caption."""
+    root = folder / "other"
+    shutil.copytree(world / "flickr30k", root)
+    record = json.loads((root / "dataset_flickr30k.json").read_text())
+    image = next(i for i in record["images"] if i["split"] == "train")
+    image["sentences"][0]["raw"] += " indeed"
+    (root / "dataset_flickr30k.json").write_text(json.dumps(record))
+    return root
+
+
+DIFFERENT_TRAINING = {
+    "data": lambda world, folder: ["--data-root", other_captions(world, folder)],
+    "recipe lr": lambda world, folder: ["-o", "lr=0.123"],
+    "--seed": lambda world, folder: ["--seed", 5],
+    "--output": lambda world, folder: ["--output", folder / "elsewhere"],
+}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(w, marks=[] if w == "data" else pytest.mark.slow) for w in DIFFERENT_TRAINING]
+)
+def test_a_training_of_different_things_stops_with_one_line(what, world, tmp_path):
+    options = {"lr": "1e-4"} if what != "recipe lr" else {}
+    first = [*HARNESS, *finetune_words(request_for(world, tmp_path / "x", options=options))]
+    line = told(run_ranks([first, [*first, *DIFFERENT_TRAINING[what](world, tmp_path)]]))
+    assert f"settings differ between processes: {what} (rank 1 against rank 0)" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_resumed_training_with_another_recipe_names_the_key_once(world, tmp_path):
+    request = request_for(world, tmp_path / "x")
+    train(request)
+    other = dataclasses.replace(request, options={**request.options, "weight_decay": "0.1"})
+    line = told(run_ranks([[*HARNESS, *finetune_words(other), "--resume"]] * 2))
+    assert "was made with other settings (recipe weight_decay 0.05 -> 0.1)" in line
+
+
+# ---- a process that dies, or does not answer ---------------------------------------------------------------------------
+
+
+def test_a_killed_process_stops_an_evaluation_that_can_be_resumed(data, tmp_path):
+    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
+    out = tmp_path / "run"
+
+    kill = strike(out / "rows" / "rank-00001.jsonl", 1)
+    command = toy(data, out, "--batch-size", 1, "-o", "slow=0.05")
+    first, second = run_ranks([command] * 2, kill, BEIT3_BENCH_TIMEOUT="20")
+    assert (first.code, second.code) == (2, -signal.SIGKILL)
+    lines = [line for line in first.err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert "another of the 2 processes died" in lines[0]
+    assert not (out / "result.json").exists()
+    stored = len(RunStore.read(out).done())
+    assert 20 < stored < 40  # all of the one that lived, some of the other
+    for finished in run_ranks([command] * 2):
+        assert finished.code == 0, finished.err
+    result = RunStore.read(out).result()
+    assert result["metrics"] == reference.result["metrics"]
+    assert result["timing"]["resumed_samples"] == stored
+    assert same_rows(out, reference.folder)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_a_killed_process_stops_a_training_that_can_be_resumed(parallel, world, tmp_path):
+    options = {"steps": "40", "save_steps": "3", "lr": "1e-4"}
+    request = request_for(world, tmp_path / "x", options=options, parallel=parallel)
+    command = [*HARNESS, *finetune_words(request)]
+    first, second = run_ranks([command] * 2, strike(tmp_path / "x" / STATE, 1), BEIT3_BENCH_TIMEOUT="20")
+    assert (first.code, second.code) == (2, -signal.SIGKILL), first.err
+    lines = [line for line in first.err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert "another of the 2 processes died" in lines[0]
+    stopped = read_state(tmp_path / "x" / STATE)["step"]
+    assert 3 <= stopped < 40
+    summary = train(dataclasses.replace(request, resume=True))
+    assert summary["steps_done_now"] == 40 - stopped
+    train(dataclasses.replace(request, output=tmp_path / "straight"))
+    assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "x"), noise=False) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_stops_the_others_within_the_timeout(world, tmp_path):
+    options = {"steps": "2000", "save_steps": "3"}
+    command = [*HARNESS, *finetune_words(request_for(world, tmp_path / "x", options=options))]
+    hang = strike(tmp_path / "x" / STATE, 1, signal.SIGSTOP)
+    moment: list[float] = []
+
+    def meanwhile(running: list[subprocess.Popen]) -> None:
+        hang(running)
+        moment.append(time.monotonic())
+        code = running[0].wait(timeout=60)
+        moment.append(time.monotonic())
+        assert code == 2
+        running[1].send_signal(signal.SIGKILL)
+
+    first, _ = run_ranks([command] * 2, meanwhile, BEIT3_BENCH_TIMEOUT="4")
+    assert moment[1] - moment[0] < 20
+    assert "did not answer within 4 s" in first.err
+    assert read_state(tmp_path / "x" / STATE)["step"] >= 3
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
+def test_a_timeout_that_is_none_is_refused(text, monkeypatch):
+    monkeypatch.setenv(processes.TIMEOUT_VARIABLE, text)
+    with pytest.raises(BenchError, match="number of seconds above 0"):
+        processes.group_timeout()
+
+
+def test_errors_of_the_program_are_not_taken_for_a_lost_process():
+    group = processes.Processes(0, 2)
+    with pytest.raises(RuntimeError, match="mat1"), group.watching():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with (
+        pytest.raises(BenchError, match=r"another of the 2 processes died.*Connection closed by peer"),
+        group.watching(),
+    ):
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]")
+    alone = processes.Processes()
+    with pytest.raises(RuntimeError, match="gloo"), alone.watching():
+        raise RuntimeError("gloo")
+
+
+# ---- uneven shares ------------------------------------------------------------------------------------------------------
+
+
+def launched(launcher: list[object], command: list[object]) -> subprocess.CompletedProcess:
+    """A command (python ...) under a launcher."""
+    words = [str(word) for word in [*launcher, *command[1:]]]
+    return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False, env=environment())
+
+
+@pytest.mark.parametrize(
+    ("count", "samples", "batch"),
+    [(3, 2, 1), *[pytest.param(*c, marks=pytest.mark.slow) for c in ((2, 1, 16), (7, 3, 1), (7, 40, 3), (3, 40, 16))]],
+)
+def test_more_processes_than_samples_and_uneven_shares_change_nothing(count, samples, batch, tmp_path):
+    data = write_toy_data(tmp_path / "data", samples)
+    one = tmp_path / "one"
+    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0, output=one), ToyTask)
+    command = toy(data, tmp_path / "many", "--batch-size", batch)
+    done = launched([PYTHON, *TORCHRUN, count], command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = RunStore.read(tmp_path / "many").result()
+    assert result["metrics"] == reference.result["metrics"]
+    assert result["counts"] == reference.result["counts"]
+    assert result["timing"]["processes"] == count
+    assert same_rows(tmp_path / "many", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_retrieval_ranks_against_the_gallery_of_all_processes(launcher, native: Native, tmp_path):
+    """Three processes, batches of seven: the numbers and intervals of one process."""
+    reference = run_task(
+        RunRequest(
+            "flickr30k", native.checkpoint("flickr30k"), native.root("flickr30k"), device="cpu", workers=0,
+            batch_size=16, output=tmp_path / "one",
+        ),
+        get_task("flickr30k"),
+    )  # fmt: skip
+    words = [*run_words(native, "flickr30k"), "--output", tmp_path / "many", "--batch-size", 7]
+    started = {
+        "accelerate": [
+            # `accelerate launch --cpu` leaves several processes to MPI; this starts them as it does on GPUs.
+            PYTHON, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 3, "--num_machines", 1,
+            "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "beit3_bench.harness",
+        ],
+        "torchrun": [PYTHON, *TORCHRUN, 3, "-m", "beit3_bench.harness"],
+    }  # fmt: skip
+    done = launched(started[launcher], ["python", *words])
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = RunStore.read(tmp_path / "many").result()
+    assert result["metrics"] == reference.result["metrics"]
+    assert result["timing"]["processes"] == 3
+    rows, expected = RunStore.read(tmp_path / "many").rows(), RunStore.read(tmp_path / "one").rows()
+    assert rows.keys() == expected.keys()
+    assert max(float(abs(rows[i]["embedding"] - expected[i]["embedding"]).max()) for i in rows) < 1e-5
