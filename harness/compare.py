@@ -202,7 +202,11 @@ def _chosen(task: Task, wanted: Sequence[str], differences: Mapping[str, Any], a
 
 def _notes(a: Result, b: Result) -> list[str]:
     """What differs between the runs beside their model, in words."""
-    pairs = [(key, a["provenance"].get(key), b["provenance"].get(key)) for key in ("dtype", "options")]
+    pairs: list[tuple[str, Any, Any]] = [("dtype", *(result["provenance"].get("dtype") for result in (a, b)))]
+    options = [result["provenance"].get("options") or {} for result in (a, b)]
+    pairs += [
+        (f"option {key}", *(given.get(key) for given in options)) for key in dict.fromkeys([*options[0], *options[1]])
+    ]
     pairs += [
         ("setting", a["setting"], b["setting"]),
         ("image size", a["model"]["image_size"], b["model"]["image_size"]),
@@ -230,7 +234,8 @@ def _by_sample(one: MetricComparison, a: _Side, b: _Side, flips: int) -> None:
     ids = list(of_a)
     x, y = (np.array([values[i] for i in ids]) for values in (of_a, of_b))
     top = 100.0 if one.unit == "percent" else 1.0
-    if ids and np.isin(x, (0.0, top)).all() and np.isin(y, (0.0, top)).all():
+    shares = all(math.isclose(v.mean(), value, rel_tol=1e-9) for v, value in ((x, one.a), (y, one.b)) if ids)
+    if ids and shares and np.isin(x, (0.0, top)).all() and np.isin(y, (0.0, top)).all():
         one.only_a, one.only_b = int((x > y).sum()), int((y > x).sum())
         one.p_value, one.test = mcnemar_exact(one.only_a, one.only_b), MCNEMAR
         if len(ids) > len(a.table.ids):

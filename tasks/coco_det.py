@@ -210,7 +210,9 @@ DATA_ROOT/
     # ---- scoring --------------------------------------------------------------------------------------------------
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
-        """The twelve COCO statistics of boxes and, with a mask head, of masks; fractions."""
+        """The twelve COCO statistics of boxes and, with a mask head, of masks; fractions. The value of a sample is the AP of
+        the image by itself.
+        """
         ordered = [rows[e.id] for e in examples]
         truth = {
             "images": [{"id": int(e.id), **e.meta} for e in examples],
@@ -236,6 +238,10 @@ DATA_ROOT/
                 "detections": sum(len(r["detections"]) for r in ordered),
             },
             table=table,
+            samples={
+                f"{kind}/AP": {str(image): ap for image, ap in scores.per_image.items()}
+                for kind, scores in zip(kinds, found, strict=True)
+            },
             notes=[]
             if masks
             else [f"the {'detector has no mask head' if known else 'annotations have no masks'}: boxes only"],

@@ -221,11 +221,18 @@ def _p_value(values: _Replicates) -> float:
     if values.point == 0 and values.resampled[0] == values.resampled[-1] == 0:
         return 1.0
     bias, acceleration, widening = _corrections(values)
-    distance = _NORMAL.inv_cdf(_share_below(values.resampled, 0.0)) - bias
-    denominator = 1 + acceleration * distance
-    shift = distance / denominator if denominator > 0 else float("inf") * np.sign(distance)
-    one_sided = _phi((shift - bias) / widening)
-    return float(np.clip(2 * min(one_sided, 1 - one_sided), 1 / (len(values.resampled) + 1), 1.0))
+
+    def below(share: float) -> float:
+        edge = 0.5 / len(values.resampled)
+        distance = _NORMAL.inv_cdf(min(max(share, edge), 1 - edge)) - bias
+        denominator = 1 + acceleration * distance
+        shift = distance / denominator if denominator > 0 else float("inf") * np.sign(distance)
+        return _phi((shift - bias) / widening)
+
+    # resamples without a difference (few samples differ) speak against one, whichever its sign
+    first, last = np.searchsorted(values.resampled, [-1e-12, 1e-12]) / len(values.resampled)
+    one_sided = min(below(last), 1 - below(first))
+    return float(np.clip(2 * one_sided, 1 / (len(values.resampled) + 1), 1.0))
 
 
 def _phi(value: float) -> float:

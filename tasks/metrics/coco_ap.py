@@ -30,11 +30,13 @@ class CocoScores:
 
     metrics: ``bbox/AP`` ... ``bbox/AR_large`` (or ``segm/...``), fractions; -1 as in COCOeval where nothing is to find.
     per_category: category id -> AP, a fraction; NaN for a category without objects.
+    per_image: image id -> AP of the image by itself, a fraction; images with objects only.
     table: matches per image for `bootstrap_intervals` (with `estimate_ap`).
     """
 
     metrics: dict[str, float]
     per_category: dict[int, float]
+    per_image: dict[int, float]
     table: MatchTable
 
 
@@ -78,9 +80,10 @@ def coco_ap(
     images, categories = sorted(sizes), sorted(c["id"] for c in truth["categories"])
     matches = match(truth["annotations"], found, iou_type, images, categories)
     table = MatchTable([str(i) for i in images], [matches])
+    alone = {i: ap for i, ap in zip(images, matches.per_image.tolist(), strict=True) if not math.isnan(ap)}
     if backend == "own":
         stats = {name: -1.0 if math.isnan(value) else float(value) for name, value in table.sums().items()}
-        return CocoScores(stats, dict(zip(categories, matches.per_category(), strict=True)), table)
+        return CocoScores(stats, dict(zip(categories, matches.per_category(), strict=True)), alone, table)
     evaluator = _evaluate(truth, found, iou_type, images, backend)
     stats = {f"{iou_type}/{k}": float(v) for k, v in zip(STATISTICS, np.asarray(evaluator.stats)[:12], strict=True)}
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
@@ -88,7 +91,7 @@ def coco_ap(
     for k, category in enumerate(evaluator.params.catIds):
         known = precision[:, :, k][precision[:, :, k] > -1]
         per_category[int(category)] = float(known.mean()) if known.size else math.nan
-    return CocoScores(stats, per_category, table)
+    return CocoScores(stats, per_category, alone, table)
 
 
 def _evaluate(truth: dict, found: list[dict], iou_type: str, image_ids: list[int], backend: str) -> Any:

@@ -91,7 +91,8 @@ class Matches:
     A group is (area, category), a segment (area, category, threshold), in this order. False positives that come after
     the last true positive of a segment change nothing and are left out.
 
-    prefix: ``bbox`` or ``segm``.  images, categories: how many there are.
+    prefix: ``bbox`` or ``segm``.  categories: how many there are.
+    per_image: AP of each image by itself, a fraction; NaN without objects.
     objects: for each group the images of the objects that count.
     found: for each group the images of true positives at all thresholds.
     found_first: {1, 10}: the same of area "all", among the image's first detections of the category.
@@ -100,7 +101,7 @@ class Matches:
     """
 
     prefix: str
-    images: int
+    per_image: np.ndarray
     categories: int
     thresholds: np.ndarray
     objects: Lists
@@ -117,7 +118,7 @@ class Matches:
 
     def per_category(self) -> list[float]:
         """AP of each category on the images as they are; NaN for one without objects."""
-        objects, precision = self._counted(np.ones((self.images, 1), dtype=np.float32))
+        objects, precision = self._counted(np.ones((len(self.per_image), 1), dtype=np.float32))
         average = precision[0].mean(axis=1)[:, 0]
         return np.where(objects[0, :, 0] > 0, average, np.nan).tolist()
 

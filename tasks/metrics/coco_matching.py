@@ -50,11 +50,15 @@ def match(
     rank = np.lexsort((np.arange(len(found.image)), found.image, -found.score, found.category))
     ends = np.searchsorted(found.category[rank], np.arange(len(category_ids) + 1))
     layout = _Layout(len(category_ids), len(thresholds), tuple(parameters.maxDets[:-1]))
+    per_image = np.full(len(image_ids), np.nan)
     for area, (smallest, largest) in enumerate(parameters.areaRng):
         ignored = crowd | (truth.area < smallest) | (truth.area > largest)
         state = _choose(candidates, ignored, crowd, unnamed, thresholds, len(found.image))
         inside = (found.area >= smallest) & (found.area <= largest)
         counts = np.flatnonzero(~ignored)
+        if area == 0:
+            objects_of = np.bincount(truth.cell[counts], minlength=len(image_ids) * len(category_ids))
+            per_image = _each_alone(found, objects_of, state, inside, len(image_ids), np.array(parameters.recThrs))
         groups = np.argsort(truth.category[counts], kind="stable")
         of_category = np.searchsorted(truth.category[counts[groups]], np.arange(len(category_ids) + 1))
         for category in range(len(category_ids)):
@@ -70,7 +74,7 @@ def match(
                 chosen == _TAKEN,
                 (chosen == _FREE) & inside[ranked],
             )
-    return layout.matches(iou_type, len(image_ids), thresholds, np.array(parameters.recThrs))
+    return layout.matches(iou_type, per_image, thresholds, np.array(parameters.recThrs))
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,32 @@ def _choose(
     return state
 
 
+def _each_alone(
+    found: _Records, objects: np.ndarray, state: np.ndarray, inside: np.ndarray, images: int, recall_steps: np.ndarray
+) -> np.ndarray:
+    """AP of each image by itself, (images,); NaN without objects.
+
+    objects: int64, of each cell.  state: (thresholds, n), of detections in the order of ``found``.  inside: bool (n,).
+    """
+    kept = np.flatnonzero(objects[found.cell] > 0)
+    cell, place, state = found.cell[kept], found.place[kept], state[:, kept]
+    hit = state == _TAKEN
+    counted = hit | ((state == _FREE) & inside[kept])
+    first = np.arange(len(kept)) - place
+    right, seen = (np.cumsum(x, axis=1) for x in (hit, counted))
+    right, seen = (x - x[:, first] + y[:, first] for x, y in ((right, hit), (seen, counted)))
+    best = right / (seen + np.spacing(1.0))
+    for last in range(int(place.max(initial=0)), 0, -1):
+        at = np.flatnonzero(place == last)
+        best[:, at - 1] = np.maximum(best[:, at - 1], best[:, at])
+    reached = [np.searchsorted(recall_steps, n / objects[cell], side="right") * (n > 0) for n in (right, right - hit)]
+    gained = best * (reached[0] - reached[1]) / len(recall_steps)
+    categories = len(objects) // images
+    present = (objects.reshape(images, categories) > 0).sum(axis=1)
+    total = np.bincount(cell // categories, weights=gained.mean(axis=0), minlength=images)
+    return np.where(present > 0, total / present.clip(min=1), np.nan)
+
+
 class _Layout:
     """Collects the matches of one area and category after the other."""
 
@@ -243,12 +273,12 @@ class _Layout:
         self.run_start[segments] = self.total + np.cumsum(count) - count
         self.total += len(first)
 
-    def matches(self, prefix: str, images: int, thresholds: np.ndarray, recall_steps: np.ndarray) -> Matches:
+    def matches(self, prefix: str, per_image: np.ndarray, thresholds: np.ndarray, recall_steps: np.ndarray) -> Matches:
         groups = AREAS * self.categories
         hits, misses = (self._joined(what, self.total) for what in ("hits", "misses"))
         return Matches(
             prefix=prefix,
-            images=images,
+            per_image=per_image,
             categories=self.categories,
             thresholds=thresholds,
             objects=self._joined("objects", groups),

@@ -262,3 +262,14 @@ def test_a_thousand_resamples_of_vqa_v2_val_take_under_ten_seconds():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(BenchError, match=message):
         call(answers(np.random.default_rng(0), 5, 0.5))
+
+
+def test_one_sample_that_differs_is_no_evidence():
+    """A third of the resamples do not hold it at all; its sign says nothing about the others."""
+    ids = [str(i) for i in range(200)]
+    right = np.tile([1.0, 0.0], 100)
+    changed = right.copy()
+    changed[1] = 1.0
+    tables = [ClusterTable(ids, {"all": np.ones(200), "right": r}) for r in (right, changed)]
+    for a, b in (tables, tables[::-1]):
+        assert paired_bootstrap(a, b, estimate_share)["share"].p_value > 0.3

@@ -113,6 +113,20 @@ def test_back_ends_agree_on_ties_crowds_and_crowded_images(seed, iou_type, backe
     assert own.per_category == pytest.approx(theirs.per_category, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ap_of_an_image_by_itself_is_that_of_scoring_it_alone(seed, iou_type):
+    truth, found = world(seed + 40, images=9)
+    wanted = {}
+    for image in truth["images"]:
+        own = [d for d in found if d["image_id"] == image["id"]]
+        value = coco_ap(truth, own, iou_type, [image["id"]], backend="pycocotools").metrics[f"{iou_type}/AP"]
+        if value != -1:
+            wanted[image["id"]] = value
+    assert 1 < len(wanted) and len(set(wanted.values())) > 1
+    assert coco_ap(truth, found, iou_type).per_image == pytest.approx(wanted, abs=1e-12)
+
+
 def test_inputs_are_left_alone_and_nothing_is_printed(capsys):
     truth, found = world()
     before = copy.deepcopy((truth, found))
