@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import toy_task
 from native import Native, run_words
 from ranks import TORCHRUN, Finished, environment, run_ranks, strike
@@ -24,6 +26,8 @@ from beit3_bench.harness import processes
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.harness.store import RunStore
 from beit3_bench.harness.training.state import STATE, read_state
+from beit3_bench.tasks.base import Example, match_ids, plan_batches
+from beit3_bench.tasks.metrics.recall import recalls, retrieval_ranks
 from beit3_bench.tasks.registry import get_task
 
 PYTHON = sys.executable
@@ -279,3 +283,51 @@ def test_retrieval_ranks_against_the_gallery_of_all_processes(launcher, native: 
     rows, expected = RunStore.read(tmp_path / "many").rows(), RunStore.read(tmp_path / "one").rows()
     assert rows.keys() == expected.keys()
     assert max(float(abs(rows[i]["embedding"] - expected[i]["embedding"]).max()) for i in rows) < 1e-5
+    examples = get_task("flickr30k")(native.root("flickr30k")).examples("test")
+    inflated = per_process_recall(rows, examples, 3)
+    assert inflated["mean_recall"] > result["metrics"]["mean_recall"]["value"] + 3
+
+
+def per_process_recall(rows: dict[str, Any], examples: list[Example], world: int) -> dict[str, float]:
+    """What the official evaluation reports on ``world`` processes (mean over them): every process ranks its own share of
+    the pairs of image and text, which `DistributedSampler` pads with duplicates, and nothing is gathered.
+    """
+    texts = [e for e in examples if e.kind == "text"]
+    reported = []
+    for rank in range(world):
+        sampler = torch.utils.data.DistributedSampler(texts, num_replicas=world, rank=rank, shuffle=False)
+        own = [texts[i] for i in sampler]
+        images = list(dict.fromkeys(e.target for e in own))
+        reported.append(
+            recalls(
+                retrieval_ranks(
+                    np.stack([rows[f"image:{i}"]["embedding"] for i in images]), np.array(images),
+                    np.stack([rows[e.id]["embedding"] for e in own]), np.array([e.target for e in own]),
+                )
+            )
+        )  # fmt: skip
+    return {name: float(np.mean([part[name] for part in reported])) for name in reported[0]}
+
+
+@pytest.mark.parametrize(("world", "points"), [(8, 1.5), (16, 6)])
+def test_recall_is_not_inflated_by_galleries_of_one_process(world, points):
+    """1,000 images with 5 texts each, as in Flickr30K, at R@1 of 59 and 68: per-process galleries are points too high."""
+    random = np.random.default_rng(0)
+    examples, rows = [], {}
+    for image in range(1000):
+        name, centre = f"{image:03d}", random.normal(size=24)
+        made = [Example(f"image:{name}", images=(f"{name}.jpg",), cluster=name, target=name, kind="image")]
+        made += [Example(f"text:{name}-{n}", text="a", cluster=name, target=name, kind="text") for n in range(5)]
+        for example in made:
+            vector = centre + random.normal(size=24) * (1 if example.kind == "image" else 0.5)
+            rows[example.id] = {"id": example.id, "embedding": (vector / np.linalg.norm(vector)).astype(np.float32)}
+        examples += made
+    task = get_task("flickr30k")(Path("nowhere"))
+    single = task.score(rows, examples).metrics
+    plan = list(plan_batches(examples, 16))
+    merged = {e.id: rows[e.id] for rank in reversed(range(world)) for batch in plan[rank::world] for e in batch}
+    match_ids(list(merged), [e.id for e in examples], "merge", "rows")
+    assert task.score(merged, examples).metrics == single
+    official = per_process_recall(rows, examples, world)
+    assert official["mean_recall"] > single["mean_recall"] + points
+    assert official["IR@1"] > single["IR@1"] + 4
