@@ -18,6 +18,8 @@ from beit3_bench.harness.leaderboard_verdict import Standing, Verdict, judge, pe
 from beit3_bench.harness.schema import MetricValue, Result
 
 BEIT3 = "BEiT-3"
+MOST_OTHERS = 8
+"""How many metrics beside the headline a task of another package shows; results list the declared ones first."""
 BEST_OTHERS = 5
 """How many published rows of other systems a section shows unless `--systems` says otherwise."""
 
@@ -78,13 +80,14 @@ class Section:
 
 @dataclass
 class ApartRow:
-    """A measured row that must not stand beside published ones, and why."""
+    """A measured row that must not stand beside published ones, and why.  also: the metrics to show beside the headline."""
 
     task: str
     split: str
     regime: str
     why: str
     headline: str
+    also: list[str]
     row: TableRow
 
 
@@ -136,7 +139,9 @@ def build_table(
             elif why := _why_apart(result):
                 headline = headline_of(result)
                 names = TASK_NAMES.get(task) or _names_of(result)
-                apart.append(ApartRow(task, result["split"], regime, why, headline, _measured_row(run, names, ())))
+                row = _measured_row(run, names, ())
+                also = [n for n in (*names.metrics, *names.extra) if n in row.cells and n != headline]
+                apart.append(ApartRow(task, result["split"], regime, why, headline, also, row))
             else:
                 comparable.setdefault((task, result["split"], regime), []).append(run)
     for (task, split, regime), measured in comparable.items():
@@ -177,7 +182,7 @@ def _why_apart(result: Result) -> str:
 def _names_of(result: Result) -> TaskNames:
     """Names for a task that is not in our list: its own metrics, no published ones."""
     headline = headline_of(result)
-    others = tuple(name for name in result["metrics"] if name != headline)
+    others = tuple(name for name in result["metrics"] if name != headline)[:MOST_OTHERS]
     return TaskNames(result["task"], {}, {headline: ("", "")}, (headline,), extra=others)
 
 

@@ -179,7 +179,7 @@ def _apart(items: list[ApartRow]) -> str:
     for item in items:
         row = item.row
         chance = "" if row.chance is None else f"{row.chance:.1f}"
-        others = ", ".join(f"{name} {cell.text}" for name, cell in row.cells.items() if name != item.headline)
+        others = ", ".join(f"{name} {row.cells[name].text}" for name in item.also)
         counts = ", ".join(f"{count} {what}" for what, count in row.counts.items())
         lines.append(
             f'<tr {_attributes(row)} data-task="{escape(item.task)}" data-regime="{escape(item.regime)}">'

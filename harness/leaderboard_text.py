@@ -134,7 +134,7 @@ def _apart(rows: Sequence[ApartRow]) -> str:
         row = item.row
         chance = "" if row.chance is None else f"{row.chance:.1f}"
         counts = ", ".join(f"{count} {what}" for what, count in row.counts.items())
-        others = ", ".join(f"{name} {cell.text}" for name, cell in row.cells.items() if name != item.headline)
+        others = ", ".join(f"{name} {row.cells[name].text}" for name in item.also)
         value = _number(row.cells[item.headline])
         where = f"{item.task}, {item.split}, {item.regime}"
         lines.append([item.why, where, item.headline, value, chance, others, counts, _label(row), row.source])

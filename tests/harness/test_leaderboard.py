@@ -17,6 +17,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import WEIGHTS, find_weight
 from beit3_bench.harness.commands.table import command
 from beit3_bench.harness.leaderboard import Table, build_table, published_rows, published_values
+from beit3_bench.harness.leaderboard_html import to_html
 from beit3_bench.harness.leaderboard_names import PAPER_TABLE_1, TASK_NAMES
 from beit3_bench.harness.leaderboard_published import COLUMNS, PublishedValue, load_published
 from beit3_bench.harness.leaderboard_results import Run, read_results
@@ -150,6 +151,12 @@ def test_results_are_found_by_folder_and_an_absent_folder_holds_none(tmp_path: P
         ({"metrics": {"a": metric(1.0, ci95=[2.0, 1.0])}}, r"is not \[low, high\]"),
         ({"metrics": {"a": metric(1.0, ci95=["1", "2"])}}, "not a finite number"),
         ({"metrics": {"a": metric(1e999)}}, "Infinity"),
+        ({"metrics": {"a": metric(10**400)}}, "not a finite number"),
+        ({"metrics": {"a": metric(1.0, ci95=[-(10**400), 1])}}, "not a finite number"),
+        ({"metrics": {"a": metric(1.0, decimals=-1)}}, "decimals -1"),
+        ({"metrics": {"a": metric(1.0, decimals=10**9)}}, "decimals 1000000000"),
+        ({"chance": 10**400}, "chance is not a finite number"),
+        ({"model": {**result()["model"], "params": 10**400}}, "params 1000"),
         ({"metrics": {"a": metric(True)}}, "another kind"),
         ({"model": {"preset": "base"}}, "model: key 'checkpoint' is missing"),
         ({"subset": {}}, "subset: key 'limit' is missing"),
@@ -227,6 +234,19 @@ def test_tiny_and_limited_rows_never_stand_beside_published_ones(
     assert table.apart[0].row.verdicts["TR@1"].kind == "no published value"
     text = to_markdown(table)
     assert text.index("## Not comparable") > text.index("Karpathy 5K")
+
+
+@pytest.mark.parametrize("task", ["ade20k-seg", "another"])
+def test_metrics_of_hundreds_of_classes_stay_out_of_the_tables_to_read(task: str) -> None:
+    classes = {f"IoU/class {c}": metric(0.5, unit="fraction", headline=False) for c in range(150)}
+    declared = {"mIoU": metric(0.5, unit="fraction"), "mAcc": metric(0.6, unit="fraction", headline=False)}
+    run = Run("r", result(task, "val", metrics=declared | classes, world="tiny"))  # type: ignore[arg-type]
+    table = build_table([run], [])
+    assert table.apart[0].also[0] == "mAcc"
+    for form in (to_markdown, to_html, to_latex):
+        assert "class 149" not in form(table)
+    assert to_csv(table).count("class 149") == 1
+    assert '"IoU/class 149"' in to_json(table)
 
 
 def test_fractions_are_shown_times_100_with_the_paper_s_rounding(published: list[PublishedValue]) -> None:
