@@ -19,6 +19,7 @@ from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.detection.plan import DetectorPlan
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.compare import compare
 from beit3_bench.harness.inputs import read_examples
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.tasks.base import ScoreInputs
@@ -281,6 +282,28 @@ def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path)
     assert result["provenance"]["options"]["engine"] == "native"
     assert result["model"]["image_size"] == 96
     assert run_task(request, CocoDetection).was_finished
+
+
+def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
+    for name, options in {"a": {}, "b": {"score_threshold": "0.9", "ap_backend": "pycocotools"}}.items():
+        request = RunRequest(
+            "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / name,
+            options={"engine": "native", **options},
+        )  # fmt: skip
+        run_task(request, CocoDetection)
+    found = compare(tmp_path / "a", tmp_path / "b", metrics=["bbox/AP", "bbox/AP50"])
+    ap, ap50 = found.metrics
+    assert ap.a > ap.b == 0
+    assert ap.difference == pytest.approx(ap.b - ap.a, abs=1e-12)
+    assert ap.ci95[0] <= ap.difference <= ap.ci95[1]
+    assert 0 < ap.p_value <= 1
+    assert ap.test == "paired bootstrap"
+    assert ap.flips
+    assert all(flip.a > flip.b == 0 for flip in ap.flips)
+    assert ap50.changed is None
+    assert [note for note in found.notes if "option" in note] == [
+        "option score_threshold differs: 0.05 in A, 0.9 in B", "option ap_backend differs: own in A, pycocotools in B"
+    ]  # fmt: skip
 
 
 def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp_path):
