@@ -21,6 +21,7 @@ from beit3_bench.backbones.errors import BenchError
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {
     "run": (f"{_COMMANDS}.run:command", "Evaluate a checkpoint on one task, several, or all."),
+    "probe": (f"{_COMMANDS}.probe:command", "Classify ImageNet from frozen features: k-NN or a linear probe."),
     "finetune": (f"{_COMMANDS}.finetune:command", "Fine-tune a checkpoint on a task."),
     "score": (f"{_COMMANDS}.score:command", "Score a prediction file, or a run folder again, without a model."),
     "table": (f"{_COMMANDS}.table:command", "Print the leaderboard: measured rows beside published ones."),

@@ -184,7 +184,7 @@ class ImageNet(ImageFolders, DualEncoder):
                 for i in range(0, len(images), 4096)
             ]
         )
-        return _scores(ranks, images, {"images": len(images), "classes": num_classes, "class texts": len(texts)})
+        return ranked_scores(ranks, images, {"images": len(images), "classes": num_classes, "class texts": len(texts)})
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class ImageNetLinear(ImageFolders):
             return best.index(example.target) + 1 if example.target in best else len(best) + 1
 
         ranks = np.array([rank(e) for e in examples])
-        return _scores(ranks, examples, {"images": len(examples), "classes": len({e.target for e in examples})})
+        return ranked_scores(ranks, examples, {"images": len(examples), "classes": len({e.target for e in examples})})
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
@@ -256,7 +256,8 @@ class ImageNetLinear(ImageFolders):
         return classification_loss(logits, batch["labels"])
 
 
-def _scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int]) -> Scores:
+def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int]) -> Scores:
+    """Top-1 and top-5 from the rank (from 1) of each image's class."""
     hits = {f"top{k}": (ranks <= k).astype(float).tolist() for k in CUTS}
     return Scores(
         accuracy_of_ranks(ranks),
