@@ -100,11 +100,13 @@ def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
     from beit3_bench.harness.engine import resolve_device
     from beit3_bench.harness.training.dryrun import dry_run
     from beit3_bench.harness.training.loop import Plan
+    from beit3_bench.harness.training.sharding import choose_parallel
     from beit3_bench.harness.training.start import prepare
 
     start = processes.together(lambda: prepare(request, task_class, shapes_only=True))
     plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
-    return dry_run(start, plan, resolve_device(request.device, processes), processes.world, request.dtype)
+    device, parallel = resolve_device(request.device, processes), choose_parallel(request.parallel)
+    return dry_run(start, plan, device, processes.world, request.dtype, parallel)
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:

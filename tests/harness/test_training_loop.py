@@ -361,8 +361,29 @@ def test_dry_run_tells_the_plan_and_writes_nothing(world, tmp_path):
     assert rates["layer_0_decay"] == pytest.approx(1e-4 * 0.65**13)
     assert sum(g["parameters"] for g in facts["groups"]) == facts["parameters"]
     assert facts["memory"]["weights"] == facts["parameters"] * 16
+    assert facts["memory"]["gathered"] == 0
+    # Shards: a sixteenth of the state at the most, and never less than the state divided.
+    assert list(facts["memory_fsdp"]) == ["2", "4", "8", "16"]
+    sharded = list(facts["memory_fsdp"].values())
+    assert sorted(sharded, reverse=True) == sharded
+    assert facts["memory"]["weights"] / 16 < sharded[-1] < facts["memory"]["total"] / 2
     text = CliRunner().invoke(command, arguments, catch_exceptions=False).output
     assert "layer_13_no_decay" in text
+    assert "1 x cpu; global batch 16 = 1 processes x 4 samples x 4 micro-batches" in text
+    assert "with --parallel fsdp, by number of devices: 2: " in text
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_dry_run_of_two_processes_tells_what_each_would_hold(world, tmp_path):
+    request = request_for(world, tmp_path / "x", options={"batch": "16"}, parallel="fsdp")
+    done = launched(request, 2, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = json.loads(done.stdout)
+    assert (facts["processes"], facts["parallel"], facts["samples_at_once"]) == (2, "fsdp", 8)
+    assert facts["memory"]["weights"] == facts["parameters"] * 16 / 2
+    assert facts["memory"]["gathered"] > 0
+    assert facts["memory"]["total"] == facts["memory_fsdp"]["2"]
     assert not (tmp_path / "x").exists()
 
 
