@@ -1,4 +1,4 @@
-"""What a training tells: log.csv, validation.csv, TensorBoard where it is installed, and a picture of the curves."""
+"""What a training tells: log.csv, validation.csv, a picture of the curves, and TensorBoard events where it is installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from beit3_bench.harness.files import storage_error, write_atomic
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
+SHOWN = 8
+"""Metrics in the picture at the most; validation.csv has all."""
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -69,37 +71,31 @@ class Journal:
                     self._board.add_scalar(f"{path.stem}/{key}", value, row["step"])
 
     def close(self) -> None:
-        """Flush, and draw the curves where matplotlib is installed."""
+        """Flush."""
         if self._board is not None:
             self._board.close()
-        if importlib.util.find_spec("matplotlib"):
-            draw_curves(self.folder)
+
+    def draw(self) -> None:
+        """Bring the picture up to date."""
+        draw_curves(self.folder)
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """``curves.png``: loss, learning rate and every validation metric over steps; None where nothing was logged."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """``curves.png``: loss, learning rate and the validation metrics over steps; None where nothing was logged."""
+    from beit3_bench.harness.training.curves import Line, draw_panels
 
     log, validation = read_table(folder / LOG), read_table(folder / VALIDATION)
     if not log:
         return None
-    steps = [int(row["step"]) for row in log]
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, rate, scores = figure.subplots(1, 3)
-    for axes, key in ((loss, "loss"), (rate, "lr")):
-        axes.plot(steps, [float(row[key]) for row in log], linewidth=1)
-        axes.set_title(key)
-    for key in [k for k in (validation[0] if validation else ()) if k not in ("step", "epoch")]:
-        scores.plot([int(r["step"]) for r in validation], [float(r[key]) for r in validation], marker=".", label=key)
-    scores.set_title("validation")
-    if validation:
-        scores.legend(fontsize="x-small")
-    for axes in (loss, rate, scores):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomic(folder / CURVES, buffer.getvalue())
+
+    def line(rows: list[dict[str, str]], key: str) -> Line:
+        return key, [float(row["step"]) for row in rows], [float(row[key]) for row in rows]
+
+    metrics = [key for key in (validation[0] if validation else ()) if key not in ("step", "epoch")][:SHOWN]
+    panels = [
+        ("training loss", [line(log, "loss")]),
+        ("learning rate", [line(log, "lr")]),
+        ("validation", [line(validation, key) for key in metrics]),
+    ]
+    write_atomic(folder / CURVES, draw_panels(panels))
     return folder / CURVES

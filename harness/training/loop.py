@@ -334,6 +334,8 @@ class Training:
             self._validate(journal)
         if end or (self.step % recipe.save_steps == 0 if recipe.save_steps else epoch_ends):
             self.save()
+            if journal is not None:
+                journal.draw()
 
     def _validate(self, journal: Journal | None) -> None:
         with self.result() as result:

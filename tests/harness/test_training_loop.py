@@ -56,6 +56,7 @@ def test_every_native_task_trains_and_leaves_a_checkpoint_of_its_own(task, world
     log = read_table(tmp_path / "x" / "log.csv")
     assert [row["step"] for row in log] == ["1", "2", "3", "4"]
     assert float(log[0]["lr"]) == 0.0
+    assert (tmp_path / "x" / "curves.png").read_bytes().startswith(b"\x89PNG")
     after = {n: p for n, p in start.model.named_parameters()}
     assert all(torch.equal(before[n], after[n]) for n in before)  # `prepare` is repeatable and was not touched
     assert any(

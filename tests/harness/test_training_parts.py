@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import signal
 import subprocess
@@ -9,15 +11,18 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.models import build_model
+from beit3_bench.harness.training import curves
 from beit3_bench.harness.training.journal import CURVES, LOG, Journal, draw_curves, read_table
 from beit3_bench.harness.training.order import Division, GlobalBatches, share
 from beit3_bench.harness.training.start import allowed_names, initialise_from_scratch
@@ -205,14 +210,72 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path):
     assert [(row["step"], row["loss"]) for row in read_table(path)] == [("10", "0.1")]
 
 
-def test_curves_are_drawn_where_matplotlib_is_installed(tmp_path: Path):
-    pytest.importorskip("matplotlib")
+def test_the_curves_show_loss_rate_and_metrics(tmp_path: Path):
     journal = Journal(tmp_path)
-    for step in (10, 20):
-        journal.write(LOG, {"step": step, "loss": 1 / step, "lr": 1e-3})
-    journal.write("validation.csv", {"step": 20, "epoch": 1.0, "top1": 0.5})
-    draw_curves(tmp_path)
-    assert (tmp_path / CURVES).read_bytes().startswith(b"\x89PNG")
+    assert draw_curves(tmp_path) is None  # nothing was logged
+    for step in (10, 20, 30):
+        journal.write(LOG, {"step": step, "loss": float("nan") if step == 20 else 1 / step, "lr": 1e-3})
+    journal.draw()
+    with Image.open(tmp_path / CURVES) as picture:
+        assert picture.format == "PNG"
+        two = picture.size
+    for step, value in ((20, 0.5), (30, 0.75)):
+        journal.write("validation.csv", {"step": step, "epoch": 1.0, "top1": value, "top5": value + 0.1})
+    journal.draw()
+    with Image.open(tmp_path / CURVES) as picture:
+        assert picture.size == (two[0] * 3 // 2, two[1])
+        third = np.asarray(picture.convert("RGB"))[:, two[0] :]
+        for colour in curves.COLOURS[:2]:  # a line per metric
+            assert (third == colour).all(axis=2).sum() > 100
+
+
+def test_a_line_in_the_picture_rises_where_its_values_do():
+    png = curves.draw_panels([("x", [("a", [0, 100], [1.0, 3.0])]), ("none", [])])
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture)
+    rows, columns = np.nonzero((pixels == curves.COLOURS[0]).all(axis=2))
+    assert picture.size == (curves.WIDTH, curves.HEIGHT)
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # row 0 is at the top
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_inside(low, width):
+    found = curves.ticks(low, low + width)
+    assert 2 <= len(found) <= 6
+    slack = 1e-6 * (abs(low) + width)
+    assert low - slack <= found[0]
+    assert found[-1] <= low + width + slack
+    steps = np.diff(found)
+    assert np.allclose(steps, steps[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("values", [[2.0, 2.0], [0.0], [float("nan")], [float("inf"), 1.0]])
+def test_bounds_leave_room(values):
+    low, high = curves.bounds(values)
+    assert low < high < float("inf")
+
+
+def test_events_are_written_for_tensorboard(tmp_path: Path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    journal = Journal(tmp_path)
+    journal.write(LOG, {"step": 10, "loss": 0.5, "lr": 1e-3})
+    journal.write("validation.csv", {"step": 10, "epoch": 1.0, "top1": 0.25})
+    journal.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("log/loss")] == [(10, 0.5)]
+    assert [(e.step, e.value) for e in events.Scalars("validation/top1")] == [(10, 0.25)]
+
+
+def test_without_tensorboard_only_its_events_are_missing(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    journal = Journal(tmp_path)
+    journal.write(LOG, {"step": 10, "loss": 0.5, "lr": 1e-3})
+    journal.draw()
+    journal.close()
+    assert sorted(os.listdir(tmp_path)) == [CURVES, LOG]
 
 
 def test_metadata_survives_weights_only_loading(tmp_path: Path):
