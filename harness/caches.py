@@ -75,9 +75,9 @@ def _about(folder: Path, kind: str) -> str:
         facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if kind == "images":
             return f"{facts['size']} px, {facts['mode']}, Pillow {facts['pillow']}"
-        return (
-            f"{facts['input']} {facts['output']}, weights {facts['weights'][:12]}, {facts['dtype']}, {facts['device']}"
-        )
+        by = ".".join(facts["code"][-1].split(".")[-2:])
+        kind = f"{facts['input']} {facts['output']} by {by}"
+        return f"{kind}, weights {facts['weights'][:12]}, {facts['dtype']}, {facts['device']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "(about.json is missing or damaged)"
 

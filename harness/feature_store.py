@@ -67,17 +67,19 @@ class FeatureSpace:
 
     def find(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """The stored vectors, float32 (D,), of those keys that have one."""
-        wanted = set(keys)
+        missing = set(keys)
         found: dict[bytes, np.ndarray] = {}
-        for path in sorted(self.folder.glob("*" + SUFFIX)):
+        for path in sorted(self.folder.glob("*" + SUFFIX)) if missing else ():
             records = self.records(path)
             names = records["key"].tobytes()
-            for i in range(len(records)):
-                key = names[32 * i : 32 * i + 32]
-                if key in wanted and key not in found:
-                    vector = np.array(records["vector"][i], dtype=np.float32)
-                    if _checksum(key, vector.tobytes()) == records["checksum"][i]:
-                        found[key] = vector
+            there = [(i, names[32 * i : 32 * i + 32]) for i in range(len(records))]
+            chosen = [(i, key) for i, key in there if key in missing]
+            rows = [i for i, _ in chosen]
+            vectors = np.ascontiguousarray(records["vector"][rows])
+            for (_, key), vector, checksum in zip(chosen, vectors, records["checksum"][rows], strict=True):
+                if _checksum(key, vector.data) == checksum:
+                    found[key] = vector.astype(np.float32, copy=False)
+            missing.difference_update(found)
         return found
 
     def append(self, vectors: Mapping[bytes, np.ndarray]) -> None:
@@ -135,5 +137,5 @@ def _record(length: int) -> np.dtype:
     return np.dtype([("key", "V32"), ("checksum", "<u4"), ("vector", "<f4", (length,))])
 
 
-def _checksum(key: bytes, body: bytes) -> int:
+def _checksum(key: bytes, body: bytes | memoryview) -> int:
     return zlib.crc32(body, zlib.crc32(key))

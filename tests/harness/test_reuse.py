@@ -316,7 +316,11 @@ def files(root):
 def test_what_is_kept_is_listed_with_its_size(kept, tmp_path, monkeypatch):
     found = json.loads(invoke("cache", "--dir", kept, "--json").stdout)
     assert [folder["kind"] for folder in found] == ["features", "features", "images"]
-    assert {folder["about"].split(",")[0] for folder in found} == {"image embedding", "text embedding", "32 px"}
+    assert {folder["about"].split(",")[0] for folder in found} == {
+        "image embedding by DualEncoder.predict",
+        "text embedding by DualEncoder.predict",
+        "32 px",
+    }
     total = sum((kept / name).stat().st_size for name in files(kept) if name.endswith((".px", ".pack")))
     assert sum(folder["bytes"] for folder in found) == total > 0
     for name in ("BEIT3_BENCH_IMAGE_CACHE", "BEIT3_BENCH_FEATURES"):
