@@ -201,6 +201,45 @@ def test_throughput_counts_what_was_computed(task, tmp_path):
     assert facts.wall_seconds >= facts.compute_seconds > 0
 
 
+def test_images_are_counted_from_the_examples_where_the_batch_does_not_tell(tmp_path):
+    """Dense tasks hold lists of images of any size; an image that two examples of a batch share is decoded once."""
+    task = ToyTask(write_toy_data(tmp_path / "images", images=True))
+    examples = task.examples("test")
+    for i in range(0, 40, 2):
+        examples[i].images = examples[i + 1].images
+    task.examples = lambda split: examples
+    real = task.collate
+    task.collate = lambda batch: {k: v for k, v in real(batch).items() if k != "images"}
+    _, facts = predict(task, tmp_path / "run", batch_size=40)
+    assert (facts.images_decoded, facts.images_distinct, facts.images_encoded) == (20, 20, 40)
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", 5), (3, 3)])
+def test_a_task_may_set_the_automatic_batch_size(task, tmp_path, monkeypatch, asked, used):
+    monkeypatch.setattr(ToyTask, "batch_size", 5)
+    _, facts = predict(task, tmp_path / "run", batch_size=asked)
+    assert facts.batch_size == used
+    assert facts.batches == -(-40 // used)
+
+
+def test_all_processes_plan_from_what_the_first_one_sees(task, tmp_path):
+    """A process that looks at the run folder late sees rows that others have just written."""
+
+    @dataclass(frozen=True)
+    class Late(Processes):
+        def broadcast(self, value):
+            return set(), value[1]  # process 0 looked when nothing was there
+
+    with RunStore.open(tmp_path / "run", CONFIG) as store:
+        store.append([{"id": e.id} for e in task.examples("test")[:7]])
+        rows: list[str] = []
+        late = RunStore.join(tmp_path / "run", 1)
+        late.append = lambda new: rows.extend(row["id"] for row in new)
+        examples = task.examples("test")
+        predict_all(task, torch.nn.Hardtanh(), examples, late, CPU, "fp32", 4, 0, processes=Late(1, 2))
+    assert len(rows) == 20
+
+
 def test_no_bar_where_stderr_is_no_terminal(task, tmp_path, capsys):
     predict(task, tmp_path / "run")
     assert capsys.readouterr().err == ""
