@@ -102,6 +102,7 @@ class ADE20K(Task):
         Metric("mIoU_ms", "fraction"),
     )
     uses_text = False
+    batch_size = 4  # the network sees one image at a time; this many, in all their scales, wait for it
     layout = """\
 DATA_ROOT/                        = ADEChallengeData2016
   images/{training,validation}/ADE_*.jpg
