@@ -270,7 +270,11 @@ DATA_ROOT/                        = ADEChallengeData2016
         return "_ms" if self.options.multi_scale else ""
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {f"{name}{self._suffix}": value for name, value in estimate_segmentation(sums).items()}
+        """Means, and IoU and Acc of every class; NaN where a class is absent."""
+        means = {f"{name}{self._suffix}": value for name, value in estimate_segmentation(sums).items()}
+        classes = per_class(sums)
+        each = {f"{kind}/{n}": classes[kind][..., c] for kind in ("IoU", "Acc") for c, n in enumerate(class_names())}
+        return means | each
 
     def chance(self, examples: Sequence[Example]) -> float | None:
         """mIoU (fraction) of predicting the commonest class everywhere; known once the rows have been scored."""

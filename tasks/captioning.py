@@ -304,16 +304,24 @@ DATA_ROOT/
         """Overall, and CIDEr per domain: each domain is scored as a set of its own, with its own document frequencies."""
         captions = {e.id: rows[e.id]["caption"] for e in examples}
         references = {e.id: e.target for e in examples}
-        extra = {}
+        extra, columns = {}, {}
         for domain in DOMAINS:
             part = [e.id for e in examples if e.meta.get("domain") == domain]
             if len(part) > 1:
                 one = score_captions({i: captions[i] for i in part}, {i: references[i] for i in part}, ["CIDEr"])
                 extra[f"CIDEr/{domain}"] = one.metrics["CIDEr"]
+                each = one.per_image["CIDEr"]
+                columns[f"CIDEr/{domain}"] = np.array([[each.get(i, 0.0), float(i in each)] for i in captions])
         scores = to_scores(score_captions(captions, references), references, extra)
+        assert scores.table is not None
+        scores.table.columns |= columns
         if not extra:
             scores.notes.append("no CIDEr per domain: the annotation file does not tell the domains")
         return scores
+
+    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        domains = {name: pair[..., 0] / pair[..., 1] for name, pair in sums.items() if name.startswith("CIDEr/")}
+        return reduce_captions(sums) | domains
 
     def training_examples(self) -> list[Example]:
         raise BenchError(

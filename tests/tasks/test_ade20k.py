@@ -92,6 +92,15 @@ def test_score_prints_the_golden_values(tmp_path: Path) -> None:
         assert {k: v for k, v in values.items() if k.startswith(f"{kind}/")} == pytest.approx(wanted, abs=1e-9)
 
 
+def test_every_class_of_the_result_has_an_interval(maps: tuple[Path, Path]) -> None:
+    scores = ADE20K.score_file(ScoreInputs(*maps))
+    assert scores.table is not None
+    estimated = ADE20K(maps[0]).estimate(scores.table.sums())
+    assert {k: float(v) for k, v in estimated.items() if np.isfinite(v)} == pytest.approx(scores.metrics)
+    resampled = ADE20K(maps[0]).estimate(scores.table.sums(np.array([[2.0, 0], [1, 1], [0, 2]])))
+    assert {values.shape for values in resampled.values()} == {(3,)}
+
+
 def test_partial_predictions_need_permission(maps: tuple[Path, Path]) -> None:
     (maps[0] / "b.png").unlink()
     with pytest.raises(BenchError, match=r"1 of 2 images without prediction \(b\)"):

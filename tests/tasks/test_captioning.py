@@ -14,6 +14,7 @@ from native import invoke
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ScoreInputs
 from beit3_bench.tasks.captioning import CocoCaption, NoCaps, mask_caption, read_references
+from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals
 
 NAMES = {
     "Bleu_1": "BLEU-1",
@@ -127,6 +128,11 @@ def test_nocaps_is_scored_by_domain(native, no_java):
     rows = {e.id: {"id": e.id, "caption": e.target[0]} for e in examples}
     metrics = task.score(rows, examples).metrics
     assert {"CIDEr/in-domain", "CIDEr/near-domain", "CIDEr/out-domain"} <= set(metrics)
+    table = task.score(rows, examples).table
+    assert table.ids == [e.id for e in examples]
+    assert {k: float(v) for k, v in task.estimate(table.sums()).items()} == pytest.approx(metrics)
+    intervals = bootstrap_intervals(table, task.estimate, resamples=100)
+    assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
     for e in examples:
         e.meta["domain"] = None
     scores = task.score(rows, examples)
