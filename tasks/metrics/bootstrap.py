@@ -9,6 +9,11 @@ make the spread of resamples too small (its standard error is below the jackknif
 interval are widened by that ratio; simulated coverage of 95 % intervals is then 94 to 96 % for shares and for mean IoU,
 which without it is 93 %.
 
+AP is another matter: the estimate itself is biased upwards on small sets (few objects of a class, and the best precision
+at or after each recall), more than resamples show. On made-up sets of 500 images and 80 classes it lay 0.05 above that of
+20,000 images, three standard errors, so that its interval hardly ever covered the latter; recalls, without that bias, were
+covered in 90 to 95 %. Read an interval of AP as the spread among sets of this size, and compare runs over the same images.
+
 A metric that takes one value in all resamples (nobody wrong, say) has an interval of no width: resampling cannot see
 errors that did not happen.
 """
