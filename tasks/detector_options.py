@@ -34,7 +34,7 @@ class DetectionOptions:
     scales: longer sides for test-time augmentation, e.g. 800,1024,1280.  flip_test: see mirrored images, too.
     algorithm: in the name of the test-dev file.
     ap_backend: whose COCO statistics the result holds: own, pycocotools or faster-coco-eval; equal to 1e-12, of which our
-    own takes a seventh of the time of pycocotools and makes the intervals in any case.
+    own takes a fifth of the time of pycocotools and makes the intervals in any case.
     out_channels, fc_dim, masks: of a new detector.
     jitter_min, jitter_max: factors of large-scale jitter.  rois_per_image: proposals that enter the losses.
     """

@@ -118,9 +118,9 @@ class _Records:
         keep = np.flatnonzero(self.place < limit)
         if len(keep) == len(self.place):
             return self
-        lists = ([values[i] for i in keep.tolist()] for values in (self.records, self.shapes))
+        records, shapes = ([values[i] for i in keep.tolist()] for values in (self.records, self.shapes))
         columns = (self.image, self.category, self.score, self.area, self.cell, self.place)
-        return _Records(*lists, *(column[keep] for column in columns))
+        return _Records(records, shapes, *(column[keep] for column in columns))
 
 
 def _candidates(truth: _Records, found: _Records, least: float) -> list[tuple[int, list[tuple[int, float]]]]:
@@ -130,7 +130,7 @@ def _candidates(truth: _Records, found: _Records, least: float) -> list[tuple[in
     """
     from pycocotools import mask
 
-    candidates = []
+    candidates: list[tuple[int, list[tuple[int, float]]]] = []
     cells = np.intersect1d(truth.cell, found.cell)
     bounds = [
         np.searchsorted(records.cell, cells, side).tolist() for records in (truth, found) for side in ("left", "right")
@@ -227,11 +227,8 @@ class _Layout:
     def _joined(self, what: Any, lists: int) -> Lists:
         parts = self.lists.get(what, [])
         none = np.zeros(0, dtype=np.int64)
-        return (
-            Lists.of(*(np.concatenate([none, *column]) for column in zip(*parts, strict=True)), lists)
-            if parts
-            else (Lists.of(none, none, lists))
-        )
+        images, number = (np.concatenate([none, *(part[i] for part in parts)]) for i in (0, 1))
+        return Lists.of(images, number, lists)
 
     def add(
         self,
