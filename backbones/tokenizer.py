@@ -121,12 +121,14 @@ class Tokenizer:
         pieces = [i - OFFSET for i in ids if UNK < i < self.mask_token_id]
         return self.spm.decode(pieces).strip()
 
-    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-        """Token ids int64 (n, L), L the longest of these, and padding_mask bool (n, L), True = padding; None if nothing is padded."""
+    def pad(self, sequences: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Token ids int64 (n, L), L the longest of these rounded up to a multiple, and padding_mask bool (n, L), True =
+        padding; None if nothing is padded.
+        """
         import torch
 
         lengths = torch.tensor([len(s) for s in sequences])
-        longest = max((len(s) for s in sequences), default=0)
+        longest = -(-max((len(s) for s in sequences), default=0) // multiple) * multiple
         padding = torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
         token_ids = torch.full(padding.shape, PAD, dtype=torch.long)
         token_ids[~padding] = torch.tensor([i for s in sequences for i in s], dtype=torch.long)

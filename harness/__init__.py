@@ -1,0 +1,8 @@
+"""How a run happens: command line, engine, run folder, leaderboard."""
+
+import os
+
+# Intel MKL picks its matrix-product kernel, and with it the order of summation, from the number of rows and threads. Strict
+# conditional reproducibility makes a row's value independent of both, so that a prediction is the same bit for bit at
+# any batch size and number of processes. It has to be set before torch computes anything.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

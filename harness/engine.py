@@ -325,7 +325,7 @@ def predict_all(
     # What process 0 sees, so that all cut the same plan: a fast one may be writing when a slow one looks.
     done, size = processes.broadcast((store.done(), size))
     pending = [example for example in examples if example.id not in done]
-    plan = list(plan_batches(pending, size))[processes.rank :: processes.world]
+    plan = list(plan_batches(pending, size, task.text_multiple))[processes.rank :: processes.world]
     if workers is None:
         workers = default_workers(device, len(plan), processes.world)
     facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)

@@ -137,6 +137,8 @@ class Task(ABC):
         batch_size: examples per batch where the user says ``auto``; None = chosen from the model and the memory.
         feature: key of a row that depends on one image or one text and the weights alone (an embedding); such values
             are kept by ``--features``. None = rows are not reused.
+        text_multiple: `collate` pads texts to a multiple of this many tokens, and `plan_batches` puts texts of one padded
+            length into a batch: a row is then the same at any batch size. 1: equal lengths, no padding at all.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
     """
 
@@ -148,6 +150,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     layout: ClassVar[str] = ""
     uses_text: ClassVar[bool] = True
+    text_multiple: ClassVar[int] = 8
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
@@ -264,12 +267,12 @@ class Task(ABC):
         position = {path: i for i, path in enumerate(distinct)}
         return self.load_images(distinct), torch.tensor([position[path] for path in paths])
 
-    def pad_text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Token ids (n, L) int64 padded to the longest of the batch, and padding_mask (n, L) bool, True = padding; None
-        where nothing is padded.
+    def pad_text(self, examples: Sequence[Example], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids (n, L) int64 padded to the longest of the batch, or the next ``multiple``, and padding_mask (n, L)
+        bool, True = padding; None where nothing is padded.
         """
         assert self.tokenizer is not None
-        return self.tokenizer.pad([example.token_ids or [] for example in examples])
+        return self.tokenizer.pad([example.token_ids or [] for example in examples], multiple)
 
 
 def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
@@ -304,27 +307,26 @@ def _convert(text: str, hint: Any, owner: str) -> Any:
         raise BenchError(f"{owner}: {text!r} is not a {kind.__name__}") from error
 
 
-def plan_batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:
-    """Cut examples into batches that waste little: one kind per batch, sorted by text length, examples of the same
-    images side by side (so that an image is decoded and encoded once).
+def plan_batches(examples: Sequence[Example], batch_size: int, text_multiple: int = 1) -> Iterator[list[Example]]:
+    """Cut examples into batches of one kind and one padded text length, examples of the same images side by side (so
+    that an image is decoded and encoded once).
 
-    The longest batches come first: an out-of-memory error shows at the start.
+    A text is padded to a multiple of ``text_multiple`` whatever stands beside it, so that its row does not depend on
+    the batch. The longest batches come first: an out-of-memory error shows at the start.
     """
     groups: dict[tuple, list[Example]] = {}
     for example in examples:
-        groups.setdefault((example.kind, example.images or (example.id,)), []).append(example)
-
-    def length(group: list[Example]) -> int:
-        return max(len(e.token_ids or ()) for e in group)
-
-    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -length(item[1]), item[0][1]))
+        length = -(-len(example.token_ids or ()) // text_multiple)
+        groups.setdefault((example.kind, -length, example.images or (example.id,)), []).append(example)
     batch: list[Example] = []
-    for (kind, _), group in ordered:
+    planned: tuple = ()
+    for key, group in sorted(groups.items()):
         for example in sorted(group, key=lambda e: (-len(e.token_ids or ()), e.id)):
-            if batch and (len(batch) == batch_size or batch[0].kind != kind):
+            if batch and (len(batch) == batch_size or planned != key[:2]):
                 yield batch
                 batch = []
             batch.append(example)
+            planned = key[:2]
     if batch:
         yield batch
 

@@ -19,6 +19,7 @@ class DualEncoder(Task):
 
     head = "retrieval"
     feature = "embedding"
+    text_multiple = 1  # texts of one length stand in a batch, and nothing is padded
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch: dict[str, Any] = {"ids": [e.id for e in examples]}

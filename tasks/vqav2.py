@@ -139,6 +139,7 @@ class VQAv2(Task):
         *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")),
     )
     score_files = ("annotations", "questions")
+    text_multiple = 16  # most questions of an image then stand in one batch, and share its patches
     layout = """\
 DATA_ROOT/
   vqa/v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json
@@ -222,7 +223,7 @@ The json files may also lie in DATA_ROOT itself."""
     # ---- prediction -----------------------------------------------------------------------------------------------
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        token_ids, padding_mask = self.pad_text(examples)
+        token_ids, padding_mask = self.pad_text(examples, self.text_multiple)
         images, index = self.load_shared_images([e.images[0] for e in examples])
         return {
             "ids": [e.id for e in examples],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import beit3_bench.harness  # noqa: F401  (before torch: it makes matrix products independent of the number of rows)
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 

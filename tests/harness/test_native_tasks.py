@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
+import torch
 from native import ROOTS, edit_json, invoke, run_words
+from ranks import run_ranks
 
 from beit3_bench.harness.inputs import read_examples
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.tasks.registry import get_task
 
 TASKS = list(ROOTS)
+HARNESS = [sys.executable, "-m", "beit3_bench.harness"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +42,18 @@ def evaluate(native, task, folder, batch_size=4, limit=None, task_class=None, sp
     return run_task(request, task_class or get_task(task)).result
 
 
+def row_lines(folder):
+    """The run's row files as they are, sorted by id; the lines between the batches left out."""
+    lines = [line for path in folder.glob("rows/*.jsonl") for line in path.read_bytes().splitlines()]
+    return sorted(line for line in lines if not line.startswith(b'{"commit"'))
+
+
 def values(result):
     return {name: metric["value"] for name, metric in result["metrics"].items()}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_metrics_do_not_depend_on_batch_size_or_order_of_the_data(native, task, tmp_path):
+def test_rows_and_metrics_depend_neither_on_batch_size_nor_on_the_order_of_the_data(native, task, tmp_path):
     class Permuted(get_task(task)):
         def examples(self, split):
             found = super().examples(split)
@@ -51,10 +61,32 @@ def test_metrics_do_not_depend_on_batch_size_or_order_of_the_data(native, task, 
             return found
 
     expected = values(evaluate(native, task, tmp_path / "a", 1))
+    rows = row_lines(tmp_path / "a")
     assert expected
-    for size in (3, 16):
-        assert values(evaluate(native, task, tmp_path / str(size), size)) == pytest.approx(expected, abs=1e-9)
-    assert values(evaluate(native, task, tmp_path / "p", 5, task_class=Permuted)) == pytest.approx(expected, abs=1e-9)
+    assert len(rows) == len(set(rows)) > 0
+    for size, task_class in ((3, None), (16, None), (5, Permuted)):
+        folder = tmp_path / str(size)
+        assert values(evaluate(native, task, folder, size, task_class=task_class)) == pytest.approx(expected, abs=1e-9)
+        assert row_lines(folder) == rows or not torch.backends.mkl.is_available()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_rows_are_the_same_byte_for_byte_on_several_processes(native, world, size, tmp_path):
+    """Processes of one thread each, against one process with the threads of this machine."""
+    words = [word for task in TASKS for flag, where in (("--checkpoint", native.checkpoint), ("--data-root", native.root))
+             for word in (flag, f"{task}={where(task)}")]  # fmt: skip
+    command = ["run", "--task", ",".join(TASKS), *words, "--device", "cpu", "--workers", 0]
+    finished = run_ranks([[*HARNESS, *command, "--batch-size", size, "--output", tmp_path / "many"]] * world)
+    assert [f.code for f in finished] == [0] * world, [f.err for f in finished]
+    for task in TASKS:
+        split = get_task(task).default_split
+        expected = values(evaluate(native, task, tmp_path / "one", 5))
+        found = tmp_path / "many" / f"{task}-{split}"
+        assert len(list(found.glob("rows/*.jsonl"))) == world
+        assert values(json.loads((found / "result.json").read_text())) == pytest.approx(expected, abs=1e-9)
+        assert row_lines(found) == row_lines(tmp_path / "one") or not torch.backends.mkl.is_available()
 
 
 @pytest.mark.parametrize("task", TASKS)
