@@ -202,12 +202,10 @@ def _chosen(task: Task, wanted: Sequence[str], differences: Mapping[str, Any], a
 
 def _notes(a: Result, b: Result) -> list[str]:
     """What differs between the runs beside their model, in words."""
-    pairs: list[tuple[str, Any, Any]] = [("dtype", *(result["provenance"].get("dtype") for result in (a, b)))]
-    options = [result["provenance"].get("options") or {} for result in (a, b)]
-    pairs += [
-        (f"option {key}", *(given.get(key) for given in options)) for key in dict.fromkeys([*options[0], *options[1]])
-    ]
-    pairs += [
+    first, second = (result["provenance"].get("options") or {} for result in (a, b))
+    pairs: list[tuple[str, Any, Any]] = [
+        ("dtype", a["provenance"].get("dtype"), b["provenance"].get("dtype")),
+        *((f"option {key}", first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])),
         ("setting", a["setting"], b["setting"]),
         ("image size", a["model"]["image_size"], b["model"]["image_size"]),
     ]
