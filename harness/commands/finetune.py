@@ -73,6 +73,11 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
             raise BenchError(
                 f"task {settings['task']}: its training engine keeps whole copies on all processes; leave out --parallel fsdp"
             )
+        if own is not None and processes.world > 1 and not dry_run and on_cpu(settings["device"]):
+            raise BenchError(
+                f"task {settings['task']}: its engine trains on several processes on GPUs only, where batch norms are "
+                "synchronised; start one process, or give --device cuda"
+            )
         return FinetuneRequest(options=parse_pairs(options), **settings)
 
     request = processes.together(asked)
@@ -93,6 +98,13 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
         text = json.dumps(summary, indent=2) if as_json else describe(summary)
     if processes.first:
         click.echo(text)
+
+
+def on_cpu(device: str) -> bool:
+    """Whether ``--device`` means the CPU here."""
+    import torch
+
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:

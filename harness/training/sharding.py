@@ -150,9 +150,9 @@ class Shards:
         return held
 
     def tensors(self, model: nn.Module, keep: bool = True, device: torch.device | None = None) -> dict[str, Tensor]:
-        """Whole state dict in the original shapes; collective."""
+        """Whole state dict in the original shapes, empty where it is not kept; collective."""
         found = whole(dict(model.state_dict()), keep, device)
-        return {name: t if t is None else t.reshape(self.shapes[name]) for name, t in found.items()}
+        return {name: value.reshape(self.shapes[name]) for name, value in found.items()} if keep else {}
 
     def load(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         """Cut whole tensors, which all processes hold, into the shards of ``model``; collective."""

@@ -143,6 +143,14 @@ def test_a_resumed_training_with_another_recipe_names_the_key_once(world, tmp_pa
     assert "was made with other settings (recipe weight_decay 0.05 -> 0.1)" in line
 
 
+@pytest.mark.slow
+def test_synchronised_batch_norms_on_several_cpu_processes_are_refused_once(world, tmp_path):
+    words = ["finetune", "--task", "ade20k-seg", "--preset", "tiny", "--from-scratch", "--device", "cpu"]
+    command = [*HARNESS, *words, "--data-root", world / "ADEChallengeData2016", "--output", tmp_path / "x"]
+    assert "several processes on GPUs only" in told(run_ranks([command] * 2))
+    assert not (tmp_path / "x").exists()
+
+
 # ---- a process that dies, or does not answer ---------------------------------------------------------------------------
 
 
