@@ -46,11 +46,20 @@ def matmul_roof(device: torch.device, dtype: str, repeats: int = 5) -> float:
     return best
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return sdpa_flop_count(query, key, value)
+
+
 def flops_of(call: Callable[[], Any]) -> int:
-    """Floating-point operations of a call, counted from the shapes of its products (torch's FlopCounterMode)."""
+    """Floating-point operations of a call, counted from the shapes of its products (torch's FlopCounterMode, which knows
+    the attention kernels of GPUs but not that of CPUs).
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
         call()
     return counter.get_total_flops()
 

@@ -64,3 +64,9 @@ def test_an_unknown_case_is_named():
     outcome = invoke("bench", "--task", "coco-dte")
     assert outcome.exit_code == 2
     assert "coco-dte" in outcome.stderr
+
+
+def test_the_products_of_attention_count():
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+    counted = flops_of(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key))
+    assert counted == 2 * (2 * 2 * 3 * 5 * 7 * 8)
