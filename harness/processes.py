@@ -16,7 +16,16 @@ T = TypeVar("T")
 TIMEOUT_VARIABLE = "BEIT3_BENCH_TIMEOUT"
 """Environment variable: seconds that a process waits for the others before it stops."""
 TIMEOUT = timedelta(minutes=30)
-_LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "processgroup", "tcpstore")
+_LOST = (
+    "gloo",
+    "nccl",
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "timed out",
+    "processgroup",
+    "tcpstore",
+)
 
 
 def group_timeout() -> timedelta:
@@ -59,6 +68,11 @@ class Processes:
         if announced == 1:
             return cls()
         import torch
+
+        # Imported before there is a group: their functions hold the group that they find then as a default argument, for ever,
+        # and the threads of a group that is never freed abort the interpreter on its way out (once in fifty times).
+        import torch.distributed.nn.functional
+        import torch.distributed.optim.zero_redundancy_optimizer
         from accelerate import PartialState
 
         with _watching(announced):

@@ -236,6 +236,25 @@ def test_errors_of_the_program_are_not_taken_for_a_lost_process():
         raise RuntimeError("gloo")
 
 
+LEAVES = """
+import os
+from beit3_bench.harness import processes
+group = processes.Processes.start("cpu")
+assert group.gather(group.rank) == [0, 1]
+import torch.distributed.nn.functional, torch.distributed.optim.zero_redundancy_optimizer
+processes._leave()
+names = [open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task")]
+print([name for name in names if "gloo" in name])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_thread_of_the_group_outlives_it():
+    """One that does may abort the interpreter on its way out, behind a finished run."""
+    for finished in run_ranks([[PYTHON, "-c", LEAVES]] * 2):
+        assert (finished.code, finished.out) == (0, "[]\n"), finished.err
+
+
 # ---- uneven shares ------------------------------------------------------------------------------------------------------
 
 
