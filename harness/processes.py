@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,8 +183,14 @@ def _leave() -> None:
     """Close the group before the interpreter takes its threads down."""
     import torch.distributed as distributed
 
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if not distributed.is_initialized():
+        return
+    distributed.destroy_process_group()
+    device_mesh = sys.modules.get("torch.distributed.device_mesh")
+    if device_mesh is not None:
+        # Sharded tensors leave their meshes behind in caches of PyTorch, and these hold the group, too.
+        for mesh in [o for o in gc.get_objects() if type(o) is device_mesh.DeviceMesh]:
+            getattr(mesh, "_pg_registry", {}).clear()
 
 
 def _shared(message: str) -> BenchError:

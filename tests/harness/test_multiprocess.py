@@ -241,7 +241,12 @@ import os
 from beit3_bench.harness import processes
 group = processes.Processes.start("cpu")
 assert group.gather(group.rank) == [0, 1]
-import torch.distributed.nn.functional, torch.distributed.optim.zero_redundancy_optimizer
+import torch, torch.distributed.nn.functional, torch.distributed.optim.zero_redundancy_optimizer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+mesh = init_device_mesh("cpu", (2,))
+assert float((2 * distribute_tensor(torch.ones(4), mesh, [Shard(0)])).sum().full_tensor()) == 8
+del mesh
 processes._leave()
 names = [open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task")]
 print([name for name in names if "gloo" in name])
