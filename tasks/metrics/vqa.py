@@ -182,7 +182,7 @@ def answer_vocabulary(answers: Sequence[str], at_least: int = 9) -> list[str]:
 def _all_distinct(answers: Sequence[Mapping[str, Any] | str]) -> bool:
     """Whether each record differs from all others, judged by their ids; strings stand for a record each."""
     ids = [position if isinstance(a, str) else a.get("answer_id") for position, a in enumerate(answers)]
-    return None not in ids and len(set(ids)) == len(ids)
+    return all(isinstance(i, int | str) for i in ids) and len(set(ids)) == len(ids)
 
 
 def _punctuation(text: str) -> str:

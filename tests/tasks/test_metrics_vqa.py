@@ -168,6 +168,15 @@ def test_scoring_leaves_the_annotation_records_alone():
     assert json.dumps(answers) == before
 
 
+def test_strange_answer_ids_tell_no_records_apart():
+    strange = [{"answer": "yes", "answer_id": {"n": i}} for i in range(10)]
+    assert vqa_accuracy("yes", strange) == vqa_accuracy("yes", [{"answer": "yes", "answer_id": i} for i in range(10)])
+    twice = [{"answer": "yes", "answer_id": [1]}] * 2 + [{"answer": "no", "answer_id": 2}] * 8
+    assert vqa_accuracy("yes", twice) == pytest.approx(
+        vqa_accuracy("yes", [a | {"answer_id": 1} for a in twice[:2]] + twice[2:])
+    )
+
+
 def test_metrics_are_recovered_from_the_cluster_table_of_resamples():
     random = np.random.default_rng(0)
     accuracies = random.integers(0, 11, 60) / 10
