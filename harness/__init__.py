@@ -6,3 +6,5 @@ import os
 # conditional reproducibility makes a row's value independent of both, so that a prediction is the same bit for bit at
 # any batch size and number of processes. It has to be set before torch computes anything.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# PyTorch then asks the kernel for huge pages: weights and activations need fewer address translations.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.memory import keep_freed_memory
 
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {
@@ -154,6 +155,7 @@ def main(debug: bool) -> None:
     beit3-bench run --task coco-retrieval --checkpoint model.pth --data-root /data/coco
     beit3-bench table
     """
+    keep_freed_memory()
 
 
 if __name__ == "__main__":

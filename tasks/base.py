@@ -72,10 +72,12 @@ class ClusterTable:
     """Additive statistics per cluster: metrics, their intervals and paired comparisons are made from column sums.
 
     ids: cluster names, length n.  columns: name -> float64 (n,) or (n, k).
+    centred: the metrics' values depend on the number of clusters, so that intervals are centred on the value itself.
     """
 
     ids: list[str]
     columns: dict[str, np.ndarray]
+    centred: ClassVar[bool] = False
 
     def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Column sums; with weights (R, n), the sums of R resamples: (R,) or (R, k) per column."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.models import build_model
+from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.harness.bench import reference
 
 CAPTIONS_PER_IMAGE = 5
@@ -35,6 +36,7 @@ class Case:
     theirs: Callable[[], Any]
     encode: Callable[[], Any]
     description: str
+    model: nn.Module
 
 
 def texts(config: BEiT3Config, count: int, length: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -44,15 +46,39 @@ def texts(config: BEiT3Config, count: int, length: int, generator: torch.Generat
     return ids.to(device)
 
 
-def make_case(task: str, preset: str, device: torch.device, samples: int, image_size: int | None = None) -> Case:
+def automatic_samples(image_size: int) -> int:
+    """Samples per call that fill a batch without making a measurement of minutes: about 3,000 image tokens."""
+    return max(2, 3000 // (image_size // 16) ** 2 // 2 * 2)
+
+
+def make_case(
+    task: str,
+    preset: str,
+    device: torch.device,
+    samples: int | None = None,
+    image_size: int | None = None,
+    packed: bool = False,
+) -> Case:
     """Model, inputs and both paths of a task.
+
+    Args:
+        samples: per call; None = `automatic_samples`.
+        packed: let the real path keep packed weights, as a run on a CPU in float32 does.
 
     Raises:
         BenchError: a task without a native head.
     """
+    case = _make_case(task, preset, device, samples, image_size)
+    if packed:
+        pack_weights(case.model)
+    return case
+
+
+def _make_case(task: str, preset: str, device: torch.device, samples: int | None, image_size: int | None) -> Case:
     if task not in IMAGE_SIZES:
         raise BenchError(f"bench has no case for task {task!r}; it has: {', '.join(IMAGE_SIZES)}")
     size = image_size or IMAGE_SIZES[task]
+    samples = samples or automatic_samples(size)
     config = BEiT3Config.preset(preset, image_size=size)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -72,6 +98,7 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
                 lambda: _unit(model.vision_head(reference.encode(model.beit3, pictures)[:, 0])),
                 lambda: model.encode_image(pictures),
                 "image encoding, eager attention and one projection each for q, k, v",
+                model,
             )
         pictures, captions = (
             images(samples),
@@ -94,6 +121,7 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
             retrieval_reference,
             lambda: model.encode_image(pictures),
             f"{CAPTIONS_PER_IMAGE} captions of {TEXT_LENGTHS[task]} tokens per image; image encoded per caption, text padded to 64",
+            model,
         )
     if task == "coco-caption":
         model = build_model("coco-caption", config).to(device)
@@ -110,6 +138,7 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
             lambda: reference.generate(model, pictures, NUM_BEAMS, length, 0.6),
             lambda: model.beit3(pictures),
             f"{NUM_BEAMS} beams, {NEW_TOKENS} words; image repeated per beam, caches copied",
+            model,
         )
     captions = texts(config, samples, TEXT_LENGTHS[task], generator, device)
     ids, mask = reference.pad_to_64(captions, None, config.pad_token_id)
@@ -124,6 +153,7 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
             lambda: model.head(model.pooler(reference.encode(model.beit3, pictures, ids, mask)[:, 0])),
             lambda: model.beit3(pictures),
             f"questions of {TEXT_LENGTHS[task]} tokens; padded to 64",
+            model,
         )
     model = build_model("nlvr2", config).to(device)
     left, right = images(samples), images(samples)
@@ -141,6 +171,7 @@ def make_case(task: str, preset: str, device: torch.device, samples: int, image_
         nlvr2_reference,
         lambda: model.beit3(torch.cat([left, right])),
         f"sentences of {TEXT_LENGTHS[task]} tokens; padded to 64",
+        model,
     )
 
 
@@ -149,9 +180,9 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def difference(a: Any, b: Any) -> float:
-    """Largest absolute difference of two outputs; token ids count 0 (all equal) or 1."""
+    """Largest absolute difference of two outputs, the second perhaps an array; token ids count 0 (all equal) or 1."""
     if isinstance(a, Tensor):
-        return float((a.float() - b.float()).abs().max())
+        return float((a.float() - torch.as_tensor(b, device=a.device).float()).abs().max())
     if isinstance(a, tuple):
         return max(difference(x, y) for x, y in zip(a, b, strict=True))
     return float(a != b)

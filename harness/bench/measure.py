@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 from beit3_bench.harness.bench.cases import Case, difference
+from beit3_bench.harness.bench.official import OfficialProcess
+from beit3_bench.harness.bench.timing import precision, seconds_of
+from beit3_bench.harness.engine import DTYPES
 
 TOLERANCE = {"fp32": 2e-4, "bf16": 0.3, "fp16": 0.05}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROOF_SHAPES = ((4096, 768, 3072), (4096, 3072, 768), (2048, 2048, 2048))
 """(m, k, n): the products of a base feed-forward, and a square one."""
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter()
-    call()
-    _synchronise(device)
-    return time.perf_counter() - start
 
 
 def matmul_roof(device: torch.device, dtype: str, repeats: int = 5) -> float:
@@ -52,36 +40,44 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return sdpa_flop_count(query, key, value)
 
 
+def _packed_flops(x: Sequence[int], packed: Any, weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x[:-1]) * math.prod(weight)
+
+
 def flops_of(call: Callable[[], Any]) -> int:
-    """Floating-point operations of a call, counted from the shapes of its products (torch's FlopCounterMode, which knows
-    the attention kernels of GPUs but not that of CPUs).
+    """Floating-point operations of a call, counted from the shapes of its products (torch's FlopCounterMode, which does not
+    know the attention of CPUs nor products with packed weights).
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
+    known: dict[Any, Callable[..., int]] = {attention: _attention_flops}
+    if torch.backends.mkl.is_available():
+        known[torch.ops.mkl._mkl_linear] = _packed_flops
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         call()
     return counter.get_total_flops()
 
 
-def measure(case: Case, device: torch.device, dtype: str, repeats: int, warmup: int = 1) -> dict[str, Any]:
+def measure(
+    case: Case, device: torch.device, dtype: str, repeats: int, official: OfficialProcess | None = None
+) -> dict[str, Any]:
     """Both paths in turn, after a warm-up that also compares their outputs.
+
+    Args:
+        official: the process of the reference path; None = it runs in this one.
 
     Returns:
         ``ratio`` is the median over repeats of (reference seconds / our seconds); ``roof_share`` is what image encoding
         reaches of the roof measured between the repeats.
     """
-    precision: AbstractContextManager = nullcontext()
-    if dtype != "fp32":
-        precision = torch.autocast(device.type, dtype=DTYPES[dtype])
-    with torch.inference_mode(), precision:
-        apart = difference(case.ours(), case.theirs())
-        for _ in range(warmup - 1):
-            case.ours()
+    with torch.inference_mode(), precision(device, dtype):
+        case.ours()
+        apart = difference(case.ours(), official.output() if official else case.theirs())
         encode_flops = flops_of(case.encode)
         ours, theirs, encode, roof = [], [], [], []
         for _ in range(repeats):
-            theirs.append(seconds_of(case.theirs, device))
+            theirs.append(official.seconds() if official else seconds_of(case.theirs, device))
             ours.append(seconds_of(case.ours, device))
             encode.append(seconds_of(case.encode, device))
             roof.append(matmul_roof(device, dtype, 2))
@@ -90,6 +86,7 @@ def measure(case: Case, device: torch.device, dtype: str, repeats: int, warmup: 
         "image_size": case.image_size,
         "samples": case.samples,
         "reference": case.description,
+        "reference_process": "its own, with default settings" if official else "this one",
         "seconds": statistics.median(ours),
         "reference_seconds": statistics.median(theirs),
         "ratio": statistics.median(t / o for t, o in zip(theirs, ours, strict=True)),

@@ -9,15 +9,17 @@ It exists to be measured; `cases` checks that its outputs equal those of the rea
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from beit3_bench.backbones.models import Captioning
-from beit3_bench.backbones.multiway import BEiT3, Layer
+from beit3_bench.backbones.multiway import BEiT3, FeedForward, Layer
 
 TEXT_TOKENS = 64  # the official num_max_bpe_tokens: every text is padded to it
+ALPHA = 1.0  # `residual_connection` multiplies by it, DeepNorm or not
 NOT_ALLOWED = -1e8  # what the official code adds where its attention mask forbids
 
 
@@ -31,6 +33,17 @@ def _multiway(
         return language(x)
     first, second = x.split([split, x.shape[1] - split], dim=1)
     return torch.cat([vision(first), language(second)], dim=1)
+
+
+def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A linear layer as a plain product, also where the real path keeps packed weights."""
+    linear = cast(nn.Linear, module)
+    return lambda x: F.linear(x, linear.weight, linear.bias)
+
+
+def _feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    ffn = cast(FeedForward, module)
+    return lambda x: _linear(ffn.fc2)(ffn.ffn_layernorm(F.gelu(_linear(ffn.fc1)(x))))
 
 
 def _attention(
@@ -56,14 +69,16 @@ def _attention(
             .reshape(batch * attn.num_heads, -1, dim // attn.num_heads)
         )
 
-    q, k, v = heads(project(0) * (dim // attn.num_heads) ** -0.5), heads(project(1)), heads(project(2))
+    q, k, v = heads(project(0)), heads(project(1)), heads(project(2))
     if cache is not None:
         if cache:
             k, v = torch.cat([cache[0], k], dim=1), torch.cat([cache[1], v], dim=1)
         cache[:] = [k, v]
+    q *= (dim // attn.num_heads) ** -0.5
     weights = torch.bmm(q, k.transpose(1, 2))
     if bias is not None:
-        weights = weights + bias.unsqueeze(0)
+        weights = torch.nan_to_num(weights)
+        weights += bias.unsqueeze(0)
     if padding_mask is not None:
         weights = weights.view(batch, attn.num_heads, length, -1)
         weights = weights.masked_fill(padding_mask[:, None, None, :], float("-inf")).view(
@@ -72,7 +87,7 @@ def _attention(
     weights = F.softmax(weights, dim=-1, dtype=torch.float32).type_as(weights)
     out = torch.bmm(weights, v).view(batch, attn.num_heads, length, -1).transpose(1, 2).reshape(batch, length, dim)
     out = _multiway(split, out, attn.inner_attn_ln.of("A"), attn.inner_attn_ln.of("B"))
-    return _multiway(split, out, attn.out_proj.of("A"), attn.out_proj.of("B"))
+    return _multiway(split, out, _linear(attn.out_proj.of("A")), _linear(attn.out_proj.of("B")))
 
 
 def encode(
@@ -90,15 +105,19 @@ def encode(
         parts.append(beit3.embed_text(token_ids, padding_mask, start))
     x = torch.cat(parts, dim=1)
     split = 0 if images is None else (-1 if token_ids is None else parts[0].shape[1])
-    mask = None
+    # `Encoder.forward` makes a mask of zeros where it is given none, and fills the scores by it in every layer; only the steps
+    # of generation go without.
+    padded = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
     if padding_mask is not None:
-        mask = F.pad(padding_mask.bool(), (x.shape[1] - padding_mask.shape[1], 0), value=False)
+        padded[:, x.shape[1] - padding_mask.shape[1] :] = padding_mask
+    x = x * (1 - padded.unsqueeze(-1).type_as(x))
+    mask = padded if caches is None else None
     for i, layer in enumerate(beit3.encoder.layers):
         norms, ffn = layer.final_layer_norm, layer.ffn
         h = _multiway(split, x, layer.self_attn_layer_norm.of("A"), layer.self_attn_layer_norm.of("B"))
-        x = x + _attention(layer, h, split, mask, bias, None if caches is None else caches[i])
+        x = x * ALPHA + _attention(layer, h, split, mask, bias, None if caches is None else caches[i])
         h = _multiway(split, x, norms.of("A"), norms.of("B"))
-        x = x + _multiway(split, h, ffn.of("A"), ffn.of("B"))
+        x = x * ALPHA + _multiway(split, h, _feed_forward(ffn.of("A")), _feed_forward(ffn.of("B")))
     final = beit3.encoder.layer_norm
     return x if final is None else _multiway(split, x, final["A"], final["B"])
 
@@ -148,7 +167,7 @@ def generate(
             cache[:] = [t[:, :-1] for t in cache]
         if length == max_length:
             break
-        log_p = F.log_softmax(model.mlm_head(hidden[:, -1]), dim=-1)
+        log_p = F.log_softmax(_linear(model.mlm_head)(hidden[:, -1]), dim=-1)
         if config.num_pieces < vocabulary:
             log_p[:, config.num_pieces :] = float("-inf")
         joint = (log_p + scores[:, None]).view(batch, num_beams * vocabulary)

@@ -9,10 +9,12 @@ make the spread of resamples too small (its standard error is below the jackknif
 interval are widened by that ratio; simulated coverage of 95 % intervals is then 94 to 96 % for shares and for mean IoU,
 which without it is 93 %.
 
-AP is another matter: the estimate itself is biased upwards on small sets (few objects of a class, and the best precision
-at or after each recall), more than resamples show. On made-up sets of 500 images and 80 classes it lay 0.05 above that of
-20,000 images, three standard errors, so that its interval hardly ever covered the latter; recalls, without that bias, were
-covered in 90 to 95 %. Read an interval of AP as the spread among sets of this size, and compare runs over the same images.
+AP needs another treatment (`ClusterTable.centred`). It is biased upwards on small sets (few objects of a class, and the
+best precision at or after each recall): on made-up sets of 500 images and 80 classes it lies 0.05 above that of 20,000 images,
+for every detector and with the official tools. A resample, whose images repeat, adds some of that bias once more, and BCa would
+take it off from a value that is only ever compared with values of sets of this size. What the interval covers is therefore the
+expected AP of a set of as many images: resamples are shifted until their mean is the value, and stretched by the widening. In
+that simulation (200 sets) intervals cover it in 96 to 97.5 % for AP, AP50, AP75 and AP by size, and in 94 to 96.5 % for recalls.
 
 A metric that takes one value in all resamples (nobody wrong, say) has an interval of no width: resampling cannot see
 errors that did not happen.
@@ -60,7 +62,7 @@ class _Replicates:
 def bootstrap_intervals(
     table: ClusterTable, estimate: Estimate, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """BCa interval (low, high) of every metric, in the metric's unit.
+    """BCa interval (low, high) of every metric, in the metric's unit; of a centred table, the interval described above.
 
     Args:
         table: additive statistics per cluster; any object with ``ids`` and ``sums(weights)`` will do.
@@ -74,7 +76,8 @@ def bootstrap_intervals(
         BenchError: no clusters, fewer than 2 resamples, a confidence outside (0, 1).
     """
     replicates = _replicate(table_statistic(table, estimate), len(table.ids), resamples, confidence, seed)
-    return {name: _interval(values, confidence) for name, values in replicates.items()}
+    interval = _centred_interval if getattr(table, "centred", False) else _interval
+    return {name: interval(values, confidence) for name, values in replicates.items()}
 
 
 def paired_bootstrap(
@@ -217,6 +220,17 @@ def _interval(values: _Replicates, confidence: float) -> tuple[float, float]:
         return float(np.quantile(values.resampled, corrected))
 
     return bound((1 - confidence) / 2), bound((1 + confidence) / 2)
+
+
+def _centred_interval(values: _Replicates, confidence: float) -> tuple[float, float]:
+    """Quantiles of resamples whose mean is moved to the value, for metrics between 0 and 1."""
+    if not np.isfinite(values.point) or not values.resampled.size:
+        return float("nan"), float("nan")
+    _, _, widening = _corrections(values)
+    shares = [(1 - confidence) / 2, (1 + confidence) / 2]
+    apart = np.quantile(values.resampled, shares) - values.resampled.mean()
+    low, high = np.clip(values.point + widening * apart, 0.0, 1.0)
+    return float(low), float(high)
 
 
 def _p_value(values: _Replicates) -> float:

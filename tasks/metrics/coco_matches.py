@@ -208,6 +208,8 @@ class MatchTable(ClusterTable):
     and masks) share one table.
     """
 
+    centred = True
+
     def __init__(self, ids: Sequence[str], evaluations: Sequence[Matches]):
         super().__init__(list(ids), {})
         self.evaluations = list(evaluations)

@@ -15,11 +15,15 @@ from beit3_bench.harness.bench.cases import IMAGE_SIZES, difference, make_case
 from beit3_bench.harness.bench.measure import flops_of
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("task", list(IMAGE_SIZES))
-def test_both_paths_give_the_same_outputs(task):
-    case = make_case(task, "tiny", torch.device("cpu"), samples=2, image_size=32)
+def test_both_paths_give_the_same_outputs(task, packed):
+    case = make_case(task, "tiny", torch.device("cpu"), samples=2, image_size=32, packed=packed)
     with torch.inference_mode():
-        assert difference(case.ours(), case.theirs()) <= 1e-5
+        flops = flops_of(case.encode)
+        for _ in range(3):
+            assert difference(case.ours(), case.theirs()) <= 1e-5
+        assert flops_of(case.encode) == flops
 
 
 @pytest.mark.parametrize("beams", [1, 3, 5])
@@ -49,7 +53,10 @@ def test_the_report_has_a_ratio_and_a_share_of_the_roof(tmp_path):
     report = json.loads(outcome.stdout)
     assert [c["task"] for c in report["cases"]] == ["nlvr2", "vqav2"]
     assert all(c["ratio"] > 0 and c["roof_share"] > 0 and c["outputs_equal"] for c in report["cases"])
+    assert all(c["reference_process"].startswith("its own") for c in report["cases"])
     assert json.loads((tmp_path / "perf" / "a.json").read_text()) == report
+    same = json.loads(invoke("bench", "--task", "imagenet", *words, "--same-process", "--json").stdout)
+    assert same["cases"][0]["reference_process"] == "this one"
     assert "ratio" in invoke("bench", "--task", "imagenet", *words).stdout
 
 

@@ -19,6 +19,7 @@ from beit3_bench.tasks.metrics.bootstrap import (
     resample_weights,
     table_statistic,
 )
+from beit3_bench.tasks.metrics.coco_matches import estimate_ap
 from beit3_bench.tasks.metrics.segmentation import estimate_segmentation
 
 
@@ -81,6 +82,38 @@ def test_coverage_of_mean_iou_is_within_93_to_97_percent(name, images):
     truth = float(estimate_segmentation(draw_maps(np.random.default_rng(10**6), 400_000).sums())[name])
     found = coverage(lambda r: draw_maps(r, images), renamed(estimate_segmentation, name), truth, 600, 1000)
     assert 0.93 <= found <= 0.97
+
+
+def ap_studies(images, trials, resamples):
+    """Intervals and values of box AP on made-up sets of so many images."""
+    from benchmarks.made_up_coco import made_up_coco
+
+    from beit3_bench.tasks.metrics.coco_ap import coco_ap
+
+    intervals, points = [], []
+    for trial in range(trials):
+        found = coco_ap(*made_up_coco(images, seed=trial), "bbox")
+        points.append(found.metrics)
+        intervals.append(bootstrap_intervals(found.table, estimate_ap, resamples=resamples, seed=trial))
+    return intervals, points
+
+
+@pytest.mark.slow
+def test_coverage_of_ap_is_within_93_to_97_percent():
+    """What is covered is the mean AP of sets of this size, here of the simulated ones."""
+    intervals, points = ap_studies(images=100, trials=80, resamples=300)
+    for name in ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/AR_maxdets100"):
+        expected = np.mean([p[name] for p in points])
+        covered = np.mean([i[name][0] <= expected <= i[name][1] for i in intervals])
+        # 0.93..0.97, plus two standard errors of 80 simulated studies
+        assert 0.88 <= covered <= 0.99, (name, covered)
+
+
+def test_intervals_of_ap_hold_the_value_and_stay_in_its_range():
+    ((intervals,), (points,)) = ap_studies(images=40, trials=1, resamples=100)
+    for name, value in points.items():
+        low, high = intervals[name]
+        assert 0 <= low < value < high <= 1, name
 
 
 def test_intervals_repeat_with_the_seed_and_move_with_it():
