@@ -123,6 +123,7 @@ class ScoreInputs:
     annotations: Path | None = None
     questions: Path | None = None
     iou_type: str | None = None
+    ap_backend: str | None = None
     zero_based: bool = False
     allow_partial: bool = False
 

@@ -264,7 +264,7 @@ DATA_ROOT/
         truth = read_json(inputs.annotations, "COCO instances")
         detections = read_json(inputs.predictions, "COCO results")
         try:
-            scores: CocoScores = coco_ap(truth, detections, inputs.iou_type)
+            scores: CocoScores = coco_ap(truth, detections, inputs.iou_type, backend=inputs.ap_backend or "own")
         except BenchError as error:
             file = inputs.annotations if str(error).startswith("annotations") else inputs.predictions
             raise BenchError(f"{file}: {error}") from error

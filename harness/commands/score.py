@@ -18,6 +18,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--annotations", type=_FILE, metavar="PATH", help="Official annotations.")
 @click.option("--questions", type=_FILE, metavar="FILE", help="Official questions (vqav2).")
 @click.option("--iou-type", type=click.Choice(["bbox", "segm"]), help="What coco-det compares.")
+@click.option(
+    "--ap-backend",
+    type=click.Choice(["own", "pycocotools", "faster-coco-eval"]),
+    help="coco-det: whose statistics; equal to 1e-12 [default: own].",
+)
 @click.option("--zero-based", is_flag=True, help="ade20k-seg: classes are 0..149 rather than 1..150.")
 @click.option(
     "--allow-partial", is_flag=True, help="Score a file that does not cover every sample; the coverage is reported."

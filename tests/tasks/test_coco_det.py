@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from goldens import metrics_golden
+from goldens import COMMITTED, metrics_golden
+from native import invoke
 from PIL import Image
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
@@ -551,3 +552,16 @@ def test_options_are_plain_values_for_the_record():
     assert all(
         value is None or isinstance(value, (str, int, float)) for value in asdict(CocoDetection.Options()).values()
     )
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
+def test_every_back_end_of_ap_scores_the_same(backend):
+    if backend == "faster-coco-eval":
+        pytest.importorskip("faster_coco_eval")
+    folder = COMMITTED / "detectron2" / "ops"
+    words = ["--task", "coco-det", "--annotations", folder / "coco_gt.json", "--iou-type", "bbox", "--json"]
+    words += ["--predictions", folder / "coco_detections.json"]
+    own, other = invoke("score", *words), invoke("score", *words, "--ap-backend", backend)
+    assert own.exit_code == other.exit_code == 0, other.output
+    assert json.loads(other.stdout) == pytest.approx(json.loads(own.stdout), abs=1e-12)
+    assert "--ap-backend" in invoke("score", "--run", "somewhere", "--ap-backend", backend).stderr
