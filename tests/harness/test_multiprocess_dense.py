@@ -83,9 +83,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("task", "make", "metric"), [("coco-det", detector, "bbox/AP"), ("ade20k-seg", segmentor, "mIoU")]
+    ("task", "make", "metric", "processes", "size"),
+    [("coco-det", detector, "bbox/AP", 2, 2)]
+    + [("ade20k-seg", segmentor, "mIoU", processes, size) for processes in (2, 3) for size in (1, 3, 16)],
 )
-def test_two_processes_give_the_rows_and_scores_of_one(task, make, metric, world, tmp_path):
+def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, processes, size, world, tmp_path):
     checkpoint, root = make(tmp_path / "model.pth"), world / ROOTS[task]
     with one_thread():
         one = run_task(
@@ -93,12 +95,12 @@ def test_two_processes_give_the_rows_and_scores_of_one(task, make, metric, world
             get_task(task),
         ).result
     words = ["run", "--task", task, "--checkpoint", checkpoint, "--data-root", root, "--device", "cpu", "--workers", 0]
-    command = [*HARNESS, *words, "--batch-size", 2, "--limit", 6, "--output", tmp_path / "two"]
-    for finished in run_ranks([command] * 2):
+    command = [*HARNESS, *words, "--batch-size", size, "--limit", 6, "--output", tmp_path / "two"]
+    for finished in run_ranks([command] * processes):
         assert finished.code == 0, finished.err
     two = RunStore.read(tmp_path / "two").result()
-    assert two["timing"]["processes"] == 2
-    assert len(list((tmp_path / "two" / "rows").glob("rank-*.jsonl"))) == 2
+    assert two["timing"]["processes"] == processes
+    assert len(list((tmp_path / "two" / "rows").glob("rank-*.jsonl"))) == min(processes, -(-6 // size))
     assert metric in one["metrics"]
     assert two["metrics"] == one["metrics"]
     rows, expected = RunStore.read(tmp_path / "two").rows(), RunStore.read(tmp_path / "one").rows()
