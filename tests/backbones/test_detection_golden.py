@@ -125,6 +125,7 @@ def test_anchors(variant: Variant, detector: nn.Module) -> None:
     stored = load_file(variant.folder / "anchors.safetensors")
     rpn = detector.proposal_generator
     anchors = rpn.anchors([variant.outputs[0][name] for name in LEVELS])
+    assert len(anchors) == 5
     for name, cell, anchor in zip(LEVELS, rpn.cell_anchors, anchors, strict=True):
         close(cell, stored[f"cell_anchors_{name}"], 1e-5)
         close(anchor, stored[f"anchors_{name}"], 1e-5)
@@ -210,12 +211,15 @@ def test_detections_from_the_stored_backbone_map(variant: Variant, i: int) -> No
 def test_detections_of_a_batch_of_different_images(variant: Variant) -> None:
     stub = StoredMap(torch.cat([stored["last_feat"] for stored in variant.outputs]))
     results = variant.detector(stub)([variant.item(0), variant.item(1)])
+    assert len(results) == 2
     for i, result in enumerate(results):
         _same_results(variant, i, result)
 
 
 def test_detections_from_pixels(variant: Variant, detector: nn.Module) -> None:
-    for i, result in enumerate(detector([variant.item(0), variant.item(1)])):
+    results = detector([variant.item(0), variant.item(1)])
+    assert len(results) == 2
+    for i, result in enumerate(results):
         # One pixel of a tiny mask is more than a thousandth of it, and here the backbone's rounding is added.
         _same_results(variant, i, result, every_mask=False)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_detector import random_detector
 from ranks import run_ranks
 from training_cases import furthest, mini_world, one_thread, weights
 
@@ -37,14 +38,8 @@ def detector(path: Path) -> Path:
     plan = DetectorPlan(
         head="mask_rcnn", num_classes=6, image_size=96, window_size=3, out_channels=16, fc_dim=24, proposals=50
     )
-    torch.manual_seed(1)
-    model = plan.build(tower)
-    with torch.no_grad():
-        for name, parameter in model.roi_heads.named_parameters():
-            if name.endswith(("cls_score.weight", "predictor.weight")):
-                parameter.normal_(std=0.3)
     own = {"head": "detection", "task": "coco-det", "config": tower.to_dict(), "head_arguments": plan.to_dict()}
-    torch.save({"model": model.state_dict(), METADATA_KEY: own}, path)
+    torch.save({"model": random_detector(plan, tower).state_dict(), METADATA_KEY: own}, path)
     return path
 
 

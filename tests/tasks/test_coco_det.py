@@ -15,6 +15,7 @@ import torch
 from goldens import COMMITTED, metrics_golden
 from native import invoke
 from PIL import Image
+from random_detector import random_detector
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
@@ -42,13 +43,7 @@ def coco(tmp_path_factory) -> Path:
 
 
 def detector(plan: DetectorPlan = PLAN, tower: BEiT3Config = TOWER) -> Any:
-    torch.manual_seed(1)
-    model = plan.build(tower)
-    with torch.no_grad():
-        for name, parameter in model.roi_heads.named_parameters():
-            if name.endswith(("cls_score.weight", "predictor.weight")):
-                parameter.normal_(std=0.3)
-    return model
+    return random_detector(plan, tower)
 
 
 def save(path: Path, plan: DetectorPlan = PLAN, tower: BEiT3Config = TOWER, metadata: bool = True) -> Path:

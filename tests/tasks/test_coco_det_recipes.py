@@ -63,7 +63,10 @@ def test_recipes_hold_the_published_numbers(name, lr, decay, drop_path, side, he
 
 @pytest.mark.parametrize("name", recipe_names("coco-det"))
 def test_every_recipes_options_are_the_tasks(tmp_path, name):
-    CocoDetection(tmp_path, load_recipe("coco-det", name).options)
+    given = load_recipe("coco-det", name).options
+    options = CocoDetection(tmp_path, given).options
+    assert given
+    assert {key: str(getattr(options, key)) for key in given} == {key: str(value) for key, value in given.items()}
 
 
 def test_the_rate_falls_where_detectron2_lets_it_fall():
