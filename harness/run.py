@@ -169,7 +169,7 @@ def predict(
     from beit3_bench.backbones.packing import pack_weights
     from beit3_bench.harness.engine import RowSink, Throughput, predict_all
 
-    if device.type == "cpu" and request.dtype == "fp32" and not request.compile:
+    if device.type == "cpu" and not request.compile:
         pack_weights(loaded.model)
     sink: RowSink = store
     features, served = None, 0

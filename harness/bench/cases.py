@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.models import build_model
+from beit3_bench.backbones.models import BEiT3Head, build_model
 from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.harness.bench import reference
 
@@ -36,7 +36,21 @@ class Case:
     theirs: Callable[[], Any]
     encode: Callable[[], Any]
     description: str
-    model: nn.Module
+    model: BEiT3Head
+
+    @property
+    def config(self) -> BEiT3Config:
+        return self.model.beit3.config
+
+    @property
+    def images(self) -> int:
+        """How many one call of `encode` encodes."""
+        return self.samples * (2 if self.task == "nlvr2" else 1)
+
+    @property
+    def product_sizes(self) -> tuple[int, int, int]:
+        """Image tokens of one call of `encode`, embedding and feed-forward dimension."""
+        return self.images * (self.config.num_patches + 1), self.config.embed_dim, self.config.ffn_dim
 
 
 def texts(config: BEiT3Config, count: int, length: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -63,7 +77,7 @@ def make_case(
 
     Args:
         samples: per call; None = `automatic_samples`.
-        packed: let the real path keep packed weights, as a run on a CPU in float32 does.
+        packed: let the real path keep packed weights, as a run on a CPU does.
 
     Raises:
         BenchError: a task without a native head.
@@ -180,9 +194,11 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def difference(a: Any, b: Any) -> float:
-    """Largest absolute difference of two outputs, the second perhaps an array; token ids count 0 (all equal) or 1."""
+    """Largest absolute difference of two outputs, the second perhaps an array; of token ids the share of
+    sequences that differ.
+    """
     if isinstance(a, Tensor):
         return float((a.float() - torch.as_tensor(b, device=a.device).float()).abs().max())
     if isinstance(a, tuple):
         return max(difference(x, y) for x, y in zip(a, b, strict=True))
-    return float(a != b)
+    return sum(x != y for x, y in zip(a, b, strict=True)) / len(a)

@@ -7,6 +7,7 @@ would be measured with our settings; here it has the defaults of glibc, MKL and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from beit3_bench.harness.bench.cases import Case, make_case
-from beit3_bench.harness.bench.timing import precision, seconds_of
+from beit3_bench.harness.bench.timing import plain_products, seconds_of
 
 OURS = ("MKL_CBWR", "THP_MEM_ALLOC_ENABLE")
 
@@ -22,7 +23,7 @@ OURS = ("MKL_CBWR", "THP_MEM_ALLOC_ENABLE")
 class OfficialProcess:
     """Builds the same case from the same seed and runs its reference path on request, one at a time.
 
-    ``with OfficialProcess(...) as official``: `output` is what the path computes, `seconds` how long a call takes.
+    ``with OfficialProcess(...) as official``: `output` is what the path computes in float32, `seconds` how long a call takes.
     """
 
     def __init__(self, case: Case, preset: str, dtype: str):
@@ -58,6 +59,10 @@ class OfficialProcess:
     def seconds(self) -> float:
         return self._ask("seconds")
 
+    def products(self) -> float:
+        """See `timing.plain_products`."""
+        return self._ask("products")
+
 
 def _plain(output: Any) -> Any:
     """Tensors as arrays, which travel by value."""
@@ -72,10 +77,15 @@ def _serve(
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     case = make_case(task, preset, device, samples, image_size)
-    with torch.inference_mode(), precision(device, dtype):
+    answers: dict[str, Callable[[], Any]] = {
+        "output": lambda: _plain(case.theirs()),
+        "seconds": lambda: seconds_of(case.theirs, device, dtype),
+        "products": lambda: plain_products(*case.product_sizes, device, dtype),
+    }
+    with torch.inference_mode():
         while True:
             try:
                 what = connection.recv()
             except EOFError:
                 return
-            connection.send(_plain(case.theirs()) if what == "output" else seconds_of(case.theirs, device))
+            connection.send(answers[what]())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from beit3_bench.harness.engine import DTYPES
 
@@ -22,9 +24,30 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(call: Callable[[], Any], device: torch.device, dtype: str = "fp32") -> float:
+    """One call, in a precision context of its own as a batch has in a run: weights are rounded within it."""
     _synchronise(device)
     start = time.perf_counter()
-    call()
+    with precision(device, dtype):
+        call()
     _synchronise(device)
     return time.perf_counter() - start
+
+
+def plain_products(rows: int, dim: int, ffn_dim: int, device: torch.device, dtype: str) -> float:
+    """FLOP/s of the four products of an encoder layer (qkv, output, feed-forward) on ``rows`` tokens, one after another and
+    nothing else: what an implementation with plain products could reach if all besides cost nothing.
+    """
+    kind = DTYPES[dtype]
+    pairs = [
+        (torch.randn(rows, k, device=device, dtype=kind), torch.randn(n, k, device=device, dtype=kind))
+        for k, n in ((dim, 3 * dim), (dim, dim), (dim, ffn_dim), (ffn_dim, dim))
+    ]
+
+    def layer() -> None:
+        for x, weight in pairs:
+            F.linear(x, weight)
+
+    layer()
+    flops = 2 * rows * dim * (4 * dim + 2 * ffn_dim)
+    return flops / statistics.median(seconds_of(layer, device) for _ in range(5))

@@ -111,7 +111,7 @@ def _cases(
     unknown = [name for name in names if name not in IMAGE_SIZES]
     if unknown:
         raise BenchError(f"bench has no case for task {unknown[0]!r}; it has: {', '.join(IMAGE_SIZES)}")
-    packed = device.type == "cpu" and dtype == "fp32"
+    packed = device.type == "cpu"
     rows = []
     for name in names:
         click.echo(f"measuring {name} ...", err=True)
@@ -133,11 +133,12 @@ def _text(report: dict[str, Any]) -> str:
         ]
         return "\n".join([f"ranking against the gallery, {head}", *lines])
     lines = [
-        f"{'task':<15} {'pixels':>6} {'ours s':>8} {'reference s':>11} {'ratio':>6} {'roof share':>10}  reference works so"
+        f"{'task':<15} {'pixels':>6} {'ours s':>8} {'reference s':>11} {'ratio':>6} {'of roof':>8} {'timm':>5} "
+        f"{'of products':>12}  reference works so"
     ]
     lines += [
         f"{c['task']:<15} {c['image_size']:>6} {c['seconds']:>8.3f} {c['reference_seconds']:>11.3f} {c['ratio']:>5.2f}x "
-        f"{c['roof_share']:>9.0%}  {c['reference']}"
+        f"{c['roof_share']:>8.0%} {c['timm_roof_share']:>5.0%} {c['products_share']:>12.0%}  {c['reference']}"
         for c in report["cases"]
     ]
     return "\n".join([f"medians of {report['cases'][0]['repeats']} alternating runs, {head}", *lines])

@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from beit3_bench.backbones import packing
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.packing import PackedLinear, pack_weights
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL on this processor")
+
+
+bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no products in bfloat16 on this processor"
+)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -43,10 +49,53 @@ def test_gradients_autocast_and_new_weights_pass_by_the_packed_ones():
         assert torch.equal(layer(x), plain(x))
         for _ in range(3):
             layer(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert layer(x).dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.float16):
+            assert layer(x).dtype == torch.float16
     layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+@bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_in_bfloat16_are_rounded_as_those_of_autocast(bias):
+    torch.manual_seed(0)
+    plain, layer = nn.Linear(48, 20, bias=bias), nn.Linear(48, 20, bias=bias)
+    layer.load_state_dict(plain.state_dict())
+    pack_weights(layer)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for shape in ((7, 48), (1, 7, 48), (300, 48), (2, 5, 48), (48,), (0, 48), (7, 48)):
+            for x in (torch.randn(shape), torch.randn(shape).to(torch.bfloat16)):
+                got, expected = layer(x), plain(x)
+                assert got.dtype == torch.bfloat16
+                torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-8)
+        turned = torch.randn(48, 7).t()
+        torch.testing.assert_close(layer(turned), plain(turned), rtol=2**-7, atol=2**-8)
+    assert layer.rounded is not None
+    with torch.no_grad():
+        layer.load_state_dict({name: torch.zeros_like(value) for name, value in plain.state_dict().items()})
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(torch.randn(3, 48)).abs().max() == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(3, 48)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@bfloat16
+def test_a_model_in_bfloat16_differs_by_rounding_only():
+    torch.manual_seed(0)
+    config = BEiT3Config.preset("tiny", image_size=32)
+    model = build_model("retrieval", config).eval()
+    images, ids = torch.randn(3, 3, 32, 32), torch.randint(4, 60, (3, 9))
+    with torch.inference_mode():
+        exact = model.encode_image(images), model.encode_text(ids)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = model.encode_image(images), model.encode_text(ids)
+            pack_weights(model)
+            packed = model.encode_image(images), model.encode_text(ids)
+        assert any(isinstance(m, PackedLinear) and m.rounded is not None for m in model.modules())
+        for right, a, b in zip(exact, plain, packed, strict=True):
+            assert (b - right).abs().max() <= 2 * (a - right).abs().max() + 2**-8
+        assert torch.equal(model.encode_image(images), exact[0])  # float32 stays exact
 
 
 def test_a_model_keeps_its_outputs_its_names_and_its_state():
@@ -62,11 +111,12 @@ def test_a_model_keeps_its_outputs_its_names_and_its_state():
     assert any(isinstance(m, PackedLinear) and m.packed is not None for m in model.modules())
 
 
-def test_weights_that_mkl_cannot_take_stay_as_they_are(monkeypatch):
+def test_weights_that_no_library_can_take_stay_as_they_are(monkeypatch):
     half = nn.Linear(4, 4).to(torch.bfloat16)
     pack_weights(half)
     assert type(half) is nn.Linear
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    monkeypatch.setattr(packing, "_has_bfloat16", lambda: False)
     layer = nn.Linear(4, 4)
     assert not pack_weights(layer)
     assert type(layer) is nn.Linear

@@ -46,13 +46,34 @@ def test_flops_are_those_of_the_shapes():
     assert flops_of(lambda: a @ b) == 2 * 8 * 16 * 4
 
 
+def test_flops_do_not_depend_on_the_dtype():
+    case = make_case("imagenet", "tiny", torch.device("cpu"), samples=2, image_size=32, packed=True)
+    with torch.inference_mode():
+        exact = flops_of(case.encode)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert flops_of(case.encode) == exact
+
+
+def test_in_bfloat16_the_paths_are_compared_in_float32_and_the_rounding_is_reported():
+    words = ["--preset", "tiny", "--image-size", 32, "--repeats", 1, "--device", "cpu", "--same-process", "--json"]
+    outcome = invoke("bench", "--task", "imagenet,coco-caption", "--dtype", "bf16", *words)
+    assert outcome.exit_code == 0, outcome.output
+    image, caption = json.loads(outcome.stdout)["cases"]
+    assert 0 < image["dtype_difference"] < 0.1
+    assert image["output_difference"] < 1e-5
+    assert caption["output_difference"] == 0
+    assert 0 <= caption["dtype_difference"] <= 1
+
+
 def test_the_report_has_a_ratio_and_a_share_of_the_roof(tmp_path):
     words = ["--preset", "tiny", "--image-size", 32, "--repeats", 1, "--device", "cpu"]
     outcome = invoke("bench", "--task", "nlvr2,vqav2", *words, "--json", "--output", tmp_path / "perf" / "a.json")
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout)
     assert [c["task"] for c in report["cases"]] == ["nlvr2", "vqav2"]
-    assert all(c["ratio"] > 0 and c["roof_share"] > 0 and c["outputs_equal"] for c in report["cases"])
+    shares = ("roof_share", "products_share", "timm_roof_share", "ratio")
+    assert all(c["outputs_equal"] and all(c[name] > 0 for name in shares) for c in report["cases"])
+    assert all(c["dtype_difference"] == 0 for c in report["cases"])
     assert all(c["reference_process"].startswith("its own") for c in report["cases"])
     assert json.loads((tmp_path / "perf" / "a.json").read_text()) == report
     same = json.loads(invoke("bench", "--task", "imagenet", *words, "--same-process", "--json").stdout)
