@@ -1,4 +1,4 @@
-"""From examples to rows: batches, devices, processes, and what to do when memory runs out.
+"""From examples to rows, and what to do when memory runs out.
 
 `predict_all` takes the examples that the run folder does not hold yet, plans batches, lets worker processes decode and
 pad them, runs the task's `predict` on the device, and stores every batch before the next one counts as done. The same
@@ -10,28 +10,26 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.processes import Processes
-from beit3_bench.harness.provenance import cores
-from beit3_bench.tasks.base import Example, Row, Task, plan_batches
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-    "Cannot allocate memory",
+from beit3_bench.harness.batches import Collated, dying_workers, load_batches
+from beit3_bench.harness.devices import (
+    DTYPES,
+    automatic_batch_size,
+    compile_model,
+    default_workers,
+    is_out_of_memory,
+    to_device,
 )
+from beit3_bench.harness.processes import Processes
+from beit3_bench.tasks.base import Example, Row, Task, plan_batches
 
 
 class RowSink(Protocol):
@@ -114,181 +112,8 @@ class Throughput:
         return total
 
 
-# ---- devices ------------------------------------------------------------------------------------------------
-
-
-def resolve_device(name: str, processes: Processes | None = None) -> torch.device:
-    """``"auto"``, ``"cpu"``, ``"cuda"`` (the process's own card where several run) or ``"cuda:1"``.
-
-    Raises:
-        BenchError: no such device here; says what there is.
-    """
-    local = processes.local_rank if processes else 0
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BenchError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise BenchError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
-        index = device.index if device.index is not None else local % count
-        if index >= count:
-            raise BenchError(
-                f"--device {name}: there are {count} CUDA devices here, counted from 0; use cuda:{count - 1}"
-            )
-        torch.cuda.set_device(index)
-        return torch.device("cuda", index)
-    if device.type != "cpu":
-        raise BenchError(f"--device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    return device
-
-
-def automatic_batch_size(device: torch.device, model: torch.nn.Module) -> int:
-    """A size that fits for a transformer of this width and resolution; `predict_all` halves it where it does not.
-
-    One sample's activations during inference are about 24 rows of width D per token (the feed-forward's hidden state,
-    q, k, v and copies); a quarter of the free device memory is given to them.
-    """
-    if device.type == "cpu":
-        return 16
-    config = getattr(model, "config", None)
-    tokens = getattr(config, "num_patches", 576) + 64
-    sample = tokens * getattr(config, "embed_dim", 1024) * 24 * 4
-    free, _ = torch.cuda.mem_get_info(device)
-    fitting = max(1, int(free / 4 / sample))
-    return min(256, 1 << (fitting.bit_length() - 1))
-
-
-def default_workers(device: torch.device, batches: int, world: int = 1) -> int:
-    """Decoding processes beside this one: none for a handful of batches, else what the cores allow."""
-    spare = cores() // world - (1 if device.type == "cuda" else 0)
-    if batches < 8 or spare < 1:
-        return 0
-    return min(8, spare) if device.type == "cuda" else min(2, spare)
-
-
-def compile_model(model: torch.nn.Module) -> None:
-    """Compile in place, layer by layer where there are layers: equal layers share one compilation.
-
-    The head around them, and its method names, stay as they are.
-    """
-    inner = getattr(model, "beit3", model)
-    for module in getattr(getattr(inner, "encoder", None), "layers", None) or [inner]:
-        module.compile()
-
-
-# ---- batches ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A `BenchError` on its way out of a worker process."""
-
-    message: str
-
-
-class Collated(NamedTuple):
-    """A batch, and what the image cache did for it.
-
-    from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
-    """
-
-    batch: dict[str, Any]
-    from_cache: int = 0
-    trouble: str = ""
-
-
-class _Batches(Dataset):
-    """Planned batches, collated on demand."""
-
-    def __init__(self, task: Task, batches: Sequence[list[Example]]):
-        self.task, self.batches = task, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Collated | _Failure:
-        cache = self.task.image_cache
-        before = cache.hits if cache else 0
-        try:
-            batch = self.task.collate(self.batches[index])
-        except BenchError as error:
-            return _Failure(str(error))
-        return Collated(batch, cache.hits - before, cache.trouble or "") if cache else Collated(batch)
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[Collated]:
-    """Collated batches in order, decoded ahead by ``workers`` processes.
-
-    Raises:
-        BenchError: as raised by the task's `collate`, also in a worker.
-    """
-    loader = DataLoader(
-        _Batches(task, batches),
-        batch_size=None,
-        collate_fn=_as_is,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin,
-    )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise BenchError(batch.message)
-        yield batch
-
-
-@contextmanager
-def _dying_workers(workers: int) -> Iterator[None]:
-    """Translate the death of a worker process.
-
-    It shows as a broken connection, or as a RuntimeError that torch raises at whatever line the main process is then.
-    """
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        told = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
-        if not told and (isinstance(error, RuntimeError) or not workers):
-            raise
-        reason = str(error).splitlines()[0]
-        try:
-            time.sleep(0.5)  # torch's signal handler must not strike after this block
-        except RuntimeError as signalled:
-            reason = str(signalled).splitlines()[0]
-        raise BenchError(
-            f"a decoding process died ({reason}); memory is short: use fewer --workers (now {workers}) "
-            "or a smaller --batch-size"
-        ) from error
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch on the device; everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
-    if isinstance(value, (list, tuple)) and any(isinstance(v, (torch.Tensor, list, tuple, dict)) for v in value):
-        return type(value)(to_device(v, device) for v in value)
-    return value
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
 def _halve(batches: Sequence[list[Example]], size: int) -> list[list[Example]]:
     return [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
-
-
-# ---- the loop ------------------------------------------------------------------------------------------------
 
 
 def predict_all(
@@ -336,7 +161,7 @@ def predict_all(
         total = sum(map(len, plan))
         with (
             tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar,
-            _dying_workers(workers),
+            dying_workers(workers),
         ):
             pass_.over(plan, bar)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
@@ -404,7 +229,7 @@ class _Pass:
             with torch.inference_mode(), self.precision:
                 rows = self.task.predict(self.model, to_device(batch, self.device))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
         if sorted(row["id"] for row in rows) != sorted(e.id for e in examples):

@@ -67,7 +67,7 @@ def probe(request: RunRequest, options: ProbeOptions) -> dict[str, Any]:
     """
     import torch
 
-    from beit3_bench.harness.engine import resolve_device
+    from beit3_bench.harness.devices import resolve_device
     from beit3_bench.tasks.probing import FEATURES
 
     if not request.checkpoint.is_file():

@@ -103,7 +103,7 @@ def run_task(
     def load() -> tuple[LoadedModel, torch.device]:
         import torch
 
-        from beit3_bench.harness.engine import resolve_device
+        from beit3_bench.harness.devices import resolve_device
 
         device = resolve_device(request.device, processes)
         torch.manual_seed(request.seed)

@@ -65,7 +65,7 @@ def command(
     import torch
 
     from beit3_bench.harness.bench.scale import scale_law
-    from beit3_bench.harness.engine import resolve_device
+    from beit3_bench.harness.devices import resolve_device
     from beit3_bench.harness.provenance import provenance
 
     if threads:

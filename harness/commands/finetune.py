@@ -109,7 +109,7 @@ def on_cpu(device: str) -> bool:
 
 def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
     """The facts of a dry run."""
-    from beit3_bench.harness.engine import resolve_device
+    from beit3_bench.harness.devices import resolve_device
     from beit3_bench.harness.training.dryrun import dry_run
     from beit3_bench.harness.training.loop import Plan
     from beit3_bench.harness.training.sharding import choose_parallel

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.engine import default_workers, resolve_device, to_device
+from beit3_bench.harness.devices import default_workers, resolve_device, to_device
 from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.scoring import headline

@@ -12,8 +12,8 @@ import torch
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness import engine
-from beit3_bench.harness.engine import Throughput, predict_all, resolve_device
+from beit3_bench.harness.devices import DTYPES, resolve_device
+from beit3_bench.harness.engine import Throughput, predict_all
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.store import RunStore
 
@@ -276,6 +276,6 @@ def test_autocast_is_on_for_half_precision_only(task, tmp_path):
         seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
         or [{"id": i} for i in batch["ids"]]
     )
-    for dtype in engine.DTYPES:
+    for dtype in DTYPES:
         predict(task, tmp_path / dtype, dtype=dtype, batch_size=40)
     assert seen == [torch.float32, torch.bfloat16, torch.float16]

@@ -1,0 +1,98 @@
+"""Collated batches, decoded ahead by worker processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Task
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A `BenchError` on its way out of a worker process."""
+
+    message: str
+
+
+class Collated(NamedTuple):
+    """A batch, and what the image cache did for it.
+
+    from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
+    """
+
+    batch: dict[str, Any]
+    from_cache: int = 0
+    trouble: str = ""
+
+
+class _Batches(Dataset):
+    """Planned batches, collated on demand."""
+
+    def __init__(self, task: Task, batches: Sequence[list[Example]]):
+        self.task, self.batches = task, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Collated | _Failure:
+        cache = self.task.image_cache
+        before = cache.hits if cache else 0
+        try:
+            batch = self.task.collate(self.batches[index])
+        except BenchError as error:
+            return _Failure(str(error))
+        return Collated(batch, cache.hits - before, cache.trouble or "") if cache else Collated(batch)
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[Collated]:
+    """Collated batches in order, decoded ahead by ``workers`` processes.
+
+    Raises:
+        BenchError: as raised by the task's `collate`, also in a worker.
+    """
+    loader = DataLoader(
+        _Batches(task, batches),
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+    )
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise BenchError(batch.message)
+        yield batch
+
+
+@contextmanager
+def dying_workers(workers: int) -> Iterator[None]:
+    """Translate the death of a worker process.
+
+    It shows as a broken connection, or as a RuntimeError that torch raises at whatever line the main process is then.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        told = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
+        if not told and (isinstance(error, RuntimeError) or not workers):
+            raise
+        reason = str(error).splitlines()[0]
+        try:
+            time.sleep(0.5)  # torch's signal handler must not strike after this block
+        except RuntimeError as signalled:
+            reason = str(signalled).splitlines()[0]
+        raise BenchError(
+            f"a decoding process died ({reason}); memory is short: use fewer --workers (now {workers}) "
+            "or a smaller --batch-size"
+        ) from error
