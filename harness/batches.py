@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,10 +15,38 @@ from beit3_bench.tasks.base import Example, Task
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """A `BenchError` on its way out of a worker process."""
 
     message: str
+
+
+def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pin: bool) -> Iterator[Any]:
+    """The items of a dataset in order, made ahead by ``workers`` processes.
+
+    Args:
+        items: which ones; None = all.
+
+    Raises:
+        BenchError: in the place of a `Failure`.
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=items,
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+    )
+    for item in loader:
+        if isinstance(item, Failure):
+            raise BenchError(item.message)
+        yield item
+
+
+def _as_is(item: Any) -> Any:
+    return item
 
 
 class Collated(NamedTuple):
@@ -41,18 +69,14 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Collated | _Failure:
+    def __getitem__(self, index: int) -> Collated | Failure:
         cache = self.task.image_cache
         before = cache.hits if cache else 0
         try:
             batch = self.task.collate(self.batches[index])
         except BenchError as error:
-            return _Failure(str(error))
+            return Failure(str(error))
         return Collated(batch, cache.hits - before, cache.trouble or "") if cache else Collated(batch)
-
-
-def _as_is(item: Any) -> Any:
-    return item
 
 
 def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[Collated]:
@@ -61,18 +85,7 @@ def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin
     Raises:
         BenchError: as raised by the task's `collate`, also in a worker.
     """
-    loader = DataLoader(
-        _Batches(task, batches),
-        batch_size=None,
-        collate_fn=_as_is,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin,
-    )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise BenchError(batch.message)
-        yield batch
+    return decode_ahead(_Batches(task, batches), None, workers, pin)
 
 
 @contextmanager
@@ -94,5 +107,5 @@ def dying_workers(workers: int) -> Iterator[None]:
             reason = str(signalled).splitlines()[0]
         raise BenchError(
             f"a decoding process died ({reason}); memory is short: use fewer --workers (now {workers}) "
-            "or a smaller --batch-size"
+            "or smaller batches"
         ) from error

@@ -42,6 +42,19 @@ class RowSink(Protocol):
         """Keep one batch of rows."""
 
 
+class MemoryStore:
+    """Rows in memory, where nothing has to outlive the process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def done(self) -> set[str]:
+        return set(self.rows)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self.rows.update((row["id"], row) for row in rows)
+
+
 @dataclass
 class Throughput:
     """What a prediction pass did; sums over processes, except times and memory, which are the slowest and the largest.

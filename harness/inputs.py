@@ -15,6 +15,7 @@ from beit3_bench.tasks.files import check_images
 if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import LoadedModel
     from beit3_bench.backbones.image_cache import ImageCache
+    from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.tokenizer import Tokenizer
 
 TINY_WORLD = "tiny_world.json"
@@ -156,7 +157,7 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
     return loaded
 
 
-def open_image_cache(request: RunRequest, loaded: LoadedModel) -> ImageCache | None:
+def open_image_cache(folder: Path | None, preprocessing: Preprocessing) -> ImageCache | None:
     """The cache of preprocessed images, where one is asked for and the preprocessing is one that can be cached.
 
     Raises:
@@ -165,9 +166,7 @@ def open_image_cache(request: RunRequest, loaded: LoadedModel) -> ImageCache | N
     from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.preprocess import Preprocessing
 
-    if request.image_cache is None or type(loaded.preprocessing) is not Preprocessing:
-        return None
-    return ImageCache(request.image_cache, loaded.preprocessing)
+    return ImageCache(folder, preprocessing) if folder is not None and type(preprocessing) is Preprocessing else None
 
 
 def check_tokenizer(tokenizer: Tokenizer | None, loaded: LoadedModel, examples: Sequence[Example]) -> None:

@@ -80,7 +80,7 @@ def probe(request: RunRequest, options: ProbeOptions) -> dict[str, Any]:
     torch.manual_seed(request.seed)
     loaded = load_model(task, request)
     task.bind(loaded.preprocessing, None)
-    task.image_cache = open_image_cache(request, loaded)
+    task.image_cache = open_image_cache(request.image_cache, loaded.preprocessing)
     store = None
     if request.features is not None:
         store = Features(request.features, task, loaded, device, request.dtype, request.compile)
@@ -125,8 +125,7 @@ def _encode(
     device: torch.device,
     store: Features | None,
 ) -> Encoded:
-    from beit3_bench.harness.engine import RowSink, predict_all
-    from beit3_bench.harness.training.validation import MemoryStore
+    from beit3_bench.harness.engine import MemoryStore, RowSink, predict_all
 
     memory = MemoryStore()
     served = store.serve(examples, memory) if store is not None else 0

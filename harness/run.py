@@ -111,7 +111,7 @@ def run_task(
             loaded = load_model(task, request)
         with clock.stage("read"):
             task.bind(loaded.preprocessing, tokenizer)
-            task.image_cache = open_image_cache(request, loaded)
+            task.image_cache = open_image_cache(request.image_cache, loaded.preprocessing)
             task.tokenize(examples)
         check_tokenizer(tokenizer, loaded, examples)
         return loaded, device

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.commands.options import image_cache
 
 FILE = click.Path(path_type=Path)
 
@@ -40,6 +41,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
 )
+@image_cache
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides order, augmentation and new weights.")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state in the folder.")
 @click.option("--overwrite", is_flag=True, help="Discard an earlier training in the folder.")

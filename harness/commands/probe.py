@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from beit3_bench.harness.commands.options import features, image_cache
 from beit3_bench.harness.commands.run import BatchSize
 
 
@@ -53,20 +54,8 @@ from beit3_bench.harness.commands.run import BatchSize
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of the bootstrap.")
 @click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
 @click.option("--image-size", type=click.IntRange(min=1), metavar="S", help="Input side [default: the checkpoint's].")
-@click.option(
-    "--image-cache",
-    type=click.Path(path_type=Path),
-    envvar="BEIT3_BENCH_IMAGE_CACHE",
-    metavar="DIR",
-    help="Keep preprocessed images here [default: none, or $BEIT3_BENCH_IMAGE_CACHE].",
-)
-@click.option(
-    "--features",
-    type=click.Path(path_type=Path),
-    envvar="BEIT3_BENCH_FEATURES",
-    metavar="DIR",
-    help="Keep embeddings here: the second method computes none [default: none, or $BEIT3_BENCH_FEATURES].",
-)
+@image_cache
+@features
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: metrics as fractions.")
 def command(
     method: str,

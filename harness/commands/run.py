@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.commands.options import features, image_cache
 
 if TYPE_CHECKING:
     from beit3_bench.harness.processes import Processes
@@ -101,20 +102,8 @@ class BatchSize(click.ParamType):
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the task (see: beit3-bench tasks NAME)."
 )
-@click.option(
-    "--image-cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="BEIT3_BENCH_IMAGE_CACHE",
-    metavar="DIR",
-    help="Keep preprocessed images here, and decode none that are here [default: none, or $BEIT3_BENCH_IMAGE_CACHE].",
-)
-@click.option(
-    "--features",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="BEIT3_BENCH_FEATURES",
-    metavar="DIR",
-    help="Keep embeddings here, and compute none that are here [default: none, or $BEIT3_BENCH_FEATURES].",
-)
+@image_cache
+@features
 @click.option("--json", "as_json", is_flag=True, help="Print result.json and nothing else on stdout.")
 def command(
     tasks: str,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.batches import dying_workers
 from beit3_bench.harness.devices import default_workers, resolve_device, to_device
 from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.processes import Processes
@@ -259,7 +260,10 @@ class Training:
         )  # fmt: skip
         hidden = not self.processes.first or not sys.stderr.isatty()
         clock, logged = time.perf_counter(), self.step
-        with tqdm(total=plan.steps, initial=self.step, desc=self.task.name, unit="step", disable=hidden) as bar:
+        with (
+            tqdm(total=plan.steps, initial=self.step, desc=self.task.name, unit="step", disable=hidden) as bar,
+            dying_workers(workers),
+        ):
             for step in left:
                 loss, norm = self._update(step, batches)
                 self.step = step + 1

@@ -24,7 +24,7 @@ from beit3_bench.backbones.multiway import Encoder
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.tokenizer import Tokenizer
 from beit3_bench.harness.fingerprint import data_fingerprint, digest
-from beit3_bench.harness.inputs import TOKENIZER, read_examples
+from beit3_bench.harness.inputs import TOKENIZER, open_image_cache, read_examples
 from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.tasks.augment import seed_of
 from beit3_bench.tasks.base import Example, Task
@@ -41,6 +41,7 @@ class FinetuneRequest:
 
     recipe: section of the task's recipe file; None = the preset.
     parallel: ``"ddp"``, ``"fsdp"``, or None = as `accelerate launch` announces, else ``"ddp"``.
+    image_cache: folder of preprocessed images for validation, which then decodes them once; None = not kept.
     options: ``-o key=value``: fields of the recipe, and options of the task.
     """
 
@@ -55,6 +56,7 @@ class FinetuneRequest:
     dtype: str = "fp32"
     parallel: str | None = None
     workers: int | None = None
+    image_cache: Path | None = None
     seed: int = 0
     resume: bool = False
     overwrite: bool = False
@@ -304,6 +306,8 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     prepared = getattr(task, "training_preprocessing", None)
     preprocessing = prepared(recipe.image_size) if prepared else Preprocessing.for_head(task.head, recipe.image_size)
     task.bind(preprocessing, tokenizer)
+    if not shapes_only:
+        task.image_cache = open_image_cache(request.image_cache, preprocessing)
     task.configure_training(recipe.to_dict())
     task.tokenize(examples)
     task.tokenize(validation)

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from beit3_bench.harness.engine import predict_all
+from beit3_bench.harness.engine import MemoryStore, predict_all
 from beit3_bench.harness.processes import Processes
 from beit3_bench.tasks.base import Example, Row, Scores, Task, match_ids
-
-
-class MemoryStore:
-    """Rows in memory, where `predict_all` expects a run folder."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
-
-    def done(self) -> set[str]:
-        return set(self.rows)
-
-    def append(self, rows: Iterable[Row]) -> None:
-        self.rows.update((row["id"], row) for row in rows)
 
 
 def validate(

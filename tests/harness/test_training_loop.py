@@ -17,6 +17,7 @@ from training_cases import LAUNCH, ROOTS, furthest, launched, mini_world, one_th
 
 from beit3_bench.backbones.checkpoint import read_checkpoint
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.image_cache import ImageCache
 from beit3_bench.harness.commands.finetune import command, parse_pairs
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.journal import read_table
@@ -153,6 +154,22 @@ def test_workers_change_nothing(world, tmp_path):
     train(request_for(world, tmp_path / "alone"))
     train(request_for(world, tmp_path / "workers", workers=2))
     assert furthest(weights(tmp_path / "alone"), weights(tmp_path / "workers")) == 0
+
+
+def test_validation_takes_its_images_from_the_cache_and_the_training_does_not(world, tmp_path, monkeypatch):
+    options = {"validate_epochs": "1", "steps": "4"}
+    plain = train(request_for(world, tmp_path / "plain", options=options))
+    cache = tmp_path / "cache"
+    asked = []
+    load = ImageCache.load
+    monkeypatch.setattr(ImageCache, "load", lambda self, path: asked.append(path) or load(self, path))
+    cached = train(request_for(world, tmp_path / "cached", options=options, image_cache=cache))
+    assert cached["best"] == plain["best"]
+    assert furthest(weights(tmp_path / "plain"), weights(tmp_path / "cached")) == 0
+    entries = [path for path in cache.rglob("*.px")]
+    validation = {image for e in get_task("flickr30k")(world / "flickr30k").examples("val") for image in e.images}
+    assert set(map(str, asked)) == set(map(str, validation))
+    assert len(entries) == len(validation)
 
 
 MANY = [
