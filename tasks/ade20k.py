@@ -8,9 +8,7 @@ that a prediction does not depend on its batch.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -178,35 +176,32 @@ DATA_ROOT/                        = ADEChallengeData2016
         Args:
             image_size: side of the windows, as ``-o crop``.
         """
-        with _prints_to_stderr():
-            import beit3_bench.backbones.mmseg_adapter  # noqa: F401
-            from beit3_bench.backbones.checkpoint import LoadedModel, read_checkpoint
-            from beit3_bench.backbones.mmseg_adapter.loading import (
-                Protocol,
-                build_segmentor,
-                evaluation_config,
-                load_segmentor,
-                preprocessing_of,
-            )
+        import beit3_bench.backbones.mmseg_adapter  # noqa: F401
+        from beit3_bench.backbones.checkpoint import LoadedModel, read_checkpoint
+        from beit3_bench.backbones.mmseg_adapter.loading import (
+            Protocol,
+            build_segmentor,
+            evaluation_config,
+            load_segmentor,
+            preprocessing_of,
+        )
 
-            options = self.options
-            source = read_checkpoint(checkpoint)
-            protocol = Protocol(options.mode, options.crop or image_size, options.stride, options.multi_scale)
-            cfg = evaluation_config(source, options.config, protocol)
-            model = build_segmentor(cfg)
-            if model.num_classes != CLASSES:
-                raise BenchError(
-                    f"{checkpoint}: its config has {model.num_classes} classes, ADE20K has {CLASSES}; give another config"
-                )
-            report = load_segmentor(model, source.tensors, str(checkpoint), allow_missing)
-            preprocessing = preprocessing_of(cfg, options.multi_scale)
-            config = model.backbone.net.config
-            if preprocessing.size % config.patch_size == 0:
-                config = config.replace(image_size=preprocessing.size)
-            preset = source.metadata.get("preset") or preset
-            return LoadedModel(
-                model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path
-            )  # type: ignore[arg-type]
+        options = self.options
+        source = read_checkpoint(checkpoint)
+        protocol = Protocol(options.mode, options.crop or image_size, options.stride, options.multi_scale)
+        cfg = evaluation_config(source, options.config, protocol)
+        model = build_segmentor(cfg)
+        if model.num_classes != CLASSES:
+            raise BenchError(
+                f"{checkpoint}: its config has {model.num_classes} classes, ADE20K has {CLASSES}; give another config"
+            )
+        report = load_segmentor(model, source.tensors, str(checkpoint), allow_missing)
+        preprocessing = preprocessing_of(cfg, options.multi_scale)
+        config = model.backbone.net.config
+        if preprocessing.size % config.patch_size == 0:
+            config = config.replace(image_size=preprocessing.size)
+        preset = source.metadata.get("preset") or preset
+        return LoadedModel(model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path)  # type: ignore[arg-type]
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Images through mmseg's test pipeline; annotations read and checked by this project."""
@@ -324,16 +319,14 @@ DATA_ROOT/                        = ADEChallengeData2016
         """
         from beit3_bench.tasks.ade20k_finetune import finetune
 
-        with _prints_to_stderr():
-            return finetune(cls, request)
+        return finetune(cls, request)
 
     @classmethod
     def plan_finetune(cls, request: Any) -> dict[str, Any]:
         """What `finetune` would do, in plain values; nothing is written."""
         from beit3_bench.tasks.ade20k_finetune import plan_finetune
 
-        with _prints_to_stderr():
-            return plan_finetune(cls, request)
+        return plan_finetune(cls, request)
 
 
 def _png_files(folder: Path, what: str) -> dict[str, Path]:
@@ -343,8 +336,3 @@ def _png_files(folder: Path, what: str) -> dict[str, Path]:
     if not files:
         raise BenchError(f"{folder}: holds no PNG files; give the folder of {what}")
     return files
-
-
-def _prints_to_stderr() -> contextlib.redirect_stdout:
-    """The libraries behind this task print; stdout belongs to the command."""
-    return contextlib.redirect_stdout(sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +85,22 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
         return FinetuneRequest(options=parse_pairs(options), **settings)
 
     request = processes.together(asked)
-    if own is not None:
-        facts = getattr(task_class, "plan_finetune")(request) if dry_run else own(request)  # noqa: B009
-        text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
-    elif dry_run:
-        facts = plan_only(request, task_class, processes)
-        text = json.dumps(facts, indent=2)
-        if not as_json:
-            from beit3_bench.harness.training.dryrun import describe_dry_run
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
+        if own is not None:
+            facts = getattr(task_class, "plan_finetune")(request) if dry_run else own(request)  # noqa: B009
+            text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
+        elif dry_run:
+            facts = plan_only(request, task_class, processes)
+            text = json.dumps(facts, indent=2)
+            if not as_json:
+                from beit3_bench.harness.training.dryrun import describe_dry_run
 
-            text = describe_dry_run(facts)
-    else:
-        from beit3_bench.harness.training.session import finetune
+                text = describe_dry_run(facts)
+        else:
+            from beit3_bench.harness.training.session import finetune
 
-        summary = finetune(request, task_class, processes)
-        text = json.dumps(summary, indent=2) if as_json else describe(summary)
+            summary = finetune(request, task_class, processes)
+            text = json.dumps(summary, indent=2) if as_json else describe(summary)
     if processes.first:
         click.echo(text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,8 @@ def command(run: Path, output: Path | None, tolerance: float, as_json: bool, **p
 
     device = places["device"] or (RunStore.read(run).config.get("device") or "auto").partition(":")[0]
     processes = Processes.start(device)
-    found = replay(run, output, tolerance, Overrides(**places), processes)
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
+        found = replay(run, output, tolerance, Overrides(**places), processes)
     if found is None:
         return
     click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))

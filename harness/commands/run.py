@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +154,8 @@ def _one(
     from beit3_bench.harness.run import is_not_installed, not_installed, run_task
 
     try:
-        return run_task(request, task_class, processes)
+        with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
+            return run_task(request, task_class, processes)
     except BenchError as error:
         failure = error
     missing = is_not_installed(failure)

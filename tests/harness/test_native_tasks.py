@@ -116,6 +116,16 @@ def test_an_image_is_decoded_once(native, task, tmp_path, monkeypatch):
     assert len(opened) <= len(files) * 1.35
 
 
+def test_what_a_library_prints_stays_out_of_the_json(native, tmp_path, monkeypatch):
+    task = get_task("imagenet-linear")
+    collate = task.collate
+    monkeypatch.setattr(task, "collate", lambda self, examples: print("loading") or collate(self, examples))
+    done = invoke(*run_words(native, "imagenet-linear"), "--workers", 0, "--output", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["task"] == "imagenet-linear"
+    assert "loading" in done.stderr
+
+
 def test_the_throughput_line_counts_images_and_text_tokens(native, tmp_path):
     words = [*run_words(native, "vqav2"), "--output", tmp_path / "run"]
     done = invoke(*words, "--overwrite")
