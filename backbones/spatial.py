@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from beit3_bench.backbones.checkpoint import WRAPPERS, LoadReport, interpolate_positions, read_checkpoint
 from beit3_bench.backbones.config import POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.multiway import FeedForward
 
 
 def evenly_spaced(depth: int, count: int = 4) -> tuple[int, ...]:
@@ -113,19 +114,6 @@ class SpatialAttention(nn.Module):
         return self.output(out), seen
 
 
-class SpatialMlp(nn.Module):
-    """fc2(LayerNorm(gelu(fc1(x)))) with the exact (erf) GELU: the vision expert."""
-
-    def __init__(self, config: BEiT3Config) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.embed_dim, config.ffn_dim)
-        self.ffn_layernorm = nn.LayerNorm(config.ffn_dim, eps=config.layer_norm_eps)
-        self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ffn_layernorm(F.gelu(self.fc1(x))))
-
-
 class SpatialBlock(nn.Module):
     """Pre-norm attention and vision expert with drop path: one draw per sample and branch, CLS included."""
 
@@ -134,7 +122,7 @@ class SpatialBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.attn = SpatialAttention(config, window)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        self.mlp = SpatialMlp(config)
+        self.mlp = FeedForward(config)
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import write_atomic
+from beit3_bench.backbones.files import write_atomic
 
 PREFIX, ABOUT, SUFFIX = "features-", "about.json", ".pack"
 LAYOUT = 1

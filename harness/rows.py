@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import storage_error
+from beit3_bench.backbones.files import storage_error
 from beit3_bench.tasks.base import Row
 
 _MARKER = b'{"commit":'

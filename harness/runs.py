@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import storage_error
+from beit3_bench.backbones.files import storage_error
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.store import CONFIG, LOCK, RESULT, ROWS, SAMPLES, SUBMISSION, RunStore, read_object
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import storage_error, write_atomic
+from beit3_bench.backbones.files import storage_error, write_atomic
 from beit3_bench.harness.rows import Shard, committed, decode_row, encode_value, row_id
 from beit3_bench.harness.samples import pack_samples, unpack_samples
 from beit3_bench.tasks.base import ClusterTable, Row, Scores

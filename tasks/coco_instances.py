@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import replacing
 from beit3_bench.tasks.base import Row
 from beit3_bench.tasks.files import field, read_json, unique, write_json
 
@@ -141,10 +142,9 @@ def write_results(rows: Sequence[Row], folder: Path, test_set: str | None, algor
             name = f"detections_{test_set}_{algorithm}-{kind}_results"
             plain = folder / f"{name}.json"
             write_json(plain, records)
-            path, part = folder / f"{name}.zip", folder / f"{name}.zip.part"
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            path = folder / f"{name}.zip"
+            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.write(plain, plain.name)
-            part.replace(path)
             plain.unlink()
         written.append(path)
     return written

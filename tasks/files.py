@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import write_atomic
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -64,9 +65,7 @@ def read_json_lines(path: str | Path, what: str) -> list[tuple[int, Any]]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    write_atomic(path, json.dumps(value, ensure_ascii=False).encode())
 
 
 def find(root: Path, name: str, folders: Iterable[str], what: str) -> Path:

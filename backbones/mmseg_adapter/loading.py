@@ -7,7 +7,6 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, Checkpoint, LoadReport
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import save_atomic
 from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
 from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings, variant
 
@@ -240,16 +240,4 @@ def save_segmentor(path: Path, model: nn.Module, settings: SegmentationSettings,
         "meta": {"dataset_meta": {"classes": list(classes), "palette": [list(colour) for colour in palette]}},
         METADATA_KEY: {**metadata, SETTINGS_KEY: settings.to_dict()},
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise BenchError(
-            f"{path}: cannot be written ({error.strerror}); free some disk space, or check its permissions"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    save_atomic(path, content)

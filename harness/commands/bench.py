@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import make_folder, write_atomic
 
 
 @click.command("bench")
@@ -68,6 +69,8 @@ def command(
     from beit3_bench.harness.devices import resolve_device
     from beit3_bench.harness.provenance import provenance
 
+    if output is not None:  # before minutes of measuring
+        make_folder(output.parent)
     if threads:
         torch.set_num_threads(threads)
     where = resolve_device(device)
@@ -83,10 +86,7 @@ def command(
         report["cases"] = _cases(tasks, preset, where, dtype, samples, repeats, image_size, same_process)
     report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        part = output.with_name(output.name + ".part")
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        part.replace(output)
+        write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
     click.echo(json.dumps(report, indent=2) if as_json else _text(report))
     unequal = [c["task"] for c in report.get("cases", []) if not c["outputs_equal"]]
     if unequal:

@@ -100,10 +100,10 @@ def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: l
 
 
 def _write(output: Path, texts: dict[str, str]) -> None:
-    from beit3_bench.harness.files import write_atomic
+    from beit3_bench.backbones.files import make_folder, write_atomic
 
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     for form, text in texts.items():
         path = stem.with_name(stem.name + FORMATS[form])
         write_atomic(path, text.encode())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.harness.files import storage_error, write_atomic
+from beit3_bench.backbones.files import storage_error, write_atomic
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
 SHOWN = 8

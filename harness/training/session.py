@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import storage_error, write_atomic
+from beit3_bench.backbones.files import storage_error, write_atomic
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.provenance import provenance
 from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION

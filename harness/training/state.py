@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,37 +11,11 @@ from torch import nn
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.files import storage_error
+from beit3_bench.backbones.files import save_atomic
 from beit3_bench.tasks.recipes import Recipe
 
 STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
 VERSION = 1
-
-
-def save_atomic(path: Path, content: Any) -> None:
-    """`torch.save` so that a reader, or a kill, ever sees the old file or the whole new one.
-
-    Raises:
-        BenchError: disk full, no permission, ...; the old file stays.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    except RuntimeError as error:  # torch's own writer reports a full disk so
-        if "write" not in str(error).lower():
-            raise
-        raise BenchError(
-            f"{path}: cannot be written ({str(error).splitlines()[0][:100]}); free some disk space"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:

@@ -88,6 +88,17 @@ def test_ranking_memory_stays_within_a_few_blocks():
     assert all(r["peak_mib"] < 4 * r["block_mib"] + 64 for r in rows)
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = invoke("bench", "--output", tmp_path / "file" / "a.json")
+    assert outcome.exit_code == 2
+    assert "file: a file stands where a folder is needed" in outcome.stderr
+    assert "measuring" not in outcome.stderr
+    outcome = invoke("table", "--output", tmp_path / "file" / "board")
+    assert outcome.exit_code == 2
+    assert "file: a file stands where a folder is needed" in outcome.stderr
+
+
 def test_an_unknown_case_is_named():
     outcome = invoke("bench", "--task", "coco-dte")
     assert outcome.exit_code == 2

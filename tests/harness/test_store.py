@@ -15,8 +15,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from beit3_bench.backbones import files
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness import files, rows
+from beit3_bench.harness import rows
 from beit3_bench.harness.rows import commit_bytes, committed, decode_row, encode_row, row_id
 from beit3_bench.harness.store import RunStore, write_bare_result
 from beit3_bench.tasks.base import ClusterTable, Scores

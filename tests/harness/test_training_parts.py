@@ -21,12 +21,13 @@ from PIL import Image
 from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import save_atomic
 from beit3_bench.backbones.models import build_model
 from beit3_bench.harness.training import curves
 from beit3_bench.harness.training.journal import CURVES, LOG, Journal, draw_curves, read_table
 from beit3_bench.harness.training.order import Division, GlobalBatches, share
 from beit3_bench.harness.training.start import allowed_names, initialise_from_scratch
-from beit3_bench.harness.training.state import check_same, read_state, save_atomic, save_checkpoint
+from beit3_bench.harness.training.state import check_same, read_state, save_checkpoint
 from beit3_bench.tasks.recipes import Recipe
 
 # ---- order ----------------------------------------------------------------------------------------------------------

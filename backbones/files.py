@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from beit3_bench.backbones.errors import BenchError
 
@@ -28,8 +30,21 @@ def storage_error(path: Path, error: OSError) -> BenchError:
     return BenchError(f"{path}: {why}; what was written before is kept")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill, ever sees the old one or the whole new one.
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        BenchError: a file stands there, no permission, ...
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, in whose place a reader, or a kill, ever sees the old one or the whole new one.
 
     Raises:
         BenchError: disk full, no permission, ...; the old file stays.
@@ -37,7 +52,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -47,6 +62,28 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise storage_error(path, error) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def save_atomic(path: Path, content: Any) -> None:
+    """`torch.save` a file whole or not at all; see `replacing`."""
+    import torch
+
+    with replacing(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own writer reports a full disk so
+            if "write" not in str(error).lower():
+                raise
+            raise BenchError(
+                f"{path}: cannot be written ({str(error).splitlines()[0][:100]}); free some disk space"
+            ) from error
