@@ -96,12 +96,17 @@ def encode_images(beit3: BEiT3, images: Tensor) -> Cache:
     for i, layer in enumerate(beit3.encoder.layers):
         attn = layer.self_attn
         q, k, v = attn.project("A", layer.self_attn_layer_norm.of("A")(x), first_query=i == last)
-        keys.append(k.contiguous())
+        keys.append(_exact(k).contiguous())
         values.append(v.contiguous())
         if i < last:  # nothing reads the image behind the last layer's keys and values
             x = x + attn.merge("A", F.scaled_dot_product_attention(q, k, v))
             x = layer.feed_forward(x, "VL" if layer.has_vl else "A", None)
     return Cache(keys, values)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float32, or more where it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def decode_step(beit3: BEiT3, cache: Cache, words: Tensor, mask_id: int, start: int) -> Tensor:
@@ -126,13 +131,16 @@ def decode_step(beit3: BEiT3, cache: Cache, words: Tensor, mask_id: int, start: 
 def _attend(q: Tensor, image_keys: Tensor, image_values: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """One softmax over image and words; the beams of an image read the same image keys.
 
-    q (B, beams, heads, 2, d); image keys (B, heads, N, d); keys (B, beams, heads, t + 2, d) -> (B, beams, heads, 2, d).
+    Scores are float32, also under autocast, as within a fused kernel: a score of 8 bits moves a weight by percents.
+
+    q (B, beams, heads, 2, d); image keys float32 (B, heads, N, d); keys (B, beams, heads, t + 2, d) -> (B, beams, heads, 2, d).
     """
     images, beams, heads, two, dim = q.shape
-    q = q * dim**-0.5
-    folded = q.transpose(1, 2).reshape(images, heads, beams * two, dim)
-    on_image = (folded @ image_keys.transpose(-1, -2)).view(images, heads, beams, two, -1).transpose(1, 2)
-    on_words = q @ keys.transpose(-1, -2)
+    with torch.autocast(q.device.type, enabled=False):
+        q = _exact(q) * dim**-0.5
+        folded = q.transpose(1, 2).reshape(images, heads, beams * two, dim)
+        on_image = (folded @ image_keys.transpose(-1, -2)).view(images, heads, beams, two, -1).transpose(1, 2)
+        on_words = q @ _exact(keys).transpose(-1, -2)
     # The word does not see the [MASK] behind it.
     on_words[..., 0, -1] = float("-inf")
     p = torch.cat([on_image, on_words], dim=-1).softmax(dim=-1, dtype=torch.float32).to(values.dtype)
@@ -188,7 +196,7 @@ def search(model: Captioning, images: Tensor, decoding: Decoding) -> list[Hypoth
 
     for length in range(2, limit):  # tokens so far, counting CLS and the [MASK] that is being predicted
         hidden = decode_step(beit3, cache, text[:, :, length - 2], mask_id, length - 2)
-        log_p = F.log_softmax(model.mlm_head(hidden).float(), dim=-1)
+        log_p = F.log_softmax(model.exact(model.mlm_head, hidden).float(), dim=-1)
         if config.num_pieces < vocabulary:  # type: ignore[operator]
             log_p[..., config.num_pieces :] = float("-inf")
         candidates, index = (scores.unsqueeze(-1) + log_p).flatten(1).topk(min(width, beams * vocabulary), dim=1)

@@ -29,6 +29,16 @@ class BEiT3Head(nn.Module):
         self.config = config
         self.beit3 = BEiT3(config, self.final_norm)
 
+    def exact(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A last layer; in evaluation in the precision of its weights, also under autocast.
+
+        Eight bits of a logit or an embedding make ties and other captions, and the layer costs little beside the encoder.
+        """
+        if self.training:
+            return layer(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return layer(x.to(next(layer.parameters()).dtype))
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Official initialisation (`BEiT3Wrapper._init_weights`): every Linear truncated normal, std 0.02 cut at +-0.02,
@@ -68,13 +78,13 @@ class Retrieval(BEiT3Head):
         """float32 (B, 3, S, S) -> (B, D) of unit length."""
         x = self.beit3(images, read="first").image
         assert x is not None
-        return F.normalize(self.vision_head(x[:, 0]), dim=-1)
+        return F.normalize(self.exact(self.vision_head, x[:, 0]), dim=-1)
 
     def encode_text(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """int64 (N, L), padding_mask (N, L) -> (N, D) of unit length."""
         x = self.beit3(token_ids=token_ids, padding_mask=padding_mask, read="first").text
         assert x is not None
-        return F.normalize(self.language_head(x[:, 0]), dim=-1)
+        return F.normalize(self.exact(self.language_head, x[:, 0]), dim=-1)
 
     def forward(
         self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None
@@ -117,7 +127,7 @@ class VisualQuestionAnswering(BEiT3Head):
         """(B, num_classes) logits; ``image_index`` (B,) where several questions share a row of ``images``."""
         x = self.beit3(images, token_ids, padding_mask, read="first", image_index=image_index).image
         assert x is not None
-        return self.head(self.pooler(x[:, 0]))
+        return self.exact(self.head, self.exact(self.pooler, x[:, 0]))
 
 
 class TwoLayerMLP(nn.Module):
@@ -160,7 +170,7 @@ class VisualReasoning(BEiT3Head):
         assert pair.image is not None
         assert pair.text is not None
         both = torch.cat([pair.image[:, 0], pair.text[:, 0]], dim=-1)
-        return self.head(torch.cat([both[:batch], both[batch:]], dim=-1))
+        return self.exact(self.head, torch.cat([both[:batch], both[batch:]], dim=-1))
 
 
 class ImageClassification(BEiT3Head):
@@ -183,7 +193,7 @@ class ImageClassification(BEiT3Head):
         """(B, num_classes) logits."""
         x = self.beit3(images).image
         assert x is not None
-        return self.head(self.fc_norm(x[:, 1:].mean(dim=1)))
+        return self.exact(self.head, self.fc_norm(x[:, 1:].mean(dim=1)))
 
 
 class Captioning(BEiT3Head):
@@ -206,7 +216,7 @@ class Captioning(BEiT3Head):
         """
         text = self.beit3(images, token_ids, padding_mask, causal=True).text
         assert text is not None
-        return self.mlm_head(text if masked_positions is None else text[masked_positions.bool()])
+        return self.exact(self.mlm_head, text if masked_positions is None else text[masked_positions.bool()])
 
     @torch.no_grad()
     def generate(

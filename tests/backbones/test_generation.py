@@ -10,6 +10,7 @@ import random_beit3 as small
 import torch
 from torch import Tensor, nn
 
+from beit3_bench.backbones import generation
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.generation import Decoding, beam_search, search
 from beit3_bench.backbones.models import Captioning
@@ -206,6 +207,23 @@ def test_gradients_are_not_recorded_and_training_mode_changes_nothing():
     expected = model.generate(images, 3, 10)
     assert model.train().generate(images.requires_grad_(), 3, 10) == expected
     assert images.grad is None
+
+
+@torch.no_grad()
+def test_scores_of_attention_to_the_image_are_exact_under_autocast():
+    model = golden.model("captioning")
+    images = golden.images("captioning")
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = generation.encode_images(model.beit3, images)
+        assert {keys.dtype for keys in cache.image_keys} == {torch.float32}
+        assert {values.dtype for values in cache.image_values} == {torch.bfloat16}
+        torch.manual_seed(0)
+        q = 30 * torch.randn(len(images), 2, model.config.num_heads, 2, cache.image_keys[0].shape[-1])
+        words = torch.randn_like(q)
+        rounded = generation._attend(q, cache.image_keys[0], cache.image_values[0].float(), words, words)
+    exact = generation._attend(q, cache.image_keys[0], cache.image_values[0].float(), words, words)
+    # Scores reach 100, where eight bits are a half off, and so the weights; weights and values alone are rounded to 2**-9.
+    assert (rounded - exact).abs().max() <= 2**-6 * words.abs().max()
 
 
 def test_captions_in_bfloat16_mostly_agree_with_float32(capsys):

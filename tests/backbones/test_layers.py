@@ -364,11 +364,23 @@ def test_bfloat16_autocast_stays_near_float32(form, task):
     with torch.autocast("cpu", torch.bfloat16):
         half = forward(model, task, images, ids, padding)
         states = model.beit3(images).image
+    assert half.dtype == torch.float32, "the last layer is exact in evaluation: logits and embeddings have no ties"
     assert half.isfinite().all()
     assert (half.float() - exact).abs().mean() < 0.05 * exact.abs().mean() + 0.01
     assert states.dtype == torch.float32, (
         "the residual stream is kept in float32 under autocast, as in the official code"
     )
+
+
+@torch.no_grad()
+def test_last_layers_follow_autocast_in_training_and_their_weights_in_evaluation():
+    model = small.build("imagenet-linear")
+    images = small.pictures(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(images).dtype == torch.float32
+        assert model.train()(images).dtype == torch.bfloat16
+    model = model.eval().to(torch.bfloat16)
+    assert model(images.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
 @torch.no_grad()
