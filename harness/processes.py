@@ -170,7 +170,7 @@ def _watching(world: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         lines = str(error).strip().splitlines() or [""]
-        # NotImplementedError is a RuntimeError: an operator that a device lacks is no lost process.
+        # An operator that a device lacks is a RuntimeError, too (NotImplementedError), and no lost process.
         if world == 1 or isinstance(error, NotImplementedError) or not any(w in str(error).lower() for w in _LOST):
             raise
         raise BenchError(

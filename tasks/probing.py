@@ -7,23 +7,42 @@ both). ``patches``: the mean of the patch tokens behind the last norm that the c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.tasks.base import Example, Row, Scores, Task
+import numpy as np
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.base import Example, Row, Scores
 from beit3_bench.tasks.dual_encoder import DualEncoder
-from beit3_bench.tasks.imagenet import ImageFolders
+from beit3_bench.tasks.imagenet import ImageFolders, ranked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from beit3_bench.backbones.checkpoint import LoadedModel
 
 FINAL_NORM = "beit3.encoder.layer_norm.A.weight"
+BLOCK = 8192
+"""Images that are scored at a time."""
 NOT_THE_ENCODER = ("[!b]*",)  # names of heads; all of the encoder begins with "beit3."
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """method: ``"knn"`` or ``"linear"``.
+
+    k, temperature: of the vote among neighbours (None = DINO's 20 and 0.07).
+    strengths: candidates for C of the logistic regression; empty = `linear_probe.STRENGTHS`.
+    """
+
+    method: str = "knn"
+    k: int | None = None
+    temperature: float | None = None
+    strengths: tuple[float, ...] = ()
 
 
 class ImageEmbeddings(ImageFolders, DualEncoder):
@@ -33,11 +52,69 @@ class ImageEmbeddings(ImageFolders, DualEncoder):
     title = "ImageNet-1K, probing of image embeddings"
     uses_text = False
 
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self._ranks: Callable[[torch.Tensor, np.ndarray], np.ndarray] | None = None
+        self._counts: dict[str, int] = {}
+
     def examples(self, split: str) -> list[Example]:
         return self.labelled_images(split)
 
+    def fit(
+        self,
+        rows: Mapping[str, Row],
+        examples: Sequence[Example],
+        classifier: Classifier,
+        device: torch.device,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Learn the classes from the rows of the training split; `score` then tells them apart.
+
+        Returns:
+            The settings that were chosen.
+
+        Raises:
+            BenchError: see `knn_ranks` and `fit_probe`.
+        """
+        import torch
+
+        from beit3_bench.tasks.metrics import knn, linear_probe
+        from beit3_bench.tasks.metrics.topk import class_ranks
+
+        features = self._features(rows, examples).to(device)
+        labels = torch.tensor([e.target for e in examples], device=device)
+        classes = len(self.classes())
+        self._counts = {"training images": len(examples), "classes": classes}
+        if classifier.method == "knn":
+            k, temperature = classifier.k or knn.NEIGHBOURS, classifier.temperature or knn.TEMPERATURE
+
+            def vote(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+                return knn.knn_ranks(features, labels, queries.to(device), targets, classes, k, temperature)
+
+            self._ranks = vote
+            return {"k": k, "temperature": temperature}
+        strengths = classifier.strengths or linear_probe.STRENGTHS
+        fitted = linear_probe.fit_probe(features, labels, classes, strengths, seed, _say)
+
+        def decide(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+            blocks = zip(queries.split(BLOCK), np.split(targets, range(BLOCK, len(targets), BLOCK)), strict=True)
+            return np.concatenate([class_ranks(fitted.scores(x.to(device)).cpu().numpy(), y) for x, y in blocks])
+
+        self._ranks = decide
+        return {"C": fitted.strength, "held_out_top1": {f"{c:g}": value for c, value in fitted.held_out.items()}}
+
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
-        raise NotImplementedError("features are scored by harness.probe, with those of the training split")
+        """Top-1 and top-5 of the classifier that `fit` learned."""
+        if self._ranks is None:
+            raise BenchError(f"task {self.name}: no classifier is learned yet; call fit with the training split first")
+        ranks = self._ranks(self._features(rows, examples), np.array([e.target for e in examples]))
+        return ranked_scores(ranks, examples, {"images": len(examples), **self._counts})
+
+    def _features(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> torch.Tensor:
+        """float32 (n, D), in the order of the examples."""
+        import torch
+
+        return torch.from_numpy(np.stack([rows[e.id]["embedding"] for e in examples]))
 
 
 class PatchMeans(ImageEmbeddings):
@@ -80,4 +157,8 @@ class PatchMeans(ImageEmbeddings):
         return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], values, strict=True)]
 
 
-FEATURES: dict[str, type[Task]] = {"embedding": ImageEmbeddings, "patches": PatchMeans}
+FEATURES: dict[str, type[ImageEmbeddings]] = {"embedding": ImageEmbeddings, "patches": PatchMeans}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 
-image_cache = click.option(
-    "--image-cache",
-    type=_FOLDER,
-    envvar="BEIT3_BENCH_IMAGE_CACHE",
-    metavar="DIR",
-    help="Keep preprocessed images here, and decode none that are here [default: none, or $BEIT3_BENCH_IMAGE_CACHE].",
+def _kept(name: str, variable: str, help: str) -> Callable:
+    """A folder that outlives the command, named by an option or by an environment variable."""
+    folder = click.Path(path_type=Path, file_okay=False)
+    return click.option(
+        name, type=folder, envvar=variable, metavar="DIR", help=f"{help} [default: none, or ${variable}]."
+    )
+
+
+image_cache = _kept(
+    "--image-cache", "BEIT3_BENCH_IMAGE_CACHE", "Keep preprocessed images here, and decode none that are here"
 )
-features = click.option(
-    "--features",
-    type=_FOLDER,
-    envvar="BEIT3_BENCH_FEATURES",
-    metavar="DIR",
-    help="Keep embeddings here, and compute none that are here [default: none, or $BEIT3_BENCH_FEATURES].",
-)
+features = _kept("--features", "BEIT3_BENCH_FEATURES", "Keep embeddings here, and compute none that are here")

@@ -74,9 +74,10 @@ def command(
     import json
 
     from beit3_bench.harness.inputs import RunRequest
-    from beit3_bench.harness.probe import ProbeOptions, probe
+    from beit3_bench.harness.probe import probe
+    from beit3_bench.tasks.probing import Classifier
 
-    result = probe(RunRequest(task="probe", **settings), ProbeOptions(method, kind, k, temperature, strengths))
+    result = probe(RunRequest(task="probe", **settings), kind, Classifier(method, k, temperature, strengths))
     click.echo(json.dumps(result, indent=2) if as_json else describe(result))
 
 

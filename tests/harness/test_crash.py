@@ -26,6 +26,7 @@ from beit3_bench.harness.store import RunStore
 from beit3_bench.tasks.registry import get_task
 
 SIZES = (1, 3, 8)
+TOY_ROWS = 40
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,8 @@ class Scenario:
         assert len(done - self.kept - acknowledged) <= tried.world * tried.request.batch_size
         self.kept = done
 
-    def finished(self, world: int, exact: bool = True) -> None:
-        """The last run; its rows and metrics are those of the run that was never killed."""
+    def finished(self, world: int, exact: bool = True) -> int:
+        """The last run; its rows and metrics are those of the run that was never killed. Returns how many rows are equal."""
         tried = self.tried(world)
         assert attempt(self.children, tried) == [0] * world, told(tried.log)
         ours, theirs = RunStore.read(self.folder / "run"), RunStore.read(self.reference)
@@ -122,6 +123,7 @@ class Scenario:
                 other = wanted[name][key]
                 same = close(value, other, 0 if exact else 1e-4)
                 assert same, (name, key)
+        return len(rows)
 
 
 def close(a, b, tolerance):
@@ -150,7 +152,7 @@ def calls_of(children, scenario: Scenario, worlds=(1, 2)):
 def toy(children, tmp_path_factory):
     """Make scenarios of the toy task, and the number of calls of its runs."""
     folder = tmp_path_factory.mktemp("crash")
-    data = write_toy_data(folder / "data", count=40)
+    data = write_toy_data(folder / "data", count=TOY_ROWS)
     request = RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0)
     run_task(replace(request, output=folder / "reference"), ToyTask)
 
@@ -171,7 +173,7 @@ def test_killed_at_a_random_point_and_resumed_to_the_same_result(toy, point):
     worlds = [(1, 2, 1), (2, 1), (1, 1), (2, 1, 2)][point % 4]
     for world in worlds[:-1]:
         scenario.killed(world, calls)
-    scenario.finished(worlds[-1])
+    assert scenario.finished(worlds[-1]) == TOY_ROWS
 
 
 def test_every_call_of_the_end_of_a_run_is_a_good_point_to_die(toy):
@@ -185,7 +187,7 @@ def test_every_call_of_the_end_of_a_run_is_a_good_point_to_die(toy):
             assert attempt(scenario.children, tried) == [-signal.SIGKILL], told(tried.log)
             result = scenario.folder / "run" / "result.json"
             assert not result.exists() or json.loads(result.read_text())["status"] == "scored"
-            scenario.finished(1)
+            assert scenario.finished(1) == TOY_ROWS
 
 
 @pytest.mark.parametrize(
@@ -202,4 +204,4 @@ def test_native_run_that_was_killed_is_the_one_that_was_not(children, native, ta
         scenario = Scenario(children, task, request, tmp_path / "reference", tmp_path / str(seed), seed)
         whole = {(1, size, 0): 5 for size in SIZES}  # before the last batches of the shortest run
         scenario.killed(1, whole)
-        scenario.finished(1, exact=False)
+        assert scenario.finished(1, exact=False) > 0

@@ -363,3 +363,19 @@ def test_recall_is_not_inflated_by_galleries_of_one_process(world, points):
     official = per_process_recall(rows, examples, world)
     assert official["mean_recall"] > single["mean_recall"] + points
     assert official["IR@1"] > single["IR@1"] + 4
+
+
+@pytest.mark.parametrize(
+    ("world", "error", "lost"),
+    [
+        (2, RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (1, RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), False),
+        (2, RuntimeError("The size of tensor a (3) must match"), False),
+        (2, NotImplementedError("no kernel of c10d::allreduce_ for the ProcessGroup on this device"), False),
+    ],
+)
+def test_only_a_lost_connection_is_called_a_lost_process(world, error, lost):
+    with pytest.raises(BenchError if lost else type(error)) as raised, processes._watching(world):
+        raise error
+    assert ("another of the 2 processes died" in str(raised.value)) == lost
+    assert lost or raised.value is error

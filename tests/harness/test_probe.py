@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from native import invoke
 
+from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks import probing
 
 
@@ -119,3 +120,28 @@ def test_bad_input_is_one_line_and_exit_code_2(native, more, head, message):
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_a_classifier_is_learned_from_one_split_and_scored_on_another(native, method):
+    import torch
+
+    task = probing.ImageEmbeddings(native.root("imagenet"))
+    train, val = task.examples("train"), task.examples("val")
+    with pytest.raises(BenchError, match="call fit with the training split first"):
+        task.score({}, val)
+    axes = np.eye(max(16, len(task.classes())), dtype=np.float32)
+    chosen = task.fit(
+        {e.id: {"embedding": axes[e.target]} for e in train},
+        train,
+        probing.Classifier(method, k=3),
+        torch.device("cpu"),
+    )
+    assert chosen.get("k", 3) == 3
+    # The last image stands where another class does.
+    rows = {e.id: {"embedding": axes[e.target]} for e in val}
+    rows[val[-1].id] = {"embedding": axes[0]}
+    scores = task.score(rows, val)
+    assert scores.metrics["top1"] == pytest.approx(1 - 1 / len(val))
+    assert scores.counts == {"images": len(val), "training images": len(train), "classes": len(task.classes())}
+    assert scores.samples["top1"][val[-1].id] == 0.0
