@@ -94,17 +94,16 @@ def encode_images(beit3: BEiT3, images: Tensor) -> Cache:
     keys, values = [], []
     last = len(beit3.encoder.layers) - 1
     for i, layer in enumerate(beit3.encoder.layers):
-        attn = layer.self_attn
-        q, k, v = attn.project("A", layer.self_attn_layer_norm.of("A")(x), first_query=i == last)
-        keys.append(_exact(k).contiguous())
+        if i < last:
+            x, k, v = layer.image_states(x)
+        else:  # nothing reads the image behind the last layer's keys and values
+            _, k, v = layer.self_attn.project("A", layer.self_attn_layer_norm.of("A")(x), first_query=True)
+        keys.append(exact_precision(k).contiguous())
         values.append(v.contiguous())
-        if i < last:  # nothing reads the image behind the last layer's keys and values
-            x = x + attn.merge("A", F.scaled_dot_product_attention(q, k, v))
-            x = layer.feed_forward(x, "VL" if layer.has_vl else "A", None)
     return Cache(keys, values)
 
 
-def _exact(x: Tensor) -> Tensor:
+def exact_precision(x: Tensor) -> Tensor:
     """In float32, or more where it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -137,10 +136,10 @@ def _attend(q: Tensor, image_keys: Tensor, image_values: Tensor, keys: Tensor, v
     """
     images, beams, heads, two, dim = q.shape
     with torch.autocast(q.device.type, enabled=False):
-        q = _exact(q) * dim**-0.5
+        q = exact_precision(q) * dim**-0.5
         folded = q.transpose(1, 2).reshape(images, heads, beams * two, dim)
         on_image = (folded @ image_keys.transpose(-1, -2)).view(images, heads, beams, two, -1).transpose(1, 2)
-        on_words = q @ _exact(keys).transpose(-1, -2)
+        on_words = q @ exact_precision(keys).transpose(-1, -2)
     # The word does not see the [MASK] behind it.
     on_words[..., 0, -1] = float("-inf")
     p = torch.cat([on_image, on_words], dim=-1).softmax(dim=-1, dtype=torch.float32).to(values.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.generation import Decoding, beam_search
+from beit3_bench.backbones.generation import Decoding, Hypothesis, search
 from beit3_bench.backbones.multiway import BEiT3, VisionEmbedding
+
+if TYPE_CHECKING:
+    from beit3_bench.backbones.decoding_graphs import GraphSearches
 
 
 class BEiT3Head(nn.Module):
@@ -199,6 +202,9 @@ class ImageClassification(BEiT3Head):
 class Captioning(BEiT3Head):
     """Masked conditional language model over captions (official `BEiT3ForCaptioning`)."""
 
+    graphs: GraphSearches | None = None
+    """Steps of the search, captured for a CUDA card; see `decoding_graphs.keep_graphs`."""
+
     def __init__(self, config: BEiT3Config):
         super().__init__(config)
         self.mlm_head = nn.Linear(config.embed_dim, config.vocab_size)
@@ -232,7 +238,12 @@ class Captioning(BEiT3Head):
         The defaults are those behind the published numbers (official eval command: 3 beams, penalty 0.6, and the
         default text length 64; the training recipe uses 32).
         """
-        return beam_search(self, images, Decoding(num_beams, max_length, length_penalty, decoder))
+        return [h.ids for h in self.hypotheses(images, Decoding(num_beams, max_length, length_penalty, decoder))]
+
+    @torch.no_grad()
+    def hypotheses(self, images: Tensor, decoding: Decoding) -> list[Hypothesis]:
+        """The captions of `generate` with their scores."""
+        return search(self, images, decoding) if self.graphs is None else self.graphs.search(self, images, decoding)
 
 
 HEADS: dict[str, type[BEiT3Head]] = {

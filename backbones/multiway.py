@@ -151,6 +151,14 @@ class Layer(nn.Module):
             parts[b] = self.feed_forward(x, expert, ffn_factor)
         return parts.get("A"), parts.get("B")
 
+    def image_states(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer on an image stream that sees itself alone: (B, N, D) -> the next states, and the keys and values
+        (B, heads, N, head_dim) that texts attend to.
+        """
+        q, k, v = self.self_attn.project("A", self.self_attn_layer_norm.of("A")(x))
+        x = x + self.self_attn.merge("A", F.scaled_dot_product_attention(q, k, v))
+        return self.feed_forward(x, "VL" if self.has_vl else "A", None), k, v
+
 
 class VisionEmbedding(nn.Module):
     """Patches in row-major order behind a CLS token; positions are added by the encoder."""

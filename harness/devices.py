@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.multiway import Layer
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.provenance import cores
 
@@ -81,6 +82,8 @@ def compile_model(model: torch.nn.Module) -> None:
     inner = getattr(model, "beit3", model)
     for module in getattr(getattr(inner, "encoder", None), "layers", None) or [inner]:
         module.compile()
+        if isinstance(module, Layer):
+            module.image_states = torch.compile(module.image_states)  # type: ignore[method-assign]
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -17,7 +17,7 @@ from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.harness.bench.cases import Case, difference
 from beit3_bench.harness.bench.official import OfficialProcess
 from beit3_bench.harness.bench.timing import plain_products, precision, seconds_of
-from beit3_bench.harness.devices import DTYPES
+from beit3_bench.harness.devices import DTYPES, compile_model
 
 TOLERANCE = 2e-4
 """Of outputs in float32; the two paths add up in another order."""
@@ -95,12 +95,18 @@ def flops_of(call: Callable[[], Any]) -> int:
 
 
 def measure(
-    case: Case, device: torch.device, dtype: str, repeats: int, official: OfficialProcess | None = None
+    case: Case,
+    device: torch.device,
+    dtype: str,
+    repeats: int,
+    official: OfficialProcess | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Both paths in turn, after a warm-up that also compares their outputs, in float32.
 
     Args:
         official: the process of the reference path; None = it runs in this one.
+        compiled: compile the encoder's layers, once the outputs of both paths have been compared.
 
     Returns:
         ``ratio`` is the median over repeats of (reference seconds / our seconds). What image encoding reaches is given
@@ -114,10 +120,14 @@ def measure(
     timm = timm_encoder(case, device)
     with torch.inference_mode():
         with precision(device, dtype):
-            case.ours()
-            rounded = difference(case.ours(), exact) if dtype != "fp32" else 0.0
             timm()
             encode_flops, timm_flops = flops_of(case.encode), flops_of(timm)
+        if compiled:
+            compile_model(case.model)
+        with precision(device, dtype):
+            case.ours()
+            rounded = difference(case.ours(), exact) if dtype != "fp32" or compiled else 0.0
+            case.encode()
         theirs_once = official.seconds if official else partial(seconds_of, case.theirs, device, dtype)
         products_once = official.products if official else partial(plain_products, *case.product_sizes, device, dtype)
         theirs_once()

@@ -19,7 +19,9 @@ from beit3_bench.backbones.files import make_folder, write_atomic
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option(
-    "--samples", type=click.IntRange(min=1), help="Samples per call [default: about 3,000 image tokens, at least two]."
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Samples per call [default: about 3,000 image tokens, on a card 32,000; at least two].",
 )
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Timed calls of each path.")
 @click.option(
@@ -31,6 +33,7 @@ from beit3_bench.backbones.files import make_folder, write_atomic
     is_flag=True,
     help="On a CPU: run the official way with our settings of malloc and MKL; what is left is gained by the algorithms.",
 )
+@click.option("--compile", is_flag=True, help="Compile the layers of our path.")
 @click.option("--scale", is_flag=True, help="Ranking time and memory against gallery size, on synthetic embeddings.")
 @click.option(
     "--largest",
@@ -53,6 +56,7 @@ def command(
     image_size: int | None,
     threads: int | None,
     same_process: bool,
+    compile: bool,
     scale: bool,
     largest: int,
     output: Path | None,
@@ -79,11 +83,12 @@ def command(
         "dtype": dtype,
         "device": str(where),
         "threads": torch.get_num_threads(),
+        "compiled": compile,
     }
     if scale:
         report["scale"] = scale_law(largest)
     else:
-        report["cases"] = _cases(tasks, preset, where, dtype, samples, repeats, image_size, same_process)
+        report["cases"] = _cases(tasks, preset, where, dtype, samples, repeats, image_size, same_process, compile)
     report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
     if output is not None:
         write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
@@ -102,6 +107,7 @@ def _cases(
     repeats: int,
     image_size: int | None,
     same_process: bool,
+    compiled: bool,
 ) -> list[dict[str, Any]]:
     from beit3_bench.harness.bench.cases import IMAGE_SIZES, make_case
     from beit3_bench.harness.bench.measure import measure
@@ -119,7 +125,7 @@ def _cases(
         # On a CPU our process has settings of its own, which the reference must not profit from.
         apart = device.type == "cpu" and not same_process
         with OfficialProcess(case, preset, dtype) if apart else nullcontext() as official:
-            rows.append(measure(case, device, dtype, repeats, official))
+            rows.append(measure(case, device, dtype, repeats, official, compiled))
     return rows
 
 

@@ -1,0 +1,58 @@
+"""`bench` of all tasks at one size in bfloat16, layer by layer as it is and compiled: ratios, and shares of the roof."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from checks import Piece, Settings
+
+QUICK = (
+    "--preset",
+    "tiny",
+    "--image-size",
+    "32",
+    "--repeats",
+    "1",
+    "--same-process",
+    "--task",
+    "imagenet,coco-caption",
+)
+WAYS = {"plain": (), "compiled": ("--compile",)}
+
+
+def main(preset: str = "base") -> None:
+    settings = Settings.parse()
+    piece = Piece(settings.out.stem)
+    ways = {"plain": ()} if settings.quick else WAYS
+    for way, words in ways.items():
+        report = settings.out.with_name(f"bench-{preset}-bf16-{way}.json")
+        size = QUICK if settings.quick else ("--preset", preset, "--repeats", "5")
+        command = [sys.executable, "-m", "beit3_bench.harness", "bench", "--dtype", "bf16", "--device", settings.device]
+        finished = subprocess.run(
+            [*command, *size, *words, "--output", str(report), "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        failure = "" if finished.returncode == 0 else finished.stderr.strip()[-300:]
+        piece.require(f"bench, {preset}, {way} {failure}".rstrip(), not failure)
+        if report.is_file():
+            keep = (
+                "ratio",
+                "roof_share",
+                "timm_roof_share",
+                "samples",
+                "seconds",
+                "samples_per_second",
+                "dtype_difference",
+            )
+            cases = json.loads(report.read_text())["cases"]
+            piece.figures[way] = {case["task"]: {name: case[name] for name in keep} for case in cases}
+        settings.write(piece)
+
+
+if __name__ == "__main__":
+    main(preset="large" if Path(sys.argv[1]).stem.endswith("large") else "base")
