@@ -174,7 +174,7 @@ def step(model: Captioning, beams: Beams, decoding: Decoding) -> None:
 def _attend(q: Tensor, image_keys: Tensor, image_values: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     """One softmax over image and word slots, scores in float32; see `generation`.
 
-    q (B, beams, heads, 2, d); image keys float32 (B, heads, N, d); keys (B, beams, heads, limit + 1, d); seen bool (2, limit + 1), per query
+    q (B, beams, heads, 2, d); image keys float32 (B, heads, N, d); keys (B, beams, heads, limit + 1, d); seen bool (2, limit + 1)
     -> (B, beams, heads, 2, d).
     """
     images, beams, heads, two, dim = q.shape

@@ -166,11 +166,15 @@ def predict(
     clock: Clock,
 ) -> Throughput:
     """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
+    from beit3_bench.backbones.decoding_graphs import keep_graphs
+    from beit3_bench.backbones.models import Captioning
     from beit3_bench.backbones.packing import pack_weights
     from beit3_bench.harness.engine import RowSink, Throughput, predict_all
 
     if device.type == "cpu" and not request.compile:
         pack_weights(loaded.model)
+    if device.type == "cuda" and isinstance(loaded.model, Captioning):
+        keep_graphs(loaded.model)
     sink: RowSink = store
     features, served = None, 0
     if request.features is not None and task.feature is not None:

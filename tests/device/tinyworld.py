@@ -143,7 +143,7 @@ def compare(piece: Piece, world: World, task: str) -> None:
             name: {"cpu": metric["value"], "device": values[1][name]["value"], "device_bf16": values[2][name]["value"]}
             for name, metric in values[0].items()
         },
-        "device_seconds": timing["wall_seconds"] if "wall_seconds" in timing else None,
+        "device_seconds": timing.get("wall_seconds"),
         "peak_device_memory_bytes": timing.get("peak_device_memory_bytes"),
         "rows_bf16_changes": differences(device, rounded, TOLERANCE).differing_rows,
     }
