@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, features
 
+from beit3_bench.backbones.crop import resized_crop
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.images import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +36,11 @@ def decode(path: str | Path, content: bytes | None = None) -> Image.Image:
         content: the file's bytes, where they have been read already.
 
     Raises:
-        BenchError: missing or undecodable file.
+        BenchError: missing or undecodable file, or one of another format or size than `images.opened` reads.
     """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image, too
-    except FileNotFoundError as error:
-        raise BenchError(f"{path}: image not found; download it, or check --data-root") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise BenchError(f"{path}: image does not decode ({reason}); download it again") from error
+    with opened(path, content) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image, too
 
 
 @dataclass(frozen=True)
@@ -100,9 +95,8 @@ class Preprocessing:
             w, h = image.size
             # torchvision's Resize(int): the longer side is truncated; CenterCrop rounds half to even.
             size = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
-            image = image.resize(size, Image.Resampling.BICUBIC)
             left, top = round((size[0] - s) / 2.0), round((size[1] - s) / 2.0)
-            image = image.crop((left, top, left + s, top + s))
+            image = resized_crop(image, size, (left, top, left + s, top + s))
         return planes(image)
 
     def load(self, path: str | Path) -> Tensor:

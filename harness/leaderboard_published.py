@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.files import read_text
 
 REGIMES = ("fine-tuned", "zero-shot", "transfer")
 SOURCE_KINDS = (
@@ -87,11 +89,13 @@ def load_published(folder: Path | None = None) -> list[PublishedValue]:
     seen: dict[str, str] = {}
     for path in files:
         try:
-            with open(path, encoding="utf-8", newline="") as stream:
-                lines = csv.DictReader(stream, strict=True)
-                rows = list(lines)
-                header = tuple(lines.fieldnames or ())
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            lines = csv.DictReader(
+                io.StringIO(read_text(path, "published values", "a csv file as README.md shows it"), newline=""),
+                strict=True,
+            )
+            rows = list(lines)
+            header = tuple(lines.fieldnames or ())
+        except csv.Error as error:
             raise BenchError(f"{path}: cannot be read as csv ({error}); restore the file") from error
         if header != COLUMNS:
             wrong = sorted(set(header) ^ set(COLUMNS)) or ["their order"]

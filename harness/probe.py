@@ -71,6 +71,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
     chosen = task.fit(train.rows, train.examples, classifier, device, request.seed)
     scores = task.score(val.rows, val.examples)
     metrics, notes = metric_values(task, scores, request.seed)
+    notes += filter(None, map(task.left_out, splits))
     if chosen.get("C") in (tried := sorted(map(float, chosen.get("held_out_top1", ()))))[:1] + tried[-1:]:
         notes.append(f"C = {chosen['C']:g} is the end of those tried; try more with -C")
     return {

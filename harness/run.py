@@ -126,8 +126,10 @@ def run_task(
     config = card.resolved_config(task, split, request, loaded, setting, subset, fingerprints)
     config["device"] = str(device)
     leaks = find_leaks(task.name, split, request.checkpoint, loaded.metadata)
-    for leak in leaks if processes.first else ():
-        print(f"warning: {leak}", file=sys.stderr)
+    left_out = task.left_out(split)
+    warnings = [*leaks, left_out] if left_out else leaks
+    for warning in warnings if processes.first else ():
+        print(f"warning: {warning}", file=sys.stderr)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store:
         if processes.broadcast(store.finished):
@@ -137,7 +139,7 @@ def run_task(
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
                 verdict = score_rows(task, store, examples, request.seed)
-            verdict.notes += leaks
+            verdict.notes += warnings
             result = card.result(task, request, loaded, config, verdict, examples)
             result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - started)
             store.write_result(result, verdict.scores)

@@ -205,10 +205,14 @@ def git_blob(path: Path) -> str:
 def _read(found: Verification, task_class: type[Task], split: str) -> list[Example] | None:
     """The examples of a split; None, and a finding, where the task's reader refuses it."""
     try:
-        examples = task_class(found.data_root).examples(split)
+        task = task_class(found.data_root)
+        examples = task.examples(split)
+        left_out = task.left_out(split)
     except BenchError as error:
         _add(found, "reader", split, str(error))
         return None
+    if left_out is not None:
+        found.notes.append(left_out)
     if not examples:
         _add(found, "counts", split, f"{found.data_root}: split {split} is empty; check the files")
         return None
@@ -342,8 +346,11 @@ def _id(example: Example) -> tuple[str, ...]:
 
 def _images(example: Example) -> tuple[str, ...]:
     """Image files of an example, and its label map where the truth is one."""
-    target = example.target
-    return (*example.images, target) if isinstance(target, str) and target.endswith(".png") else example.images
+    return (*example.images, example.target) if _has_map(example) else example.images
+
+
+def _has_map(example: Example) -> bool:
+    return isinstance(example.target, str) and example.target.lower().endswith(".png")
 
 
 # ---- images -------------------------------------------------------------------------------------------------------------
@@ -360,33 +367,56 @@ def _decode(found: Verification, read: dict[str, list[Example]], sample: int | N
             files = sorted(random.Random(f"{found.task} {split}").sample(files, sample))
         chosen[split] = files
         taken |= set(files)
+    maps = {e.target for examples in read.values() for e in examples if _has_map(e)}
     total, done = len(taken), 0
     with ThreadPoolExecutor(max(cores(), 1)) as pool:
         for split, files in chosen.items():
-            broken = []
-            for path, problem in zip(files, pool.map(undecodable, files), strict=True):
+            wrong: dict[str, list[str]] = {check: [] for check in _IMAGE_FAULTS}
+            for path, problem in zip(files, pool.map(lambda p: image_problem(p, p in maps), files), strict=True):
                 done += 1
                 if problem is not None:
-                    broken.append(f"{path} ({problem})")
+                    wrong[problem[0]].append(f"{path} ({problem[1]})")
                 if progress is not None:
                     progress(done, total)
             reports[split].decoded = len(files)
-            if broken:
-                line = f"{found.data_root}: {len(broken)} of {len(files)} decoded images of split {split} do not decode"
-                _add(found, "decode", split, f"{line}: {_first(broken)}; download them again")
+            for check, names in wrong.items():
+                if names:
+                    fault, mend = _IMAGE_FAULTS[check]
+                    line = f"{found.data_root}: {len(names)} of {len(files)} decoded images of split {split} {fault}"
+                    _add(found, check, split, f"{line}: {_first(names)}; {mend}")
 
 
-def undecodable(path: str) -> str | None:
-    """Why an image does not decode, in words; None where it does."""
-    from beit3_bench.backbones.preprocess import decode
+_IMAGE_FAULTS = {  # check -> what is wrong, the mend
+    "decode": ("do not decode", "download them again, or replace them"),
+    "size": ("are too large", "make them smaller, or leave them out"),
+    "depth": (
+        "have more than 8 bits a pixel, which are cut at 255, as by the official loader: most come out white or black",
+        "convert them to 8 bits",
+    ),
+    "label map": ("are no label maps of this data set", "get the annotations again, or mend them"),
+}
 
+
+def image_problem(path: str, is_map: bool = False) -> tuple[str, str] | None:
+    """Which check of `_IMAGE_FAULTS` an image, or a label map, does not pass, and why; None where there is nothing."""
+    from beit3_bench.backbones.images import DEEP, TooLargeError, opened
+    from beit3_bench.tasks.label_maps import read_label
+
+    check = "label map" if is_map else "decode"
     try:
-        decode(path)
+        if is_map:
+            read_label(path)
+            return None
+        with opened(path) as image:
+            mode = image.mode
+            image.convert("RGB")
+    except TooLargeError as error:
+        check, line = "size", str(error)
     except BenchError as error:
-        return str(error.__cause__ or error)
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged bytes
-        return f"{type(error).__name__}: {error}"
-    return None
+        line = str(error)
+    else:
+        return ("depth", DEEP[mode]) if mode in DEEP else None
+    return check, line.removeprefix(f"{path}: ").rpartition("; ")[0]
 
 
 def _first(names: Sequence[str]) -> str:

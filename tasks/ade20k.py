@@ -21,6 +21,7 @@ import numpy as np
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
 from beit3_bench.tasks.files import find, read_json
+from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, images_below, left_out_line
 from beit3_bench.tasks.label_maps import (
     CLASSES,
     dense_histogram,
@@ -125,6 +126,7 @@ DATA_ROOT/                        = ADEChallengeData2016
     def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
         super().__init__(data_root, options)
         self._pipeline: Any = None
+        self._left_out: dict[str, list[str]] = {}
         self._label_areas: np.ndarray | None = None
         if self.options.multi_scale:
             self.metrics = tuple(Metric(f"{name}_ms", "fraction", headline=name == "mIoU") for name in HEADLINES)  # type: ignore[misc, assignment]
@@ -141,13 +143,17 @@ DATA_ROOT/                        = ADEChallengeData2016
         folder = root / "images" / subset
         if not folder.is_dir():
             raise BenchError(f"{folder}: folder not found; check --data-root (see: beit3-bench tasks {self.name})")
-        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        files = images_below(folder)
+        self._left_out[split] = files.left_out
+        images = files.by_stem(folder)
         if not images:
-            raise BenchError(f"{folder}: no images; complete the download")
+            why = left_out_line(folder, files.left_out)
+            raise BenchError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}); {why or 'complete the download'}")
         labels = None if split == "test" else root / "annotations" / subset
+        maps: dict[str, str] = {}
         if labels is not None:
-            there = {p.name for p in labels.iterdir()} if labels.is_dir() else set()
-            missing = [p.name for p in images if f"{p.stem}.png" not in there]
+            maps = images_below(labels, (".png",)).by_stem(labels) if labels.is_dir() else {}
+            missing = [name for stem, name in images.items() if stem not in maps]
             if missing:
                 names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
                 raise BenchError(
@@ -157,14 +163,19 @@ DATA_ROOT/                        = ADEChallengeData2016
             raise BenchError(f"{folder}: {len(images)} images instead of {VALIDATION_IMAGES:,}; complete the download")
         return [
             Example(
-                p.stem,
-                (str(p),),
-                cluster=p.stem,
-                target=str(labels / f"{p.stem}.png") if labels else None,
+                stem,
+                (f"{folder}/{name}",),
+                cluster=stem,
+                target=f"{labels}/{maps[stem]}" if labels else None,
                 kind="image",
             )
-            for p in images
+            for stem, name in images.items()
         ]
+
+    def left_out(self, split: str) -> str | None:
+        if split not in self._left_out:
+            self.examples(split)
+        return left_out_line(self.root() / "images" / SUBSETS[split], self._left_out[split])
 
     # ---- prediction --------------------------------------------------------------------------------------------------
 
@@ -207,17 +218,20 @@ DATA_ROOT/                        = ADEChallengeData2016
         """Images through mmseg's test pipeline; annotations read and checked by this project."""
         import torch
 
+        from beit3_bench.backbones.images import check_header
+
         assert self.preprocessing is not None
         if self._pipeline is None:
             self._pipeline = self.preprocessing.compose()  # type: ignore[attr-defined]
         batch: dict[str, Any] = {"ids": [], "inputs": [], "data_samples": [], "labels": []}
         for example in examples:
             path = example.images[0]
+            check_header(path)
             try:
                 packed = self._pipeline({"img_path": path})
             except Exception as error:  # OpenCV and mmcv raise many kinds for a damaged file
                 line = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-                raise BenchError(f"{path}: image does not decode ({line}); download it again") from error
+                raise BenchError(f"{path}: image does not decode ({line}); download it again, or replace it") from error
             samples = packed["data_samples"]
             height, width = (samples[0] if isinstance(samples, list) else samples).ori_shape
             label = None
@@ -281,6 +295,7 @@ DATA_ROOT/                        = ADEChallengeData2016
         for example in examples:
             if "png" in rows[example.id]:
                 path = folder / f"{example.id}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(np.asarray(rows[example.id]["png"], dtype=np.uint8).tobytes())
                 written.append(path)
         return written
@@ -332,7 +347,8 @@ DATA_ROOT/                        = ADEChallengeData2016
 def _png_files(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise BenchError(f"{folder}: {what} are expected as a folder of PNG files; there is no such folder")
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png"}
-    if not files:
-        raise BenchError(f"{folder}: holds no PNG files; give the folder of {what}")
-    return files
+    files = images_below(folder, (".png",))
+    if not files.names:
+        why = left_out_line(folder, files.left_out)
+        raise BenchError(f"{folder}: holds no PNG files; give the folder of {what}{f' ({why})' if why else ''}")
+    return {stem: folder / name for stem, name in files.by_stem(folder).items()}

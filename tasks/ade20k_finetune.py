@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from beit3_bench.backbones.config import PRESETS, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.files import check_images
+from beit3_bench.tasks.label_maps import check_map
 from beit3_bench.tasks.recipes import Recipe, is_recipe_key, load_recipe
 
 if TYPE_CHECKING:
@@ -102,28 +104,20 @@ def choose_preset(request: Any, source: Checkpoint | None) -> str:
 
 def check_labels(examples: list[Example]) -> None:
     """Raise for the first annotation that is no grey PNG, by its header alone."""
-    from PIL import Image
-
-    def mode(example: Example) -> str | None:
-        try:
-            with Image.open(example.target) as image:
-                return image.mode
-        except (OSError, ValueError, SyntaxError):
-            return None
-
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for example, found in zip(examples, pool.map(mode, examples), strict=True):
-            if found not in ("L", "I;16", "I"):
-                kind = (
-                    "does not decode"
-                    if found is None
-                    else "is a palette image"
-                    if found == "P"
-                    else f"is an image of mode {found}"
-                )
-                raise BenchError(
-                    f"{example.target}: annotation {kind}; it has to be a grey PNG whose pixels are class numbers"
-                )
+        for _ in pool.map(lambda example: check_map(example.target, "annotation"), examples):
+            pass
+
+
+def check_suffixes(examples: list[Example]) -> None:
+    """Raise for training images that mmseg's `ADE20KDataset` passes over, since it knows but one suffix of each kind."""
+    odd = [file for e in examples for file in (*e.images, e.target) if not file.endswith((".jpg", ".png"))]
+    odd += [e.images[0] for e in examples if e.images[0].endswith(".png")]
+    if odd:
+        raise BenchError(
+            f"{len(odd)} files of the training set end otherwise than in .jpg (images) and .png (annotations), which is all "
+            f"that mmsegmentation trains on: {odd[0]}; rename or convert them"
+        )
 
 
 def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dict[str, Any]]:
@@ -141,6 +135,9 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
     training = task.examples("train")
     validation = task.examples("val")
     check_images((path for e in (*training, *validation) for path in e.images), task.data_root)
+    for line in filter(None, map(task.left_out, ("train", "val"))):
+        print(f"warning: {line}", file=sys.stderr)
+    check_suffixes(training)
     check_labels([*training, *validation])
 
     import beit3_bench.backbones.mmseg_adapter  # noqa: F401  (says what to install)

@@ -183,6 +183,13 @@ class Task(ABC):
             BenchError: a missing file or key, a duplicated id, an empty split.
         """
 
+    def left_out(self, split: str) -> str | None:
+        """Files among the images of a split that are no samples, in one line: how many of which suffix, and an example.
+
+        None where every file is one, and for tasks whose annotation file lists the images. Hidden files do not count.
+        """
+        return None
+
     def model(self, config: BEiT3Config) -> torch.nn.Module:
         """The network of this task, untrained, in eval mode."""
         from beit3_bench.backbones.models import build_model

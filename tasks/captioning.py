@@ -16,7 +16,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ClusterTable, Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
-from beit3_bench.tasks.files import field, find, read_json, unique, write_json
+from beit3_bench.tasks.files import field, find, identifier, read_json, read_records, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
 
@@ -28,6 +28,7 @@ METRICS = (
     *(Metric(name, "fraction") for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")),
 )
 DOMAINS = ("in-domain", "near-domain", "out-domain")
+RESULTS_FORM = 'a JSON list of {"image_id": 42, "caption": "a cat"}'
 
 
 class CaptioningTask(Task):
@@ -94,21 +95,29 @@ class CaptioningTask(Task):
         """Official results json against references in COCO caption format, or a Karpathy split file (its test images)."""
         if inputs.annotations is None:
             raise BenchError(f"scoring {cls.name} needs --annotations (COCO caption format or dataset_coco.json)")
-        references = read_references(inputs.annotations)
+        content = read_json(inputs.annotations, "caption annotations")
+        references = references_of(content, inputs.annotations)
         path = inputs.predictions
-        records = read_json(path, "caption results")
-        if not isinstance(records, list):
-            raise BenchError(f"{path}: expected a JSON list of {{image_id, caption}}, found {type(records).__name__}")
         ids, captions = [], {}
-        for n, record in enumerate(records):
-            ids.append(str(field(record, "image_id", (int, str), f"{path}: [{n}]")))
+        for n, record in enumerate(read_records(path, "caption results", RESULTS_FORM)):
+            ids.append(identifier(record, "image_id", f"{path}: [{n}]"))
             captions[ids[-1]] = field(record, "caption", str, f"{path}: [{n}]")
         coverage = match_ids(ids, list(references), str(path), "images", inputs.allow_partial)
         references = {i: r for i, r in references.items() if i in captions}
-        scores = to_scores(score_captions(captions, references), references)
+        scores = cls.scores_of(captions, references, domains_of(content))
         if coverage < 1:
             scores.notes.append(f"partial: {len(captions)} images ({coverage:.1%} of those with references)")
         return scores
+
+    @classmethod
+    def scores_of(
+        cls, captions: Mapping[str, str], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
+    ) -> Scores:
+        """Scores of captions by image id, in the order of ``references``.
+
+        domains: of image ids, as far as they are known; for a task that is reported by domain.
+        """
+        return to_scores(score_captions(captions, references), references)
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
@@ -205,18 +214,25 @@ def mask_caption(
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """References by image id, in the file's order: COCO caption format, or the test images of a Karpathy split file."""
-    content = read_json(path, "caption annotations")
+    """References by image id of a file; see `references_of`."""
+    return references_of(read_json(path, "caption annotations"), path)
+
+
+def references_of(content: Any, path: Path) -> dict[str, list[str]]:
+    """References by image id, in the file's order: COCO caption format, or the test images of a Karpathy split file.
+
+    Args:
+        content: of the file ``path``.
+    """
     if isinstance(content, dict) and "annotations" in content:
         images = [
-            str(field(r, "id", (int, str), f"{path}: images[{n}]"))
-            for n, r in enumerate(field(content, "images", list, str(path)))
+            identifier(r, "id", f"{path}: images[{n}]") for n, r in enumerate(field(content, "images", list, str(path)))
         ]
         unique(images, str(path), "image id")
         references: dict[str, list[str]] = {i: [] for i in images}
         for n, record in enumerate(field(content, "annotations", list, str(path))):
             source = f"{path}: annotations[{n}]"
-            image = str(field(record, "image_id", (int, str), source))
+            image = identifier(record, "image_id", source)
             if image not in references:
                 raise BenchError(
                     f"{source}: caption of image {image}, which is not among the images; get the file again"
@@ -227,6 +243,13 @@ def read_references(path: Path) -> dict[str, list[str]]:
             raise BenchError(f"{path}: holds no captions; the truth of this split is not public?")
         return references
     return {i.id: [text for _, text in i.sentences] for i in select(read_karpathy(path), ("test",), path)}
+
+
+def domains_of(content: Any) -> dict[str, str]:
+    """Domains by image id, for the images of a nocaps file that tell them."""
+    images = content.get("images") if isinstance(content, dict) else None
+    known = [r for r in images or () if isinstance(r, dict) and "id" in r and r.get("domain") in DOMAINS]
+    return {identifier(r, "id", "images"): r["domain"] for r in known}
 
 
 def to_scores(
@@ -284,11 +307,11 @@ DATA_ROOT/
         path = find(self.data_root, self.files[split], (".", "annotations"), "nocaps annotations")
         content = read_json(path, "nocaps")
         folder = find(self.data_root, split, (".", "images"), "nocaps image folder")
-        references = read_references(path) if split == "val" else {}
+        references = references_of(content, path) if split == "val" else {}
         examples = []
         for n, record in enumerate(field(content, "images", list, str(path))):
             source = f"{path}: images[{n}]"
-            image = str(field(record, "id", int, source))
+            image = identifier(record, "id", source)
             file = str(folder / field(record, "file_name", str, source))
             if split == "val" and image not in references:
                 raise BenchError(f"{source}: image {image} has no captions; get the file again")
@@ -301,17 +324,25 @@ DATA_ROOT/
         return examples
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+        """Overall, and CIDEr per domain; see `scores_of`."""
+        domains = {e.id: e.meta["domain"] for e in examples if e.meta.get("domain")}
+        return self.scores_of(
+            {e.id: rows[e.id]["caption"] for e in examples}, {e.id: e.target for e in examples}, domains
+        )
+
+    @classmethod
+    def scores_of(
+        cls, captions: Mapping[str, str], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
+    ) -> Scores:
         """Overall, and CIDEr per domain: each domain is scored as a set of its own, with its own document frequencies."""
-        captions = {e.id: rows[e.id]["caption"] for e in examples}
-        references = {e.id: e.target for e in examples}
         extra, columns = {}, {}
         for domain in DOMAINS:
-            part = [e.id for e in examples if e.meta.get("domain") == domain]
+            part = [i for i in references if domains.get(i) == domain]
             if len(part) > 1:
                 one = score_captions({i: captions[i] for i in part}, {i: references[i] for i in part}, ["CIDEr"])
                 extra[f"CIDEr/{domain}"] = one.metrics["CIDEr"]
                 each = one.per_image["CIDEr"]
-                columns[f"CIDEr/{domain}"] = np.array([[each.get(i, 0.0), float(i in each)] for i in captions])
+                columns[f"CIDEr/{domain}"] = np.array([[each.get(i, 0.0), float(i in each)] for i in references])
         scores = to_scores(score_captions(captions, references), references, extra)
         assert scores.table is not None
         scores.table.columns |= columns

@@ -20,7 +20,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
 from beit3_bench.tasks.coco_instances import Instances, has_masks, read_instances, result_records, write_results
 from beit3_bench.tasks.detector_training import DetectorTask, checked_image
-from beit3_bench.tasks.files import find, read_json
+from beit3_bench.tasks.files import find, read_json, read_records
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
 
@@ -36,6 +36,10 @@ ANNOTATIONS = {
 }
 IMAGES = {"val2017": "val2017", "test-dev": "test2017", "train2017": "train2017"}
 TEST_SETS = {"test-dev": "test-dev2017"}
+RESULTS_FORM = {
+    "bbox": 'a list of {"image_id", "category_id", "score", "bbox": [x, y, width, height]}',
+    "segm": 'a list of {"image_id", "category_id", "score", "segmentation": {"size", "counts"}}',
+}
 
 
 class CocoDetection(DetectorTask):
@@ -262,7 +266,7 @@ DATA_ROOT/
         if inputs.annotations is None or inputs.iou_type is None:
             raise BenchError("scoring coco-det needs --annotations instances.json and --iou-type bbox or segm")
         truth = read_json(inputs.annotations, "COCO instances")
-        detections = read_json(inputs.predictions, "COCO results")
+        detections = read_records(inputs.predictions, "COCO results", RESULTS_FORM[inputs.iou_type])
         try:
             scores: CocoScores = coco_ap(truth, detections, inputs.iou_type, backend=inputs.ap_backend or "own")
         except BenchError as error:

@@ -18,6 +18,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.files import read_json
+from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
 from beit3_bench.tasks.metrics.topk import (
     CUTS,
     accuracy_of_ranks,
@@ -32,8 +33,9 @@ from beit3_bench.tasks.metrics.topk import (
 if TYPE_CHECKING:
     import torch
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 VALIDATION_IMAGES = 50_000
+TEMPLATES_FORM = 'a JSON list of prompts such as ["a photo of a {}."]'
+CLASS_NAMES_FORM = 'a JSON list of names in label order, or an object such as {"n01440764": "tench"}'
 LAYOUT = """\
 DATA_ROOT/
   val/n01440764/*.JPEG          one folder per class, 50,000 images in 1,000 folders
@@ -49,12 +51,16 @@ class ImageFolders(Task):
     layout = LAYOUT
     score_files = ()
 
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self._left_out: dict[str, list[str]] = {}
+
     def classes(self) -> list[str]:
         """WordNet ids in label order (sorted): the folders of ``val``."""
         folder = self.data_root / "val"
         if not folder.is_dir():
             raise BenchError(f"{folder}: folder not found; ImageNet needs val/<WordNet id>/*.JPEG below --data-root")
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        names = class_folders(folder)
         if not names:
             raise BenchError(
                 f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first"
@@ -62,25 +68,39 @@ class ImageFolders(Task):
         return names
 
     def labelled_images(self, split: str) -> list[Example]:
-        """One example per image file; the target is the class index."""
-        examples = []
+        """One example per image file in a class folder or below it; the target is the class index."""
+        examples: list[Example] = []
         classes = self.classes()
+        left_out = stray_files(self.data_root / split) if (self.data_root / split).is_dir() else []
         for label, name in enumerate(classes):
             folder = self.data_root / split / name
             if not folder.is_dir():
                 raise BenchError(f"{folder}: class folder not found; split {split} needs the same folders as val")
-            files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            files = images_below(folder)
+            left_out += [f"{name}/{file}" for file in files.left_out]
             examples += [
-                Example(f"image:{name}/{p.name}", (str(p),), cluster=f"{name}/{p.name}", target=label, kind="image")
-                for p in files
+                Example(
+                    f"image:{name}/{file}", (f"{folder}/{file}",), cluster=f"{name}/{file}", target=label, kind="image"
+                )
+                for file in files.names
             ]
         if not examples:
-            raise BenchError(f"{self.data_root / split}: no images in {len(classes)} class folders; the split is empty")
+            folder = self.data_root / split
+            raise BenchError(
+                f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(classes)} class folders; "
+                + (left_out_line(folder, left_out) or "the split is empty")
+            )
+        self._left_out[split] = left_out
         if split == "val" and len(classes) == 1000 and len(examples) != VALIDATION_IMAGES:
             raise BenchError(
                 f"{self.data_root / split}: {len(examples)} images instead of {VALIDATION_IMAGES:,}; complete the download"
             )
         return examples
+
+    def left_out(self, split: str) -> str | None:
+        if split not in self._left_out:
+            self.labelled_images(split)
+        return left_out_line(self.data_root / split, self._left_out[split])
 
     def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
         """n images spread evenly over the classes (files are sorted by class), and every class text."""
@@ -122,7 +142,7 @@ class ImageNet(ImageFolders, DualEncoder):
         templates = ["{}"]
         if self.options.templates:
             path = self.options.templates
-            templates = read_json(path, "prompt templates")
+            templates = read_json(path, "prompt templates", TEMPLATES_FORM)
             if (
                 not isinstance(templates, list)
                 or not templates
@@ -133,7 +153,7 @@ class ImageNet(ImageFolders, DualEncoder):
 
     def _named(self, classes: list[str]) -> list[str]:
         path = self.options.class_names
-        content = read_json(path, "class names")
+        content = read_json(path, "class names", CLASS_NAMES_FORM)
         if isinstance(content, dict):
             missing = [c for c in classes if not isinstance(content.get(c), str)]
             if missing:

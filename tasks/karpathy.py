@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.files import field, read_json, unique
+from beit3_bench.tasks.files import field, identifier, read_json, unique
 
 RELEASED_SIZES = {"dataset_coco.json": 123_287, "dataset_flickr30k.json": 31_014}
 """Images in the released files; a file of this size must also have the published counts per split."""
@@ -53,14 +53,14 @@ def read_karpathy(path: str | Path, image_folder: str | None = None) -> list[Cap
         source = f"{path}: images[{n}]"
         filename = field(record, "filename", str, source)
         folder = record.get("filepath", image_folder or "")
-        image_id = record.get("cocoid", Path(filename).stem)
+        image_id = identifier(record, "cocoid", source) if "cocoid" in record else Path(filename).stem
         sentences = []
         for k, sentence in enumerate(field(record, "sentences", list, source)):
             raw = field(sentence, "raw", str, f"{source}.sentences[{k}]")
-            sentences.append((str(field(sentence, "sentid", int, f"{source}.sentences[{k}]")), raw))
+            sentences.append((identifier(sentence, "sentid", f"{source}.sentences[{k}]"), raw))
         images.append(
             CaptionedImage(
-                str(image_id), f"{folder}/{filename}".lstrip("/"), field(record, "split", str, source), tuple(sentences)
+                image_id, f"{folder}/{filename}".lstrip("/"), field(record, "split", str, source), tuple(sentences)
             )
         )
     unique((i.id for i in images), str(path), "image id")

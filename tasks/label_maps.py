@@ -13,28 +13,34 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, reduce_zero_label
 
 CLASSES = 150
+GREY = ("L", "I;16", "I")  # Pillow's modes of grey PNG files
 
 
 def read_map(path: str | Path, what: str) -> np.ndarray:
     """A grey PNG of class numbers: integer (H, W).
 
     Raises:
-        BenchError: missing or undecodable, a palette (its indexes may mean anything), or colours.
+        BenchError: missing or undecodable, no PNG, a palette (its indexes may mean anything), or colours.
     """
-    from PIL import Image
+    from beit3_bench.backbones.images import opened
 
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.asarray(image) if mode in ("L", "I;16", "I") else None
-    except FileNotFoundError as error:
-        raise BenchError(f"{path}: {what} not found; check the folder") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BenchError(f"{path}: {what} does not decode ({error}); get it again") from error
-    if values is None:
+    with opened(path, formats=("PNG",), what=what) as image:
+        _check_mode(image.mode, path, what)
+        return np.asarray(image)
+
+
+def check_map(path: str | Path, what: str) -> None:
+    """Raise, as `read_map` does, by the header alone."""
+    from beit3_bench.backbones.images import opened
+
+    with opened(path, formats=("PNG",), what=what) as image:
+        _check_mode(image.mode, path, what)
+
+
+def _check_mode(mode: str, path: str | Path, what: str) -> None:
+    if mode not in GREY:
         kind = "a palette image" if mode == "P" else f"an image of mode {mode}"
         raise BenchError(f"{path}: {what} is {kind}; it has to be a grey PNG whose pixels are class numbers")
-    return values
 
 
 def read_label(path: str | Path) -> np.ndarray:

@@ -6,9 +6,8 @@ label 1 = True. dev.json is the dev split, test1.json is test-P. Accuracy and co
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
-from beit3_bench.tasks.files import field, find, read_json_lines, unique
+from beit3_bench.tasks.files import field, find, read_csv, read_json_lines, unique
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
 FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
 IMAGE_FOLDERS = (".", "images", "nlvr2", "nlvr2/images")
+FORM = "identifier,label lines such as dev-924-1-0,True"
 
 
 def read_annotations(path: Path) -> list[dict[str, Any]]:
@@ -40,9 +40,36 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
             raise BenchError(f"{source}: {error}") from error
         records.append({**record, "truth": parse_label(field(record, "label", (str, bool), source), source)})
     if not records:
-        raise BenchError(f"{path}: holds no examples; download it again")
+        raise BenchError(f"{path}: holds no examples; get the file again")
     unique((r["identifier"] for r in records), str(path), "identifier")
     return records
+
+
+def read_predictions(path: Path, known: Container[str]) -> tuple[list[tuple[str, bool]], str | None]:
+    """Predictions of an official csv file: (identifier, label) of each line; and the first line where it is a header.
+
+    Args:
+        known: the identifiers of the annotations; a first line of another identifier and without a label is a header.
+
+    Raises:
+        BenchError: no such file, a line of other than two cells, a label that is none.
+    """
+    predicted: list[tuple[str, bool]] = []
+    header = None
+    for number, cells in read_csv(path, "predictions", FORM):
+        source = f"{path}:{number}"
+        if len(cells) != 2:
+            separator = next((s for s in (";", "\t") if len(cells) == 1 and s in cells[0]), None)
+            mend = f"separate by a comma, not by {separator!r}" if separator else "mend this line"
+            raise BenchError(f"{source}: expected identifier,label, found {len(cells)} fields; {mend}")
+        identifier, label = cells[0].strip(), cells[1]
+        try:
+            predicted.append((identifier, parse_label(label, source)))
+        except BenchError:
+            if number != 1 or identifier in known or identifier.count("-") == 3:
+                raise
+            header = ",".join(cells)
+    return predicted, header
 
 
 class NLVR2(Task):
@@ -141,28 +168,14 @@ DATA_ROOT/
             raise BenchError("scoring nlvr2 needs --annotations dev.json (or test1.json)")
         truth = {r["identifier"]: r["truth"] for r in read_annotations(inputs.annotations)}
         path = inputs.predictions
-        predicted: dict[str, bool] = {}
-        ids = []
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                for number, row in enumerate(csv.reader(file), 1):
-                    if not row:
-                        continue
-                    if len(row) != 2:
-                        raise BenchError(
-                            f"{path}:{number}: expected identifier,label, found {len(row)} fields; mend this line"
-                        )
-                    ids.append(row[0].strip())
-                    predicted[ids[-1]] = parse_label(row[1], f"{path}:{number}")
-        except FileNotFoundError as error:
-            raise BenchError(f"{path}: predictions not found; give a csv file of identifier,label lines") from error
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise BenchError(f"{path}: cannot be read as csv ({error}); write identifier,label lines") from error
-        coverage = match_ids(ids, list(truth), str(path), "examples", inputs.allow_partial)
-        chosen = [i for i in truth if i in predicted]
+        predicted, header = read_predictions(path, truth)
+        coverage = match_ids([i for i, _ in predicted], list(truth), str(path), "examples", inputs.allow_partial)
+        labels = dict(predicted)
+        chosen = [i for i in truth if i in labels]
         if not chosen:
             raise BenchError(f"{path}: holds no predictions; give at least one")
-        scores = score_labels([predicted[i] for i in chosen], [truth[i] for i in chosen], chosen)
+        scores = score_labels([labels[i] for i in chosen], [truth[i] for i in chosen], chosen)
+        scores.notes += [f"line 1 of {path.name} is a header ({header[:60]}) and is left out"] if header else []
         if coverage < 1:
             scores.notes.append(f"partial: {len(chosen)} of {len(truth)} examples ({coverage:.1%})")
         return scores

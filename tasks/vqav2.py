@@ -17,7 +17,16 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
-from beit3_bench.tasks.files import field, find, read_json, read_json_lines, unique, write_json
+from beit3_bench.tasks.files import (
+    field,
+    find,
+    read_json,
+    read_json_lines,
+    read_records,
+    unique,
+    whole_number,
+    write_json,
+)
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 
@@ -29,6 +38,8 @@ IMAGE_FOLDERS = (".", "coco", "images")
 RELEASED_ANNOTATIONS = 443_757 + 214_354  # train2014 + val2014
 RELEASED_ANSWERS = 3_129
 MINIVAL_IMAGES = 1_000
+VOCABULARY_FORM = 'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt'
+RESULTS_FORM = 'a JSON list of {"question_id": 42, "answer": "yes"}'
 SUBSETS = {
     "train": "train2014",
     "val": "val2014",
@@ -55,13 +66,13 @@ def read_questions(path: Path) -> list[Question]:
         source = f"{path}: questions[{n}]"
         questions.append(
             Question(
-                field(record, "question_id", int, source),
-                field(record, "image_id", int, source),
+                whole_number(record, "question_id", source),
+                whole_number(record, "image_id", source),
                 field(record, "question", str, source),
             )
         )
     if not questions:
-        raise BenchError(f"{path}: holds no questions; download it again")
+        raise BenchError(f"{path}: holds no questions; get the file again")
     unique((q.id for q in questions), str(path), "question id")
     return questions
 
@@ -77,15 +88,15 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     records = field(content, "annotations", list, str(path))
     for n, record in enumerate(records):
         source = f"{path}: annotations[{n}]"
-        question = field(record, "question_id", int, source)
+        question = whole_number(record, "question_id", source)
         for key, kind in (
             ("answers", list),
             ("question_type", str),
             ("answer_type", str),
             ("multiple_choice_answer", str),
-            ("image_id", int),
         ):
             field(record, key, kind, source)
+        record |= {"question_id": question, "image_id": whole_number(record, "image_id", source)}
         if not record["answers"]:
             raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
         for k, answer in enumerate(record["answers"]):
@@ -94,7 +105,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
             raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
         annotations[question] = record
     if not annotations:
-        raise BenchError(f"{path}: holds no annotations; download it again")
+        raise BenchError(f"{path}: holds no annotations; get the file again")
     if all(q // 10 == a["image_id"] and q // 1000 != a["image_id"] for q, a in annotations.items()):
         raise BenchError(f"{path}: question ids are those of VQA v1; give the v2 file (v2_mscoco_*_annotations.json)")
     return annotations
@@ -103,9 +114,9 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
 def read_answer_vocabulary(path: Path) -> list[str]:
     """The official ``answer2label.txt``: one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ..."""
     answers: list[str] = []
-    for number, record in read_json_lines(path, "answer vocabulary"):
+    for number, record in read_json_lines(path, "answer vocabulary", VOCABULARY_FORM):
         source = f"{path}:{number}"
-        if field(record, "label", int, source) != len(answers):
+        if whole_number(record, "label", source) != len(answers):
             raise BenchError(
                 f"{source}: label {record['label']} instead of {len(answers)}; labels count up from 0, in order"
             )
@@ -290,13 +301,10 @@ The json files may also lie in DATA_ROOT itself."""
                     f"{inputs.questions}: {len(odd)} question ids are not in both files ({odd[0]}, ...); give files of the same split"
                 )
         path = inputs.predictions
-        records = read_json(path, "VQA results")
-        if not isinstance(records, list):
-            raise BenchError(f"{path}: expected a JSON list of {{question_id, answer}}, found {type(records).__name__}")
         answers = {}
         ids = []
-        for n, record in enumerate(records):
-            question = field(record, "question_id", int, f"{path}: [{n}]")
+        for n, record in enumerate(read_records(path, "VQA results", RESULTS_FORM)):
+            question = whole_number(record, "question_id", f"{path}: [{n}]")
             ids.append(str(question))
             answers[question] = field(record, "answer", str, f"{path}: [{n}]")
         coverage = match_ids(ids, [str(q) for q in annotations], str(path), "questions", inputs.allow_partial)

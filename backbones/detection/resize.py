@@ -16,7 +16,8 @@ MODE = "shortest-edge"
 
 
 def resize_shortest_edge(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
-    """New (height, width): the shorter side ``short_edge``, unless the longer exceeds ``max_size``; halves round up.
+    """New (height, width): the shorter side ``short_edge``, unless the longer exceeds ``max_size``; halves round up. At least
+    one pixel, where detectron2 fails on an image that is too long.
 
     ViTDet evaluates with ``short_edge == max_size == image_size``, that is, the longer side becomes ``image_size``.
     """
@@ -25,13 +26,13 @@ def resize_shortest_edge(height: int, width: int, short_edge: int, max_size: int
     if max(new) > max_size:
         scale = max_size * 1.0 / max(new)
         new = (new[0] * scale, new[1] * scale)
-    return int(new[0] + 0.5), int(new[1] + 0.5)
+    return max(int(new[0] + 0.5), 1), max(int(new[1] + 0.5), 1)
 
 
 def resize_scale(height: int, width: int, scale: float, target: int) -> tuple[int, int]:
     """New (height, width) of large-scale jitter: the longer side ``scale * target``; halves round to even."""
     factor = min(target * scale / height, target * scale / width)
-    return round(height * factor), round(width * factor)
+    return max(round(height * factor), 1), max(round(width * factor), 1)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

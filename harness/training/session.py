@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,8 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
     """
     processes = processes or Processes()
     start = processes.together(lambda: prepare(request, task_class))
+    for line in start.left_out() if processes.first else ():
+        print(f"warning: {line}", file=sys.stderr)
     folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
     processes.agree(settings_of(request, start, folder), "settings")
     held = open_folder(folder, request.resume, request.overwrite)

@@ -94,6 +94,11 @@ class Start:
             return own(self.model, self.config, r)
         return parameter_groups(self.model, self.config.depth, r.weight_decay, r.layer_decay, r.head_lr_factor)
 
+    def left_out(self) -> list[str]:
+        """Files among the images that are no samples, a line for each split."""
+        lines = [self.task.left_out(split) for split in ("train", self.recipe.validation_split)]
+        return [line for line in lines if line]
+
     def metadata(self, step: int) -> dict[str, Any]:
         """What a fine-tuned checkpoint carries, so that `run --checkpoint` needs no other flag; plain values only."""
         task = self.task

@@ -237,9 +237,9 @@ def test_missing_images_and_folders_are_errors(tmp_path):
         decode(tmp_path)
 
 
-def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+def test_pillows_own_limit_holds_where_it_is_lower(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(saved(noise(100, 100), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BenchError, match=r"does not decode.*decompression bomb"):
+    with pytest.raises(BenchError, match=r"too large \(10000 pixels; "):
         decode(path)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from beit3_bench.backbones.image_cache import ImageCache
 from beit3_bench.backbones.preprocess import Preprocessing, decode, planes
+from beit3_bench.tasks.image_folders import images_below
 
 WANTED_RATIO = 5.0
 
@@ -95,7 +96,8 @@ def main() -> int:
     preprocessing = Preprocessing(given.size)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        paths = sorted(given.folder.glob("*.jpg"))[: given.images] if given.folder else write_images(root, given.images)
+        found_files = images_below(given.folder).names if given.folder else []
+        paths = [given.folder / name for name in found_files[: given.images]] or write_images(root, given.images)
         cold = milliseconds(ImageCache(root / "cache", preprocessing).load, paths, 1)
         cache = ImageCache(root / "cache", preprocessing)
         pictures = [decode(path) for path in paths]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from native import ROOTS, edit_json, invoke
+from PIL import Image
 
 from beit3_bench.harness import verify as module
 from beit3_bench.harness.cli import main
@@ -94,6 +97,16 @@ def _first_of_test_dev(root):
     return json.loads(path.read_text())["questions"][0]["question_id"]
 
 
+def replace_image(root, pattern, image, form="PNG"):
+    path = min(root.rglob(pattern))
+    image.save(path, form)
+    return path
+
+
+def ramp(dtype, top):
+    return Image.fromarray(np.linspace(0, top, 80 * 60).reshape(60, 80).astype(dtype))
+
+
 CASES = {
     "missing annotation file": (
         "vqav2",
@@ -118,6 +131,42 @@ CASES = {
         lambda root: [p.write_bytes(p.read_bytes()[:100]) for p in sorted(root.rglob("test1-*-img0.png"))[:1]],
         "decode",
         "1 of",
+    ),
+    "16-bit grey png": (
+        "flickr30k",
+        lambda root: replace_image(root, "*.jpg", ramp(np.uint16, 65535)),
+        "depth",
+        "(16-bit grey); convert them to 8 bits",
+    ),
+    "16-bit grey tiff": (
+        "imagenet",
+        lambda root: replace_image(root, "*.JPEG", ramp(np.uint16, 65535), "TIFF"),
+        "depth",
+        "(16-bit grey); convert",
+    ),
+    "32-bit grey tiff": (
+        "nocaps",
+        lambda root: replace_image(root / "val", "*.jpg", ramp(np.int32, 65535), "TIFF"),
+        "depth",
+        "(32-bit grey); convert",
+    ),
+    "tiff of floats": (
+        "nlvr2",
+        lambda root: replace_image(root, "test1-*-img1.png", ramp(np.float32, 1), "TIFF"),
+        "depth",
+        "1 of",
+    ),
+    "image too large": (
+        "nocaps",
+        lambda root: min((root / "val").glob("*.jpg")).write_bytes(b"P6 15000 13000 255\n"),
+        "size",
+        "make them smaller, or leave them out",
+    ),
+    "postscript called jpg": (
+        "flickr30k",
+        lambda root: min(root.rglob("*.jpg")).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+        "decode",
+        "not an image: PostScript",
     ),
     "question id twice": (
         "vqav2",
@@ -211,6 +260,15 @@ def test_spoilt_data_is_found_in_one_line_with_its_mend(spoilt, name, no_counts)
     matching = [line for kind, line in lines(found) if kind == check and words in line]
     assert matching, lines(found)
     assert all("\n" not in finding.line and "; " in finding.line for finding in found.findings)
+
+
+def test_label_map_that_is_none_is_found(native, tmp_path):
+    root = tmp_path / "ADEChallengeData2016"
+    shutil.copytree(native.world / "ADEChallengeData2016", root)
+    path = min((root / "annotations" / "validation").glob("*.png"))
+    Image.open(path).convert("RGB").save(path)
+    found = verify(get_task("ade20k-seg"), root, all_images=True)
+    assert [line for check, line in lines(found) if check == "label map" and "is an image of mode RGB" in line]
 
 
 def test_split_that_nobody_asked_for_may_be_absent(spoilt, no_counts):

@@ -13,7 +13,7 @@ from native import invoke
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ScoreInputs
-from beit3_bench.tasks.captioning import CocoCaption, NoCaps, mask_caption, read_references
+from beit3_bench.tasks.captioning import DOMAINS, CocoCaption, NoCaps, mask_caption, read_references
 from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals
 
 NAMES = {
@@ -57,10 +57,13 @@ def test_karpathy_and_coco_format_give_the_same_references(native, tmp_path):
     assert read_references(tmp_path / "captions.json") == karpathy
 
 
-def test_image_ids_may_be_strings_in_predictions(native, tmp_path, no_java):
+@pytest.mark.parametrize("written", [str, int, float])
+def test_image_ids_may_be_strings_or_whole_floats_in_predictions(native, tmp_path, no_java, written):
     references = read_references(native.root("coco-caption") / "dataset_coco.json")
     path = tmp_path / "results.json"
-    path.write_text(json.dumps([{"image_id": i, "caption": captions[0]} for i, captions in references.items()]))
+    path.write_text(
+        json.dumps([{"image_id": written(i), "caption": captions[0]} for i, captions in references.items()])
+    )
     scores = CocoCaption.score_file(ScoreInputs(path, native.root("coco-caption") / "dataset_coco.json"))
     assert scores.metrics["BLEU-1"] == pytest.approx(1.0)
     assert set(scores.samples["CIDEr"]) == set(references)
@@ -83,6 +86,74 @@ def test_bad_predictions_are_named(native, tmp_path, change, message):
     path.write_text(json.dumps(change(records)))
     with pytest.raises(BenchError, match=message):
         CocoCaption.score_file(ScoreInputs(path, annotations))
+
+
+@pytest.mark.parametrize("key", ["id", "image_id"])
+def test_ids_of_references_may_be_whole_floats(native, tmp_path, key):
+    path = tmp_path / "captions.json"
+    content = {
+        "images": [{"id": n} for n in (3, 4)],
+        "annotations": [{"image_id": n, "caption": f"caption {n}"} for n in (3, 4)],
+    }
+    for record in content["images"] + content["annotations"]:
+        record.update({k: float(v) for k, v in record.items() if k == key})
+    path.write_text(json.dumps(content))
+    assert read_references(path) == {"3": ["caption 3"], "4": ["caption 4"]}
+
+
+def nocaps_files(folder, domains):
+    """Two images a domain with references, and captions for them."""
+    images = [{"id": 2 * n + k, **({"domain": d} if d else {})} for n, d in enumerate(domains) for k in (0, 1)]
+    annotations = [
+        {"image_id": i["id"], "caption": f"a {word} {i['id']} on a {other}"}
+        for i in images
+        for word, other in (("red", "mat"), ("large", "road"))
+    ]
+    (folder / "nocaps.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    results = [{"image_id": i["id"], "caption": f"a red {i['id']} on a road"} for i in images]
+    (folder / "results.json").write_text(json.dumps(results))
+    return ScoreInputs(folder / "results.json", folder / "nocaps.json")
+
+
+def test_a_file_of_nocaps_is_scored_by_domain(tmp_path, no_java):
+    inputs = nocaps_files(tmp_path, DOMAINS)
+    scores = NoCaps.score_file(inputs)
+    truth, results = (json.loads(p.read_text()) for p in (inputs.annotations, inputs.predictions))
+    for n, domain in enumerate(DOMAINS):
+        part = {2 * n, 2 * n + 1}
+        inputs.annotations.write_text(
+            json.dumps({
+                "images": [i for i in truth["images"] if i["id"] in part],
+                "annotations": [a for a in truth["annotations"] if a["image_id"] in part],
+            })
+        )  # fmt: skip
+        inputs.predictions.write_text(json.dumps([r for r in results if r["image_id"] in part]))
+        alone = NoCaps.score_file(inputs).metrics["CIDEr"]  # a set of its own, with its own document frequencies
+        assert scores.metrics[f"CIDEr/{domain}"] == pytest.approx(alone, abs=1e-12)
+    assert not any("domain" in note for note in scores.notes)
+
+
+def test_a_file_of_nocaps_in_another_order_scores_the_same(tmp_path, no_java):
+    inputs = nocaps_files(tmp_path, DOMAINS)
+    expected = NoCaps.score_file(inputs).metrics
+    records = json.loads(inputs.predictions.read_text())
+    inputs.predictions.write_text(json.dumps(records[::-1]))
+    assert NoCaps.score_file(inputs).metrics == expected
+
+
+def test_a_file_without_domains_says_so(tmp_path, no_java):
+    scores = NoCaps.score_file(nocaps_files(tmp_path, [None, None]))
+    assert not any(name.startswith("CIDEr/") for name in scores.metrics)
+    assert any("does not tell the domains" in note for note in scores.notes)
+
+
+def test_a_karpathy_file_has_no_domains_but_scores(native, tmp_path, no_java):
+    annotations = native.root("coco-caption") / "dataset_coco.json"
+    records = [{"image_id": i, "caption": c[0]} for i, c in read_references(annotations).items()]
+    (tmp_path / "results.json").write_text(json.dumps(records))
+    assert NoCaps.score_file(ScoreInputs(tmp_path / "results.json", annotations)).metrics["BLEU-1"] == pytest.approx(
+        1.0
+    )
 
 
 def test_an_empty_caption_and_a_line_break_shift_no_other_caption(native, tmp_path, no_java):

@@ -98,6 +98,48 @@ def test_bad_prediction_files_are_named(tmp_path, text, message):
         NLVR2.score_file(ScoreInputs(path, truth))
 
 
+@pytest.fixture
+def two(tmp_path):
+    """Annotations of two examples."""
+    truth = tmp_path / "dev.json"
+    truth.write_text(
+        "\n".join(json.dumps({"identifier": f"dev-1-{n}-0", "sentence": "x", "label": "True"}) for n in range(2))
+    )
+    return truth
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "identifier,label\ndev-1-0-0,True\ndev-1-1-0,False\n",
+        "\ufeffid,prediction\r\n\r\ndev-1-0-0,TRUE\r\ndev-1-1-0, false\r\n",
+    ],
+)
+def test_a_header_line_is_left_out_and_noted(tmp_path, two, text):
+    path = tmp_path / "predictions.csv"
+    path.write_text(text)
+    scores = NLVR2.score_file(ScoreInputs(path, two))
+    assert scores.metrics == {"accuracy": 0.5, "consistency": 0.0}
+    assert ["is a header" in note for note in scores.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dev-1-0-0,label\ndev-1-1-0,True\n", ":1: label 'label'"),
+        ("dev-9-9-0,yes\ndev-1-0-0,True\ndev-1-1-0,True\n", ":1: label 'yes'"),
+        ("dev-1-0-0,True\nidentifier,label\ndev-1-1-0,True\n", ":2: label 'label'"),
+        ("dev-1-0-0;True\ndev-1-1-0;True\n", r":1: .*separate by a comma, not by ';'"),
+        ("dev-1-0-0\tTrue\n", r"separate by a comma, not by '\\t'"),
+    ],
+)
+def test_what_is_no_header_is_named(tmp_path, two, text, message):
+    path = tmp_path / "predictions.csv"
+    path.write_text(text)
+    with pytest.raises(BenchError, match=message):
+        NLVR2.score_file(ScoreInputs(path, two))
+
+
 def test_the_written_csv_scores_as_the_run(native, tmp_path):
     words = ["--checkpoint", native.checkpoint("nlvr2"), "--data-root", native.root("nlvr2"), "--workers", 0]
     outcome = invoke("run", "--task", "nlvr2", *words, "--output", tmp_path / "run", "--json")

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from goldens import metrics_golden
-from native import invoke
+from native import edit_json, invoke
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ScoreInputs
@@ -92,6 +92,32 @@ def test_a_released_split_file_with_other_counts_is_refused(tmp_path):
     assert RELEASED_COUNTS["dataset_coco.json"]["test"] == (5_000, 25_010)
     with pytest.raises(BenchError, match="the released file"):
         _check_released(tmp_path / "dataset_coco.json", [image])
+
+
+def test_ids_of_a_split_file_may_be_whole_floats_or_strings(native, tmp_path):
+    root = native.copy("coco-retrieval", tmp_path)
+    expected = [(e.id, e.target) for e in CocoRetrieval(root).examples("test")]
+
+    def rewrite(content):
+        for image in content["images"]:
+            image["cocoid"] = float(image["cocoid"])
+            for sentence in image["sentences"]:
+                sentence["sentid"] = str(sentence["sentid"])
+
+    edit_json(root / "dataset_coco.json", rewrite)
+    assert [(e.id, e.target) for e in CocoRetrieval(root).examples("test")] == expected
+    edit_json(root / "dataset_coco.json", lambda c: c["images"][0].update(cocoid=[1]))
+    with pytest.raises(BenchError, match=r"images\[0\]: 'cocoid' should be str or int"):
+        CocoRetrieval(root).examples("test")
+
+
+@pytest.mark.parametrize("option", ["class_names", "templates"])
+def test_the_mend_for_files_of_ones_own_shows_their_form(native, tmp_path, option):
+    path = tmp_path / "own.json"
+    path.write_text("tench\ngoldfish\n")
+    with pytest.raises(BenchError, match=r"own\.json:1: not valid JSON .*; expected a JSON list of") as caught:
+        ImageNet(native.root("imagenet"), {option: str(path)}).class_texts()
+    assert "again" not in str(caught.value)
 
 
 def test_coco_trains_on_restval_too(native):

@@ -146,6 +146,49 @@ def test_bad_predictions_are_named(native, tmp_path, change, message):
         VQAv2.score_file(ScoreInputs(path, annotations))
 
 
+@pytest.mark.parametrize("written", [float, str])
+def test_question_ids_may_be_whole_floats_or_strings(native, tmp_path, written):
+    path, annotations = predictions(native, tmp_path)
+    expected = VQAv2.score_file(ScoreInputs(path, annotations)).metrics
+    edit_json(path, lambda r: [{**q, "question_id": written(q["question_id"])} for q in r])
+    assert VQAv2.score_file(ScoreInputs(path, annotations)).metrics == expected
+    edit_json(path, lambda r: [{**r[0], "question_id": r[0]["question_id"] + ("5" if written is str else 0.5)}, *r[1:]])
+    with pytest.raises(BenchError, match=r"results\.json: .*(should be int \(a whole number\)|unknown questions)"):
+        VQAv2.score_file(ScoreInputs(path, annotations))
+
+
+def test_json_lines_score_as_a_list(native, tmp_path):
+    path, annotations = predictions(native, tmp_path)
+    expected = VQAv2.score_file(ScoreInputs(path, annotations)).metrics
+    path.write_text("\ufeff" + "\r\n".join(json.dumps(r) for r in json.loads(path.read_text())))
+    assert VQAv2.score_file(ScoreInputs(path, annotations)).metrics == expected
+
+
+def test_ids_of_annotations_and_questions_may_be_floats_and_run_reads_the_same(native, tmp_path):
+    root = native.copy("vqav2", tmp_path)
+    expected = [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).examples("val")]
+    for kind, name in (
+        ("questions", "v2_OpenEnded_mscoco_val2014_questions.json"),
+        ("annotations", "v2_mscoco_val2014_annotations.json"),
+    ):
+        edit_json(
+            root / "vqa" / name,
+            lambda c, kind=kind: c[kind].__setitem__(
+                slice(None),
+                [{**r, "question_id": float(r["question_id"]), "image_id": str(r["image_id"])} for r in c[kind]],
+            ),
+        )
+    assert [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).examples("val")] == expected
+
+
+def test_the_mend_for_an_answer_list_of_ones_own_shows_its_form(native, tmp_path):
+    path = tmp_path / "answers.txt"
+    path.write_text("yes\nno\n")
+    with pytest.raises(BenchError, match=r'answers\.txt:1: not valid JSON .*expected one \{"answer": "yes"') as caught:
+        VQAv2(native.root("vqav2"), {"answer_vocab": str(path)}).vocabulary()
+    assert "again" not in str(caught.value)
+
+
 def test_a_partial_file_is_scored_with_its_coverage(native, tmp_path):
     path, annotations = predictions(native, tmp_path, lambda r: r[:10])
     scores = VQAv2.score_file(ScoreInputs(path, annotations, allow_partial=True))

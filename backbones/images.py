@@ -1,0 +1,135 @@
+"""Opening image files: a few formats, of bounded size, and nothing that a file can start.
+
+Pillow knows some forty formats and chooses by content, whatever a file is called: EPS is given to Ghostscript, others are read
+by decoders that no data set needs. Every image and label map of the project is opened here, as one of `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from beit3_bench.backbones.errors import BenchError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+"""What torchvision's image folders hold (JPEG is MPO, too; PPM is PGM and PBM, too), and GIF, which stands in web data sets
+under the name of JPEG. Of several frames the first is read."""
+
+MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+MAX_SIDE = 65_535  # JPEG's own limit; resizing keeps whole rows of the longer side in memory
+
+_KINDS = {  # how files begin that are often called .jpg or .png
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript",
+    b"%PDF": "PDF",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML or SVG",
+    b"<svg": "SVG",
+    b"{": "JSON",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the files with git lfs pull",
+    b"\x00\x05\x16\x07": "what macOS keeps beside a file",
+    b"8BPS": "a Photoshop file",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+}
+
+
+DEEP = {"I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey", "I": "32-bit grey", "F": "floats"}
+"""Pillow's modes whose conversion to RGB cuts values at 255: in the official loader as here."""
+
+
+class TooLargeError(BenchError):
+    """An image whose size is beyond `MAX_PIXELS` or `MAX_SIDE`."""
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | Path, content: bytes | None = None, formats: Sequence[str] = FORMATS, what: str = "image"
+) -> Iterator[Image.Image]:
+    """An image whose header has been read and whose size is bounded; decode it inside of the ``with``.
+
+    Args:
+        content: the file's bytes, where they have been read already.
+        formats: Pillow's names of the formats that are accepted.
+        what: the file's name in messages, e.g. ``"annotation"``.
+
+    Raises:
+        BenchError: no such file, none of the formats, or damaged (inside of the ``with``, too).
+        TooLargeError: more pixels than are read.
+    """
+    try:
+        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+            raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
+        with Image.open(path if content is None else io.BytesIO(content), formats=tuple(formats)) as image:
+            _check_size(image, path, what)
+            yield image
+    except BenchError:
+        raise
+    except FileNotFoundError as error:
+        raise BenchError(f"{path}: {what} not found; download it, or check --data-root") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, what, str(error).split(" exceeds")[0].removeprefix("Image size ").strip("()")) from error
+    except UnidentifiedImageError as error:
+        raise BenchError(
+            f"{path}: {what} does not decode (not an image: {_kind(path, content)}); download it again, or replace it by "
+            f"one of {', '.join(formats)}"
+        ) from error
+    except MemoryError as error:
+        raise BenchError(f"{path}: {what} does not fit into memory; make it smaller, or leave it out") from error
+    except PermissionError as error:
+        raise BenchError(f"{path}: {what} cannot be read ({error.strerror}); check its permissions") from error
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged bytes
+        words = " ".join(str(error).split())[:150] or type(error).__name__
+        raise BenchError(f"{path}: {what} does not decode ({words}); download it again, or replace it") from error
+
+
+def check_header(path: str | Path) -> None:
+    """Raise, as `opened` does, for a file that is no image of an accepted format and size; its pixels are not decoded."""
+    with opened(path):
+        pass
+
+
+def _check_size(image: Image.Image, path: str | Path, what: str) -> None:
+    """Bound what decoding will allocate. Pillow keeps at most four bytes per pixel, so that pixels bound bytes, too; but its
+    TIFF decoder makes room for whole tiles, whose size is independent of the image's.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise _too_large(path, what, f"{width:,} x {height:,} pixels")
+    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    if tags is not None:
+        tile = [tags.get(tag) for tag in (322, 323)]  # TileWidth, TileLength
+        if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > MAX_PIXELS:
+            raise _too_large(path, what, f"tiles of {tile[0]:,} x {tile[1]:,} pixels")
+
+
+def _too_large(path: str | Path, what: str, size: str) -> TooLargeError:
+    return TooLargeError(
+        f"{path}: {what} is too large ({size}; at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side are read); "
+        "make it smaller, or leave it out"
+    )
+
+
+def _kind(path: str | Path, content: bytes | None) -> str:
+    """What a file is that is no image, by its first bytes."""
+    if content is None:
+        with open(path, "rb") as file:
+            content = file.read(64)
+    start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
+        return "an empty file" if not content else "blanks"
+    if start[4:8] == b"ftyp":
+        return "HEIC, AVIF or a film"
+    if content.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")):
+        return "its header is damaged"
+    known = next((name for sign, name in _KINDS.items() if start.startswith(sign)), None)
+    return known or ("zero bytes" if not content[:64].strip(b"\0") else "none of the formats that are read")

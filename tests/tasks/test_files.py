@@ -1,0 +1,203 @@
+"""Readers of text: encodings, what a file is instead, and mends that fit the file."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+
+import pytest
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.files import (
+    field,
+    identifier,
+    read_csv,
+    read_json,
+    read_json_lines,
+    read_records,
+    read_text,
+    whole_number,
+)
+
+RECORDS = [{"image_id": 1, "caption": "ein Mädchen, 日本"}, {"image_id": 2, "caption": "b"}]
+FORM = 'a JSON list of {"image_id": 42, "caption": "a cat"}'
+READERS = {
+    "json": (read_json, json.dumps(RECORDS, ensure_ascii=False)),
+    "json lines": (read_json_lines, "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS)),
+    "records": (read_records, json.dumps(RECORDS, ensure_ascii=False)),
+    "csv": (read_csv, "dev-1-0-0,True\ndev-1-0-1,é\n"),
+    "text": (read_text, "one\ntwo é\n"),
+}
+readers = pytest.mark.parametrize("name", READERS)
+
+
+def read(reader, path):
+    return reader(path, "caption results", FORM)
+
+
+@readers
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+def test_marks_and_line_ends_change_nothing(tmp_path, name, mark, end):
+    reader, text = READERS[name]
+    path = tmp_path / "file"
+    path.write_bytes(text.encode())
+    expected = read(reader, path)
+    path.write_bytes(mark + text.replace("\n", end).encode())
+    assert read(reader, path) == expected
+
+
+@readers
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_other_unicode_is_named(tmp_path, name, encoding, marked):
+    reader, text = READERS[name]
+    path = tmp_path / "file"
+    ascii_text = text.encode("ascii", "ignore").decode()
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE, "utf-32-le": codecs.BOM_UTF32_LE}
+    path.write_bytes((mark.get(encoding, b"") if marked else b"") + ascii_text.encode(encoding))
+    with pytest.raises(BenchError, match=rf"is {encoding[:6].upper()} text .*; save it as UTF-8"):
+        read(reader, path)
+
+
+@readers
+def test_latin_1_is_told_to_be_saved_as_utf_8(tmp_path, name):
+    path = tmp_path / "file"
+    path.write_bytes("Mädchen,True".encode("latin-1"))
+    with pytest.raises(BenchError, match=r"not UTF-8 text .* at byte 1\); save it as UTF-8$"):
+        read(READERS[name][0], path)
+
+
+@readers
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"[]"), "is compressed with gzip, .*; unpack it"),
+        (b"PK\x03\x04....", "is a zip archive, .*; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
+    ],
+)
+def test_what_a_file_is_instead_is_named(tmp_path, name, content, words):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(BenchError, match=words):
+        read(READERS[name][0], path)
+
+
+@readers
+def test_missing_files_and_folders_are_one_line(tmp_path, name):
+    for path in (tmp_path / "no", tmp_path, "a\0b"):
+        with pytest.raises(BenchError) as caught:
+            read(READERS[name][0], path)
+        assert "\n" not in str(caught.value)
+        assert "--data-root" not in str(caught.value), "a file of one's own lies elsewhere"
+
+
+BROKEN = {
+    '{"a": 1': "not valid JSON",
+    "": "is empty",
+    "  \n": "is empty",
+    '{"a": 1}\n{"a": 2}\n': "holds several JSON values, one a line",
+    '{"a": NaN}': "holds NaN",
+    '{"a": -Infinity}': "holds -Infinity",
+    '{"a": 1, "b": 2, "a": 3}': "key 'a' comes twice",
+    '[{"x": {"a": 1, "a": 1}}]': "key 'a' comes twice",
+    "[" * 100_000: "nested too deeply",
+    '{"a": ' * 100_000: "nested too deeply",
+    "9" * 5000: "thousands of digits",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=lambda t: t[:20])
+def test_broken_json_is_one_line_and_the_mend_fits_the_file(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    for form in (FORM, None):
+        with pytest.raises(BenchError, match=BROKEN[text]) as caught:
+            read_json(path, "Karpathy split", form)
+        line = str(caught.value)
+        assert "\n" not in line
+        assert line.startswith(str(path))
+        if form:
+            assert "again" not in line
+        elif "twice" not in line and "holds" not in line:
+            assert "get the Karpathy split file again" in line
+
+
+def test_json_lines_name_the_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": }\n')
+    with pytest.raises(BenchError, match=r"x\.jsonl:3: not valid JSON \(Expecting value\)"):
+        read_json_lines(path, "NLVR2")
+    path.write_text('{"a": 1}\n{"a": 1, "a": 2}\n')
+    with pytest.raises(BenchError, match=r"x\.jsonl:2: key 'a' comes twice"):
+        read_json_lines(path, "NLVR2")
+    path.write_text(json.dumps(RECORDS, indent=1))
+    with pytest.raises(BenchError, match=r"x\.jsonl:1: is one JSON value over several lines; .*one JSON object a line"):
+        read_json_lines(path, "NLVR2")
+
+
+# ---- result files -------------------------------------------------------------------------------------------------------
+
+
+def test_records_are_read_from_a_list_or_from_lines(tmp_path):
+    path = tmp_path / "x"
+    for text in (json.dumps(RECORDS), json.dumps(RECORDS, indent=2), "\n\n".join(map(json.dumps, RECORDS)) + "\n"):
+        path.write_text(text)
+        assert read_records(path, "caption results", FORM) == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"annotations": RECORDS},
+            "holds an object, whose key 'annotations' holds a list: write that list alone; expected a JSON list of",
+        ),
+        ({"info": {}, "results": RECORDS}, "whose key 'results' holds a list"),
+        ({"images": [], "annotations": []}, r"holds an object; expected a JSON list of"),
+        (RECORDS[0], "holds an object; expected"),
+        ("text", "holds str; expected"),
+    ],
+)
+def test_a_list_inside_of_an_object_is_named(tmp_path, content, words):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match=words):
+        read_records(path, "caption results", FORM)
+
+
+# ---- fields -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [7, 7.0, "7"])
+def test_whole_numbers_may_be_written_in_three_ways(value):
+    assert whole_number({"id": value}, "id", "x") == 7
+    assert identifier({"id": value}, "id", "x") == "7"
+
+
+@pytest.mark.parametrize("value", [-3, 2**53, 10**30, "-3", "0"])
+def test_other_whole_numbers(value):
+    assert whole_number({"id": value}, "id", "x") == int(value)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 7.5, 1e300, float("inf"), float("nan"), [7], {"a": 7}, "7.0", "", "٣", "x", "9" * 30]
+)
+def test_what_is_no_whole_number_is_named(value):
+    with pytest.raises(BenchError, match=r"x: 'id' should be int \(a whole number\), found .*; mend this record"):
+        whole_number({"id": value}, "id", "x")
+
+
+@pytest.mark.parametrize("value", [None, True, 7.5, 1e300, [7], {"a": 7}])
+def test_what_is_no_id_is_named(value):
+    with pytest.raises(BenchError, match="'id' should be str or int"):
+        identifier({"id": value}, "id", "x")
+    with pytest.raises(BenchError, match="lone surrogate"):
+        identifier({"id": "\ud800"}, "id", "x")
+
+
+def test_a_missing_key_names_those_that_are_there():
+    with pytest.raises(BenchError, match=r"x: key 'caption' is missing \(found: 'image_id', 'text'\)"):
+        field({"image_id": 1, "text": "a"}, "caption", str, "x")
