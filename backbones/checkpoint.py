@@ -6,15 +6,10 @@ else carries the official names; the paper's form (shared attention) uses them w
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
-import hashlib
 import json
 import math
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit3_bench.backbones.checkpoint_files import read_file
+from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, RELEASED_VOCABULARY, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import checkpoint_file
+from beit3_bench.backbones.inert_pickle import Inert
+from beit3_bench.backbones.inert_values import mapping_of, plain
 from beit3_bench.backbones.preprocess import Preprocessing
 
 VISION_POSITIONS = "beit3.encoder.embed_positions.A.weight"
 SPECIAL_ROWS = POSITION_OFFSET + 1  # two rows that are never used, and CLS: copied, not interpolated
 METADATA_KEY = "beit3_bench"  # what our own fine-tuned checkpoints carry beside "model"
-WRAPPERS = ("model", "module", "state_dict")
 
 
 @dataclass
@@ -39,92 +38,87 @@ class LoadReport:
     """What `load_checkpoint` did, in official tensor names.
 
     resized: name -> "4x4 -> 6x6" of interpolated position tables.
+    notes: what a reader of the result must know about the weights.
     """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def remarks(self) -> list[str]:
+        """A line for everything that is not as in the file: interpolated, missing, left out, chosen."""
+        lines = [
+            f"{name} was interpolated, {sizes}; build the model with the checkpoint's size to keep it"
+            for name, sizes in self.resized.items()
+        ]
+        for what, names in (("missing, left at their initial values", self.missing), ("left out", self.unexpected)):
+            lines += [f"{len(names)} tensors {what}: {_first(names)}"] if names else []
+        return lines + self.notes
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint file: tensors under official names, our metadata, the official ``args`` as a dict, the file's hash."""
+    """A checkpoint file: tensors under official names, our metadata, the official ``args`` as a dict, the file's hash.
+
+    notes: what was chosen where the file left a choice.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     arguments: dict[str, Any]
     sha256: str
-
-
-def file_sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    notes: list[str] = field(default_factory=list)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read `.pth`/`.pt`/`.bin` (official ``{"model" | "module": tensors, "args": Namespace}`` or a bare state dict) or
-    `.safetensors`. Nothing in the file is executed: ``weights_only`` with an allow-list of ``argparse.Namespace``.
+    """Read `.pth`/`.pt`/`.bin`/`.ckpt` (official ``{"model" | "module": tensors, "args": Namespace}``, a bare state dict, or what
+    training frameworks make of it), `.safetensors`, or the index of several files (or their folder). Nothing in a file is
+    executed: objects beside the weights are read as names; see `inert_pickle`.
+
+    Which of several sets of weights is read, and under which names: see `checkpoint_layout`.
 
     Raises:
-        BenchError: missing, truncated or unsafe file, or no tensors in it.
+        BenchError: missing, truncated or unsafe file, or no tensors in it; says what the file is where that is known.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise BenchError(f"{path}: is a folder; name the checkpoint file in it")
-    if not path.is_file():
-        raise BenchError(f"{path}: checkpoint not found; released files are listed by: beit3-bench models")
-    tensors, metadata, arguments = (_read_safetensors if path.suffix == ".safetensors" else _read_pickled)(path)
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items() if isinstance(value, Tensor)}
+    path = checkpoint_file(path)
+    file = read_file(path)
+    mapping = mapping_of(file.content)
+    if mapping is None:
+        kind = type(file.content).__name__ if type(file.content) is not Inert else str(file.content)
+        raise BenchError(f"{path}: holds a {kind}, not a state dict; is this a BEiT-3 checkpoint?")
+    weights, notes = weights_of(mapping)
+    try:
+        tensors = bare_names({name: value for name, value in weights.items() if isinstance(value, Tensor)})
+        metadata = plain(mapping.get(METADATA_KEY) or {})
+        if METADATA_KEY in file.texts:
+            metadata = json.loads(file.texts[METADATA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: {error}") from error
     if not tensors:
-        raise BenchError(f"{path}: holds no tensors; is this a BEiT-3 checkpoint?")
+        raise BenchError(f"{path}: holds no tensors{_unread(weights)}; is this a BEiT-3 checkpoint?")
     if not isinstance(metadata, dict):
         raise BenchError(
             f"{path}: {METADATA_KEY!r} is a {type(metadata).__name__}, not a table; this file was not written by beit3-bench"
         )
-    return Checkpoint(path, tensors, metadata, dict(arguments), file_sha256(path))
+    return Checkpoint(path, tensors, metadata, _arguments(mapping.get("args")), file.sha256(), notes)
 
 
-Content = tuple[Mapping[str, Any], Any, Mapping[str, Any]]
+def _unread(weights: Mapping[str, Any]) -> str:
+    """Which kind of tensors a file has, where they are of a kind that is not read (quantised, sparse, sharded)."""
+    kinds = sorted({str(value) for value in weights.values() if type(value) is Inert})
+    return f" of numbers ({', '.join(kinds[:3])})" if kinds else ""
 
 
-def _read_safetensors(path: Path) -> Content:
-    from safetensors import SafetensorError, safe_open
-
+def _arguments(value: Any) -> dict[str, Any]:
+    """The official ``args`` as a dict; empty where they are nothing of the kind."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")), {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BenchError(f"{path}: not a whole safetensors file ({error}); download it again") from error
-
-
-def _read_pickled(path: Path) -> Content:
-    try:
-        # Files of torch >= 1.6 are zip archives and are mapped, not copied: a gigabyte less while the model is filled.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickle protocols; what cannot be read raises
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks to run {culprit[1]}" if culprit else "is damaged or not a PyTorch checkpoint"
-        raise BenchError(
-            f"{path}: {what}; nothing was executed; use the official file or a safetensors copy"
-        ) from error
-    except Exception as error:
-        # Damaged bytes fail in the unpickler, the archive reader or the storage reader, each with errors of its own.
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BenchError(f"{path}: not a whole PyTorch checkpoint ({line[:120]}); download it again") from error
-    if not isinstance(content, Mapping):
-        raise BenchError(f"{path}: holds a {type(content).__name__}, not a state dict; is this a BEiT-3 checkpoint?")
-    arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-    return _unwrapped(content), content.get(METADATA_KEY) or {}, arguments
-
-
-def _unwrapped(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict inside ``{"model": ...}`` or ``{"module": ...}``, else the mapping itself."""
-    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        values = plain(value)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 # ---- names ------------------------------------------------------------------------------------------------------------
@@ -189,20 +183,26 @@ def load_checkpoint(
         BenchError: a missing, unexpected or misshapen tensor that no pattern allows; lists the names.
     """
     if isinstance(source, (str, Path)):
-        tensors: Mapping[str, Any] = read_checkpoint(source).tensors
-        origin = origin or str(source)
+        checkpoint = read_checkpoint(source)
+        tensors: Mapping[str, Any] = checkpoint.tensors
+        origin, notes = origin or str(source), checkpoint.notes
     else:
-        tensors = {name.removeprefix("module."): value for name, value in _unwrapped(source).items()}
+        tensors, notes = weights_of(source)
         origin = origin or "state dict"
+    names = official_names(model)
+    try:
+        tensors = bare_names(tensors, {official for group in names.values() for official in group})
+    except ValueError as error:
+        raise BenchError(f"{origin}: {error}") from error
 
     def allowed(name: str, patterns: Sequence[str] = allow_missing) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    report = LoadReport()
+    report = LoadReport(notes=list(notes))
     own, config = model.state_dict(), getattr(model, "config", None)
     ready: list[tuple[Tensor, Tensor]] = []
     misshapen: dict[str, str] = {}
-    for name, group in official_names(model).items():
+    for name, group in names.items():
         # The three parts of a fused tensor are loaded one by one: each into its rows.
         for official, target in zip(group, own[name].chunk(len(group)) if len(group) > 1 else [own[name]], strict=True):
             value = tensors.get(official)
@@ -273,9 +273,7 @@ def config_from_tensors(
         if name not in tensors:
             if default is not None:
                 return default
-            raise BenchError(
-                f"{origin}: tensor {name!r} is missing; this is not a BEiT-3 checkpoint with official names"
-            )
+            raise BenchError(f"{origin}: tensor {name!r} is missing; {_other_names(tensors, name)}")
         if tensors[name].ndim != dimensions:
             raise BenchError(f"{origin}: tensor {name!r} has {tensors[name].ndim} dimensions instead of {dimensions}")
         return tuple(tensors[name].shape)
@@ -316,6 +314,15 @@ def config_from_tensors(
         num_heads = num_heads or BEiT3Config.preset(preset).num_heads
     assert num_heads is not None
     return BEiT3Config(image_size=image_size or side * patch, num_heads=num_heads, **shapes)
+
+
+def _other_names(tensors: Mapping[str, Tensor], name: str) -> str:
+    """What a file without a tensor has instead: the same under a prefix, or names of another kind."""
+    other = next((n for n in tensors if n.endswith(name)), None)
+    if other is not None:
+        prefix = other.removesuffix(name)
+        return f"it has {other!r}: write it again with {prefix!r} taken off its names"
+    return f"this is not a BEiT-3 checkpoint with official names (one of its names: {next(iter(tensors), '')!r})"
 
 
 def _differences(shapes: Mapping[str, Any], preset: str) -> list[str]:
@@ -385,6 +392,7 @@ def load_model_for(
     else:
         model = build_model(head, config, **arguments)
     report = load_checkpoint(model, source.tensors, allow_missing, origin)
+    report.notes += source.notes
     if "preprocessing" in source.metadata:
         preprocessing = Preprocessing.from_dict(
             source.metadata["preprocessing"], f"{origin}: its preprocessing"

@@ -7,7 +7,10 @@ import errno
 import fcntl
 import http.client
 import os
+import re
 import shutil
+import ssl
+import stat
 import time
 import urllib.error
 import urllib.parse
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import write_atomic
 from beit3_bench.backbones.weights import sha256_of
 
 CHUNK = 1 << 20
@@ -29,6 +33,7 @@ PAUSE = 1.0
 Progress = Callable[[int, int | None], None]
 """Called with bytes on disk so far and the total, where the server tells it."""
 
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _MAY_COME_BACK = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -36,13 +41,39 @@ class _Interrupted(Exception):
     """The transfer broke off; what has arrived is kept."""
 
 
+class _Changed(_Interrupted):
+    """The server has another version of the file than the one that the first part is of; the part was dropped."""
+
+
+@dataclass
+class _Version:
+    """Which version of a file the first part is of.
+
+    tag: its strong ETag or, where the server sends none, its Last-Modified; "" where nothing says.
+    total: bytes of the whole file, where known.
+    """
+
+    tag: str = ""
+    total: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> _Version:
+        try:
+            tag, _, total = path.read_text(encoding="utf-8").partition("\n")
+        except (OSError, ValueError):
+            return cls()
+        return cls(tag, int(total) if _NUMBER.fullmatch(total) else None)
+
+    def write(self, path: Path) -> None:
+        write_atomic(path, f"{self.tag}\n{'' if self.total is None else self.total}".encode())
+
+
 @dataclass
 class _Reply:
-    """What the server's answer says: where its body starts, how long the whole file is, and which version it is."""
+    """What the server's answer says: where its body starts, and which version of the file it is of."""
 
     start: int
-    total: int | None
-    version: str
+    version: _Version
 
 
 def download(
@@ -73,49 +104,58 @@ def download(
         BenchError: refused by the server, broken off too often, another size or hash than expected, no space, or
             another process is downloading the same file.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    try:
+        address = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise BenchError(f"{url}: not an address ({error}); give one that starts with https://") from error
+    if address.scheme not in ("http", "https") or not address.netloc:
         raise BenchError(f"{url}: not an address; give one that starts with https://")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise BenchError(f"sha256 {sha256[:70]!r}: expected 64 hex digits; give the whole hash")
     target = Path(target)
     part, version_file = _beside(target, ".part"), _beside(target, ".part.version")
     if target.exists():
+        if not target.is_file():
+            raise BenchError(f"{target}: something stands here that is no file; move it away and try again")
         if wrong := _difference(target, sha256):
             raise BenchError(f"{wrong}; move it away and try again")
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(part, "a+b")  # noqa: SIM115
+        stream = _open_part(part)
     except OSError as error:
         raise BenchError(f"{part}: cannot be written ({error.strerror}); choose another folder") from error
     with stream, _sole_writer(stream, part):
-        failures = 0
-        while True:
-            before = part.stat().st_size
-            try:
-                _transfer(url, stream, version_file, progress, timeout)
-                break
-            except _Interrupted as reason:
-                stream.flush()
-                moved = part.stat().st_size > before  # a transfer that moves on may break as often as it likes
-                failures = 1 if moved else failures + 1
-                if failures > retries:
-                    raise BenchError(
-                        f"{url}: broke off {failures} times without a byte more ({reason}); {part} keeps what has "
-                        "arrived, give the same command again to continue"
-                    ) from reason
-                time.sleep(pause * 2 ** (failures - 1))
-        stream.flush()
-        if wrong := _difference(part, sha256):
-            part.unlink()
-            version_file.unlink(missing_ok=True)
-            raise BenchError(f"{wrong}; deleted it, try again")
-        os.fsync(stream.fileno())
-        os.replace(part, target)
+        try:
+            _fetch(url, stream, version_file, progress, retries, pause, timeout)
+            if wrong := _difference(part, sha256):
+                _restart(stream)
+                raise BenchError(f"{wrong}; deleted it, try again")
+            os.fsync(stream.fileno())
+            os.replace(part, target)
+        finally:
+            if stream.seek(0, os.SEEK_END) == 0:  # an empty part is worth nothing
+                part.unlink(missing_ok=True)
+                version_file.unlink(missing_ok=True)
     version_file.unlink(missing_ok=True)
     return target
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def _open_part(part: Path) -> BinaryIO:
+    """The file of the first part, to go on from; a link in its place is not followed."""
+
+    def opener(path: str, flags: int) -> int:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "no regular file stands there")
+        return handle
+
+    return open(part, "a+b", opener=opener)
 
 
 @contextlib.contextmanager
@@ -127,43 +167,126 @@ def _sole_writer(stream: BinaryIO, part: Path) -> Iterator[None]:
     yield  # the lock goes with the file handle
 
 
+def _fetch(
+    url: str,
+    stream: BinaryIO,
+    version_file: Path,
+    progress: Progress | None,
+    retries: int,
+    pause: float,
+    timeout: float,
+) -> None:
+    """Transfer until the file is whole; give up after ``retries`` in a row that brought nothing, or as many new versions."""
+    failures = changes = 0
+    while True:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            _transfer(url, stream, version_file, progress, timeout)
+            return
+        except _Interrupted as reason:
+            stream.flush()
+            changes += isinstance(reason, _Changed)
+            # a transfer that moves on may break as often as it likes
+            failures = 1 if stream.seek(0, os.SEEK_END) > before else failures + 1
+            if changes > retries:
+                raise BenchError(
+                    f"{url}: changed {changes} times while it was fetched; try again later, or another --base-url"
+                ) from reason
+            if failures > retries:
+                raise BenchError(
+                    f"{url}: broke off {failures} times without a byte more ({_line(reason)}); {stream.name} "
+                    "keeps what has arrived, give the same command again to continue"
+                ) from reason
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http and https only, and from https to https only."""
+
+    def redirect_request(self, request: Any, fp: Any, code: int, message: str, headers: Any, newurl: str) -> Any:
+        before, after = (urllib.parse.urlsplit(u).scheme for u in (request.full_url, newurl))
+        if after not in ("http", "https") or (before == "https" and after != "https"):
+            raise BenchError(
+                f"{request.full_url}: the server sends on to {_line(newurl)}, which is not protected by https; "
+                "give another address with --base-url"
+            )
+        return super().redirect_request(request, fp, code, message, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """http and https, through the proxies that the environment names; no ftp, no local files."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        _Redirects,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
 def _transfer(url: str, stream: BinaryIO, version_file: Path, progress: Progress | None, timeout: float) -> None:
     """Append what is missing to ``stream``."""
     have = stream.seek(0, os.SEEK_END)
-    version = version_file.read_text(encoding="utf-8") if have and version_file.exists() else ""
-    if have and not version:  # nothing says which version of the file these bytes are of
-        have = _restart(stream)
-    request = urllib.request.Request(url, headers={"User-Agent": "beit3-bench", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", version)
+    known = _Version.read(version_file) if have else _Version()
+    if have and not known.tag:  # nothing says which version of the file these bytes are of
+        have, known = _restart(stream), _Version()
+    empty = f"{url}: the server sent an empty file; check the address, or give another --base-url"
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        request = urllib.request.Request(url, headers={"User-Agent": "beit3-bench", "Accept-Encoding": "identity"})
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+            request.add_header("If-Range", known.tag)
+        with _opener().open(request, timeout=timeout) as response:
             reply = _read_reply(response, url)
-            if reply.start != have:
-                if reply.start:
-                    raise BenchError(f"{url}: the server sent another part than asked for; try another --base-url")
+            if reply.start and reply.start != have:
+                raise BenchError(f"{url}: the server sent another part than asked for; try another --base-url")
+            if reply.start and not _same_version(known, reply.version):
+                _restart(stream)
+                raise _Changed("the file changed on the server")
+            if reply.start:
+                reply.version = _Version(known.tag, reply.version.total or known.total)
+            elif reply.version.total == 0:
+                raise BenchError(empty)
+            else:
                 have = _restart(stream)
-            version_file.write_text(reply.version, encoding="utf-8")
-            _check_space(version_file.parent, have, reply.total)
-            _receive(response, stream, have, reply.total, progress)
+            reply.version.write(version_file)
+            _check_space(version_file.parent, have, reply.version.total)
+            _receive(response, stream, have, reply.version.total, progress)
+            if stream.seek(0, os.SEEK_END) == 0:
+                raise BenchError(empty)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing behind what we have: complete, or another file
-            if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+            total = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""), re.ASCII)
+            if total and int(total[1]) == have and _same_version(known, _Version(known.tag, have)):
                 return
             _restart(stream)
-            raise _Interrupted("the partial file is longer than the file") from error
+            raise _Changed("the partial file is not a part of the file") from error
         if error.code in _MAY_COME_BACK:
             raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
         raise BenchError(
-            f"{url}: the server says {error.code} {error.reason}; check the name, or give a mirror with --base-url"
+            f"{url}: the server says {error.code} {_line(error.reason)}; check the name, or give a mirror with --base-url"
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BenchError(
                 f"{stream.name}: the disk is full; free some space and give the same command again"
             ) from error
-        raise _Interrupted(str(getattr(error, "reason", None) or error)) from error
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise BenchError(
+                f"{url}: its certificate is not valid here ({_line(reason)}); check the clock, a proxy, and ca-certificates"
+            ) from error
+        raise _Interrupted(str(reason)) from error
+    except (
+        http.client.InvalidURL,
+        ValueError,
+    ) as error:  # of the address, of one that the server sends on to, of a proxy's
+        raise BenchError(f"{url}: the address, or the server's answer, is malformed ({_line(error)})") from error
     except http.client.HTTPException as error:
         raise _Interrupted(f"{type(error).__name__}: {error}") from error
 
@@ -174,21 +297,57 @@ def _restart(stream: BinaryIO) -> int:
     return 0
 
 
+def _line(text: object) -> str:
+    """What a server or a library said, fit for a message."""
+    return "".join(c if c.isprintable() else " " for c in str(text))[:200]
+
+
+def _same_version(known: _Version, found: _Version) -> bool:
+    """Whether a later part is of the file that the first is of. A part must repeat an ETag; Last-Modified it may leave out."""
+    if found.tag != known.tag and (found.tag or known.tag.startswith('"')):
+        return False
+    return known.total is None or found.total is None or known.total == found.total
+
+
 def _read_reply(response: Any, url: str) -> _Reply:
-    kind = response.headers.get_content_type()
-    if kind == "text/html":
+    """What an answer's headers say.
+
+    Raises:
+        BenchError: not the plain bytes of a file, or headers that cannot be.
+    """
+    headers = response.headers
+    if response.status not in (200, 206):
+        raise BenchError(f"{url}: the server says {response.status} and sends no file; check the address")
+    if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise BenchError(f"{url}: the server answers with a web page, not a file; check the address and any proxy")
-    length = response.headers.get("Content-Length")
-    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    if version.startswith("W/"):  # a weak tag does not promise the same bytes
-        version = ""
-    if response.status != 206:
-        return _Reply(0, int(length) if length else None, version)
-    span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    first = span.partition("-")[0]
-    if not first.isdecimal():
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BenchError(
+            f"{url}: the server packs the file ({_line(encoding)}) though it was asked not to; try another --base-url"
+        )
+
+    def malformed(name: str) -> BenchError:
+        return BenchError(
+            f"{url}: the server's answer is malformed ({name}: {_line(headers[name])[:60]}); try another --base-url"
+        )
+
+    length = headers.get("Content-Length")
+    if length is not None and not _NUMBER.fullmatch(length.strip()):
+        raise malformed("Content-Length")
+    tag = headers.get("ETag") or headers.get("Last-Modified") or ""
+    if tag.startswith("W/") or not tag.isprintable() or not tag.isascii():  # a weak tag does not promise the same bytes
+        tag = ""
+    if response.status == 200:
+        return _Reply(0, _Version(tag, int(length) if length is not None else None))
+    if "Content-Range" not in headers:
         raise BenchError(f"{url}: the server sent a part without saying which; try another --base-url")
-    return _Reply(int(first), int(total) if total.isdecimal() else None, version)
+    span = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers["Content-Range"].strip(), re.ASCII)
+    if span is None:
+        raise malformed("Content-Range")
+    first, last, total = int(span[1]), int(span[2]), None if span[3] == "*" else int(span[3])
+    if last < first or (total is not None and last >= total) or (length and int(length) != last - first + 1):
+        raise malformed("Content-Range")
+    return _Reply(first, _Version(tag, total))
 
 
 def _check_space(folder: Path, have: int, total: int | None) -> None:
@@ -209,7 +368,7 @@ def _receive(response: Any, stream: BinaryIO, have: int, total: int | None, prog
         raise _Interrupted(f"{have:,} of {total:,} bytes arrived")
     if total is not None and have > total:
         _restart(stream)
-        raise _Interrupted(f"{have:,} bytes arrived, {total:,} were announced")
+        raise _Changed(f"{have:,} bytes arrived, {total:,} were announced")
 
 
 def _difference(path: Path, sha256: str | None) -> str:

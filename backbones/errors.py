@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from types import ModuleType
 
@@ -11,6 +12,46 @@ class BenchError(Exception):
 
     The command line prints the message and exits with status 2; no traceback unless ``--debug`` is given.
     """
+
+
+_NO_MEMORY = (
+    "not enough memory; use a smaller --batch-size or fewer --workers, or raise the limit (ulimit -v, the job's)"
+)
+_NO_FILES = "too many open files; use fewer --workers or raise ulimit -n"
+_NO_THREADS = "no more threads or processes may be started; raise ulimit -u, or set OMP_NUM_THREADS=1"
+_MEMORY_WORDS = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "failed to map segment",
+    "bad_alloc",
+    "not enough memory",
+    "unable to allocate",
+)
+_FILES_WORDS = ("too many open files",)
+_THREADS_WORDS = ("can't start new thread", "resource temporarily unavailable", "pthread_create")
+
+
+def exhausted(error: BaseException) -> str | None:
+    """What to say where a machine's limit caused an error: memory, open files or threads; None for any other cause.
+
+    Imports and native libraries report such a limit by many kinds of error, and wrap them into each other.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error).lower()
+        if isinstance(error, MemoryError):
+            return _NO_MEMORY
+        if isinstance(error, (OSError, ImportError, RuntimeError, SystemError)) and not isinstance(error, BenchError):
+            number = getattr(error, "errno", None)
+            if number == errno.ENOMEM or any(word in text for word in _MEMORY_WORDS):
+                return _NO_MEMORY
+            if number in (errno.EMFILE, errno.ENFILE) or any(word in text for word in _FILES_WORDS):
+                return _NO_FILES
+            if number == errno.EAGAIN or any(word in text for word in _THREADS_WORDS):
+                return _NO_THREADS
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
 
 
 INSTALL_LINES = {
@@ -35,6 +76,8 @@ def requires(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if exhausted(error) is not None:  # there, but the machine cannot take it in
+            raise
         package = module.split(".")[0]
         line = INSTALL_LINES.get(package, f"pip install {package}")
         raise BenchError(

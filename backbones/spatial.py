@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from beit3_bench.backbones.checkpoint import WRAPPERS, LoadReport, interpolate_positions, read_checkpoint
+from beit3_bench.backbones.checkpoint import LoadReport, interpolate_positions, read_checkpoint
+from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
 from beit3_bench.backbones.config import POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.multiway import FeedForward
@@ -305,12 +306,15 @@ def load_spatial(
         BenchError: tensors that are missing or misshapen, or layers beyond the model's depth; nothing was changed.
     """
     if isinstance(source, (str, Path)):
-        origin, tensors = origin or str(source), read_checkpoint(source).tensors
+        checkpoint = read_checkpoint(source)
+        origin, tensors, notes = origin or str(source), checkpoint.tensors, checkpoint.notes
     else:
-        origin = origin or "state dict"
-        tensors = dict(next((source[k] for k in WRAPPERS if isinstance(source.get(k), Mapping)), source))  # type: ignore[arg-type]
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    own, report = model.state_dict(), LoadReport()
+        origin, (tensors, notes) = origin or "state dict", weights_of(source)
+    try:
+        tensors = bare_names(tensors)
+    except ValueError as error:
+        raise BenchError(f"{origin}: {error}") from error
+    own, report = model.state_dict(), LoadReport(notes=list(notes))
     ready: dict[str, Tensor] = {}
     wrong: list[str] = []
     for name, group in official_vision_names(model).items():

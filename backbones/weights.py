@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import write_atomic
 
 OFFICIAL_LOCATION = "https://github.com/addf400/files/releases/download/beit3"
 TOKENIZER_FILE = "beit3.spm"
@@ -207,9 +208,23 @@ def get_weight(name: str) -> Weight:
 
 
 def cache_folder() -> Path:
-    """Where this user's pins live: ``BEIT3_BENCH_CACHE``, or ``~/.cache/beit3-bench``."""
+    """Where this user's pins live: ``BEIT3_BENCH_CACHE``, or ``~/.cache/beit3-bench``.
+
+    Raises:
+        BenchError: neither is there: no home folder is known, as for the unknown users of a container.
+    """
     chosen = os.environ.get("BEIT3_BENCH_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "beit3-bench"
+    if chosen:
+        return Path(chosen)
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute():
+        raise BenchError(
+            "no home folder is known to keep pinned hashes in; set HOME, or BEIT3_BENCH_CACHE to a writable folder"
+        )
+    return home / ".cache" / "beit3-bench"
 
 
 def pins_file() -> Path:
@@ -228,7 +243,7 @@ def read_pins() -> dict[str, str]:
         pins = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path}: cannot be read as JSON ({error}); mend it, or delete it to pin anew") from error
     if not isinstance(pins, dict):
         raise BenchError(f"{path}: expected an object of name: sha256; mend it, or delete it to pin anew")
@@ -294,7 +309,7 @@ def _locked_pins() -> Iterator[None]:
     """Processes that pin at the same time take turns, so that no pin is lost."""
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        lock = open(cache_folder() / "pins.lock", "a")  # noqa: SIM115
+        lock = open(cache_folder() / "pins.lock", "a", opener=_without_links)  # noqa: SIM115
     except OSError as error:
         raise _not_writable(error) from error
     with lock:
@@ -302,12 +317,14 @@ def _locked_pins() -> Iterator[None]:
         yield
 
 
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _write_pins(pins: dict[str, str]) -> None:
-    path = pins_file()
-    beside = path.with_suffix(".tmp")  # the lock is held: nobody else writes it
     try:
-        beside.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise _not_writable(error) from error
+        write_atomic(pins_file(), (json.dumps(pins, indent=2, sort_keys=True) + "\n").encode())
+    except BenchError as error:
+        if isinstance(error.__cause__, OSError):
+            raise _not_writable(error.__cause__) from error
+        raise

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.environment import announced, announced_processes
+from beit3_bench.backbones.errors import BenchError, exhausted
 from beit3_bench.harness.memory import keep_freed_memory
 
 _COMMANDS = "beit3_bench.harness.commands"
@@ -94,11 +95,11 @@ class LazyGroup(click.Group):
 def _ranked(message: str) -> str:
     """One line, with the process that says it where several run."""
     line = " ".join(message.split())
-    return (
-        f"[rank {os.environ['RANK']}] {line}"
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-        else line
-    )
+    try:
+        rank = announced("RANK") if announced_processes() > 1 else None
+    except BenchError:  # no launcher's; the line itself may say so
+        rank = None
+    return line if rank is None else f"[rank {rank}] {line}"
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -120,8 +121,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _STORAGE:
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{(error.strerror or str(error)).lower()}; {_STORAGE[error.errno]}", 2
-    if isinstance(error, MemoryError):
-        return "error: not enough memory; use a smaller --batch-size or fewer --workers", 2
+    resource = exhausted(error)
+    if resource is not None:
+        return f"error: {resource}", 2
     kind, first = type(error).__name__, str(error).strip().split("\n")[0]
     return f"internal error: {kind}: {first}; run again with --debug for the traceback", 1
 
@@ -138,7 +140,6 @@ _STORAGE = {
     errno.ENOENT: "check the path",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EIO: "the disk or network file system fails; check it",
-    errno.EMFILE: "too many open files; use fewer --workers or raise ulimit -n",
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.harness import card
 from beit3_bench.harness.features import Features, KeepingSink
 from beit3_bench.harness.fingerprint import data_fingerprint
@@ -49,10 +49,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
 
     from beit3_bench.harness.devices import resolve_device
 
-    if not request.checkpoint.is_file():
-        raise BenchError(
-            f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
-        )
+    request = replace(request, checkpoint=checkpoint_file(request.checkpoint))
     task = FEATURES[features](request.data_root)
     splits = {name: read_examples(task, name, request.limit) for name in (TRAIN, EVALUATED)}
     device = resolve_device(request.device)
@@ -80,7 +77,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
         "metrics": metrics,
         "counts": scores.counts,
         "chosen": chosen,
-        "notes": notes,
+        "notes": [*loaded.report.notes, *notes],
         "subset": {"limit": request.limit} if any(subset for _, subset in splits.values()) else None,
         "world": world_of(request.data_root),
         "model": card.model_card(request, loaded),

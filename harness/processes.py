@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from beit3_bench.backbones.environment import announced_processes, check_launch
 from beit3_bench.backbones.errors import BenchError
 
 T = TypeVar("T")
@@ -64,11 +65,12 @@ class Processes:
             device: as `--device`; without CUDA the group talks over gloo, with it over NCCL.
 
         Raises:
-            BenchError: the group does not come together, or is not the one that was announced.
+            BenchError: the environment is no launcher's, or the group does not come together as it was announced.
         """
-        announced = int(os.environ.get("WORLD_SIZE", "1"))
+        announced = announced_processes()
         if announced == 1:
             return cls()
+        check_launch(announced)
         import torch
 
         # Imported before there is a group: their functions hold the group that they find then as a default argument, for ever,

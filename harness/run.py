@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.harness import card
 from beit3_bench.harness.features import Features, KeepingSink
 from beit3_bench.harness.fingerprint import short
@@ -84,12 +85,9 @@ def run_task(
     processes = processes or Processes()
     clock = Clock()
     started = time.perf_counter()
+    request = processes.together(lambda: replace(request, checkpoint=checkpoint_file(request.checkpoint)))
 
     def prepare() -> tuple[Task, str, list[Example], dict[str, int] | None, Tokenizer | None]:
-        if not request.checkpoint.is_file():
-            raise BenchError(
-                f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
-            )
         if request.output is not None:
             check_folder(request.output)
         with clock.stage("read"):
@@ -127,7 +125,7 @@ def run_task(
     config["device"] = str(device)
     leaks = find_leaks(task.name, split, request.checkpoint, loaded.metadata)
     left_out = task.left_out(split)
-    warnings = [*leaks, left_out] if left_out else leaks
+    warnings = [*loaded.report.notes, *leaks, *([left_out] if left_out else [])]
     for warning in warnings if processes.first else ():
         print(f"warning: {warning}", file=sys.stderr)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))

@@ -207,6 +207,7 @@ DATA_ROOT/                        = ADEChallengeData2016
                 f"{checkpoint}: its config has {model.num_classes} classes, ADE20K has {CLASSES}; give another config"
             )
         report = load_segmentor(model, source.tensors, str(checkpoint), allow_missing)
+        report.notes += source.notes
         preprocessing = preprocessing_of(cfg, options.multi_scale)
         config = model.backbone.net.config
         if preprocessing.size % config.patch_size == 0:

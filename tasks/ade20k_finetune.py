@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.environment import announced_processes
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.files import check_images
 from beit3_bench.tasks.label_maps import check_map
@@ -126,10 +128,8 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
     Raises:
         BenchError: bad input; nothing has been written.
     """
-    if request.checkpoint is not None and not request.checkpoint.is_file():
-        raise BenchError(
-            f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
-        )
+    if request.checkpoint is not None:
+        request = dataclasses.replace(request, checkpoint=checkpoint_file(request.checkpoint))
     recipe_options, task_options = split_options(request.options)
     task = task_class(request.data_root, task_options)
     training = task.examples("train")
@@ -153,7 +153,7 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
         )
     name = request.recipe or preset
     recipe = load_recipe(TASK, name, recipe_options)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = announced_processes()
     at_once, accumulate = divide_batch(recipe, world)
     settings = apply_recipe(variant(name), recipe, at_once)
     shapes = BEiT3Config.preset(preset)

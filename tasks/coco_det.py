@@ -153,7 +153,7 @@ DATA_ROOT/
         return LoadedModel(
             model,
             config,
-            LoadReport(loaded=list(source.tensors)),
+            LoadReport(loaded=list(source.tensors), notes=source.notes),
             self.preprocessing_of(plan),
             source.metadata,
             source.sha256,

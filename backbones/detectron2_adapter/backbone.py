@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,16 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SimpleFeaturePyrami
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor
 
+from beit3_bench.backbones.checkpoint import LoadReport
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.detection.plan import STRIDE
 from beit3_bench.backbones.spatial import SpatialBEiT3, load_spatial
+
+
+def say_what_was_loaded(report: LoadReport, origin: str) -> None:
+    """Write into detectron2's log what is not as in the checkpoint."""
+    for line in report.remarks():
+        logging.getLogger("detectron2.beit3").warning("%s: %s", origin, line)
 
 
 @BACKBONE_REGISTRY.register()
@@ -21,8 +29,9 @@ class BEiT3ViT(SpatialBEiT3, Backbone):
     """`SpatialBEiT3` with detectron2's interface; parameters are named as ViTDet's layer decay expects.
 
     Args:
-        grid: patches along a side at which positions are stored (224 / 16).
-        weights: file of an official BEiT-3, whose vision tower is loaded at once; None = random.
+        grid: patches along a side at which positions are stored (224 / 16). Weights of another grid are interpolated to
+            it, with a warning: 24 keeps those of a 384-pixel checkpoint, 30 those of a 480-pixel one.
+        weights: file of an official BEiT-3, whose vision tower is loaded at once (see ``load_report``); None = random.
         out_feature: name of the only output, (N, embed_dim, H/16, W/16).
     """
 
@@ -56,8 +65,10 @@ class BEiT3ViT(SpatialBEiT3, Backbone):
         self._out_features = [out_feature]
         self._out_feature_channels = {out_feature: embed_dim}
         self._out_feature_strides = {out_feature: STRIDE}
+        self.load_report: LoadReport | None = None
         if weights:
-            load_spatial(self, weights, ("beit3.encoder.layer_norm.A.*",))
+            self.load_report = load_spatial(self, weights, ("beit3.encoder.layer_norm.A.*",))
+            say_what_was_loaded(self.load_report, weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Normalised images float32 (N, 3, H, W), sides multiples of 16 -> {out_feature: map}."""

@@ -8,6 +8,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from beit3_bench.backbones.checkpoint import read_checkpoint
 from beit3_bench.backbones.detection.plan import NET
+from beit3_bench.backbones.detectron2_adapter.backbone import say_what_was_loaded
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.spatial import SpatialBEiT3, load_spatial
 
@@ -35,5 +36,5 @@ class BEiT3Checkpointer(DetectionCheckpointer):
         net = getattr(getattr(model, "backbone", None), "net", None)
         if not isinstance(net, SpatialBEiT3):
             raise BenchError(f"{origin}: holds BEiT-3 weights, but the model has no BEiT-3 tower at backbone.net")
-        load_spatial(net, tensors, ("beit3.encoder.layer_norm.A.*",), origin=origin)
+        say_what_was_loaded(load_spatial(net, tensors, ("beit3.encoder.layer_norm.A.*",), origin=origin), origin)
         return {NET + name: value.clone() for name, value in net.state_dict().items()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -31,6 +30,7 @@ from mmengine.runner import Runner
 
 from beit3_bench.backbones.checkpoint import PRESETS, Checkpoint, config_from_tensors, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.environment import announced_processes
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
 from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
@@ -181,7 +181,7 @@ def decided(job: TrainingJob) -> dict[str, Any]:
     settings = {k: v for k, v in job.settings.to_dict().items() if k not in ("checkpoint_activations", "batch")}
     return {
         "settings": settings,
-        "samples_per_step": job.settings.batch * job.accumulate * int(os.environ.get("WORLD_SIZE", "1")),
+        "samples_per_step": job.settings.batch * job.accumulate * announced_processes(),
         "seed": job.seed,
         "dtype": job.dtype,
         "start": job.metadata.get("start"),
@@ -306,7 +306,7 @@ def training_config(job: TrainingJob) -> Config:
         work_dir=str(job.output),
         experiment_name=f"ade20k-seg-{uuid.uuid4().hex[:8]}",
         randomness={"seed": job.seed},
-        launcher="pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none",
+        launcher="pytorch" if announced_processes() > 1 else "none",
         resume=job.resume,
     )
     if job.resume:

@@ -232,7 +232,7 @@ def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[
     for value in values:
         name, equals, path = value.partition("=")
         if equals and name in {*names, *task_names()}:
-            special[name] = Path(path).expanduser()
+            special[name] = _expanded(path)
         else:
             general.append(value)
     if len(general) > 1:
@@ -240,8 +240,15 @@ def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[
             f"{option} is given {len(general)} times for all tasks ({', '.join(general)}); "
             "write TASK=PATH to tell them apart"
         )
-    found = {name: Path(general[0]).expanduser() for name in names} if general else {}
+    found = {name: _expanded(general[0]) for name in names} if general else {}
     return {**found, **{name: path for name, path in special.items() if name in names}}
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BenchError(f"{path}: no such home folder is known; write the path out, or set HOME") from error
 
 
 def _task_options(options: Sequence[str], classes: dict[str, type[Task]]) -> dict[str, dict[str, str]]:

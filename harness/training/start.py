@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from beit3_bench.backbones.checkpoint import (
 )
 from beit3_bench.backbones.config import PRESETS, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.multiway import Encoder
 from beit3_bench.backbones.preprocess import Preprocessing
@@ -274,10 +276,8 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     Raises:
         BenchError: bad input; nothing has been written.
     """
-    if request.checkpoint is not None and not request.checkpoint.is_file():
-        raise BenchError(
-            f"{request.checkpoint}: checkpoint not found; released files are listed by: beit3-bench models"
-        )
+    if request.checkpoint is not None:
+        request = dataclasses.replace(request, checkpoint=checkpoint_file(request.checkpoint))
     checkpoint = read_checkpoint(request.checkpoint) if request.checkpoint else None
     preset = choose_preset(request, checkpoint)
     if checkpoint is None and preset != "tiny" and not request.from_scratch:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
+import os
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from beit3_bench.backbones import download as download_module
 from beit3_bench.backbones.download import download
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import read_pins
@@ -90,6 +94,55 @@ def server() -> Iterator[Server]:
     yield running
     running.server.shutdown()
     running.server.server_close()
+
+
+class Script:
+    """A server that gives one scripted answer after the other, the last one again and again."""
+
+    def __init__(self, *answers: tuple[int, bytes, dict[str, str]]) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                """Keep the test output quiet."""
+
+            def do_GET(self) -> None:
+                outer.asked.append(dict(self.headers))
+                code, body, headers = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                self.send_response(code)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+                self.close_connection = True
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def script() -> Iterator[Callable[..., Script]]:
+    running: list[Script] = []
+
+    def start(*answers: tuple[int, bytes, dict[str, str]]) -> Script:
+        running.append(Script(*answers))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+def refused(url: str, target: Path, match: str, retries: int = 2) -> None:
+    with pytest.raises(BenchError, match=match) as caught:
+        download(url, target, retries=retries, pause=0.001, timeout=5)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not target.exists()
 
 
 def fetch(server: Server, target: Path, sha256: str | None = DIGEST, retries: int = 3) -> Path:
@@ -231,6 +284,146 @@ def test_a_full_disk_is_told_before_the_transfer(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(BenchError, match=r"needs 300,000 bytes more, 10 are free"):
         fetch(server, tmp_path / "w.pth")
+
+
+# ---- servers that do not do what they should ---------------------------------------------------------------------------
+
+OLD, NEW = b"A" * 300_000, b"B" * 300_000
+FIRST = (200, OLD[:100_000], {"Content-Length": "300000", "ETag": '"old"'})
+
+
+def later(body: bytes = NEW[100_000:], span: str = "bytes 100000-299999/300000", **headers: str) -> tuple:
+    names = {"ETag": '"old"', "Content-Range": span, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return 206, body, {k: v for k, v in names.items() if v}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        later(ETag='"new"'),  # another version, though it was asked for the rest of the old one only
+        later(ETag=""),  # no version: an answer with a part has to repeat it
+        later(span="bytes 100000-299999/300001"),  # another size
+        later(span="bytes 100000-299999/400000"),
+    ],
+    ids=["tag", "no tag", "size by one", "size"],
+)
+def test_a_part_of_another_version_is_never_appended(script, tmp_path: Path, answer: tuple) -> None:
+    whole = (200, NEW, {"Content-Length": "300000", "ETag": '"new"'})
+    server = script(FIRST, answer, whole)
+    path = download(f"{server.url}/f", tmp_path / "f.pth", retries=2, pause=0.001, timeout=5)
+    assert path.read_bytes() == NEW
+    assert [r.get("Range") for r in server.asked] == [None, "bytes=100000-", None]
+    assert leftovers(tmp_path) == ["f.pth"]
+
+
+def test_a_server_that_only_sends_parts_of_another_version_is_given_up(script, tmp_path: Path) -> None:
+    server = script(FIRST, later(ETag='"new"'))
+    refused(f"{server.url}/f", tmp_path / "f.pth", "sent another part than asked for")
+    first = (200, OLD[:9], {"Content-Length": "300000", "ETag": '"old"'})
+    changing = [first, later(NEW[9:], "bytes 9-299999/300000", ETag='"new"')] * 20
+    server = script(*changing)
+    refused(f"{server.url}/f", tmp_path / "f.pth", "changed 3 times while it was fetched")
+    assert leftovers(tmp_path) == []
+
+
+def test_last_modified_that_a_part_leaves_out_is_the_same_version(script, tmp_path: Path) -> None:
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server = script(
+        (200, OLD[:100_000], {"Content-Length": "300000", "Last-Modified": date}), later(OLD[100_000:], ETag="")
+    )
+    path = download(f"{server.url}/f", tmp_path / "f.pth", retries=2, pause=0.001, timeout=5)
+    assert path.read_bytes() == OLD
+    assert server.asked[1]["If-Range"] == date
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, gzip.compress(OLD), {"Content-Encoding": "gzip"}), r"packs the file \(gzip\)"),
+        ((200, OLD, {"Content-Encoding": "x\x1b[31m"}), "packs the file"),
+        ((204, b"", {}), "says 204 and sends no file"),
+        ((200, b"", {"Content-Length": "0"}), "sent an empty file"),
+        ((200, b"", {}), "sent an empty file"),
+        ((203, OLD, {}), "says 203"),
+        ((200, b"x", {"Content-Length": "abc"}), r"malformed \(Content-Length: abc\)"),
+        ((200, b"x", {"Content-Length": "-1"}), "malformed"),
+        ((200, b"x", {"Content-Length": "9" * 5000}), "malformed"),
+        ((200, b"x", {"Content-Length": "\u0661".encode().decode("latin1")}), "malformed"),
+        ((302, b"", {"Location": "http://[::1"}), "malformed"),
+        ((302, b"", {"Location": "ftp://127.0.0.1/f"}), "sends on to ftp://127.0.0.1/f"),
+        ((302, b"", {"Location": "file:///etc/passwd"}), "to .*file:///etc/passwd"),
+        ((302, b"", {"Location": "/again"}), "says 302"),
+        ((404, b"", {}), "says 404"),
+        ((200, b"<html>", {"Content-Type": "application/xhtml+xml"}), "web page"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "answer",
+)
+def test_answers_that_are_no_file_are_refused_in_one_line(script, tmp_path: Path, answer: tuple, message: str) -> None:
+    refused(f"{script(answer).url}/f", tmp_path / "f.pth", message)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        later(span="bytes 100000-/" + "9" * 5000),
+        later(span="bytes 100000-299999/99"),
+        later(span="bytes 299999-100000/300000"),
+        later(span="bytes \u0661-\u0662/3".encode().decode("latin1")),
+        later(span="items 1-2/3"),
+        later(span="100000-299999/300000"),
+        later(Content_Length="17"),
+        later(span=""),
+        later(span="bytes 5-299999/300000"),
+        (200, OLD, {"Content-Encoding": "br"}),
+        (200, b"", {"Content-Length": "0"}),
+        (200, b"<html>", {"Content-Type": "text/html"}),
+        (403, b"", {}),
+    ],
+)
+def test_a_refused_answer_leaves_the_first_part_to_go_on_from(script, tmp_path: Path, answer: tuple) -> None:
+    server = script(FIRST, answer)
+    refused(f"{server.url}/f", tmp_path / "f.pth", "malformed|part|packs|empty|web page|says 403")
+    assert (tmp_path / "f.pth.part").read_bytes() == OLD[:100_000]
+    server = script(later(OLD[100_000:]))
+    assert download(f"{server.url}/f", tmp_path / "f.pth", retries=0, timeout=5).read_bytes() == OLD
+    assert leftovers(tmp_path) == ["f.pth"]
+
+
+def test_https_is_not_left(tmp_path: Path) -> None:
+    request = urllib.request.Request("https://example.org/f")
+    redirects = download_module._Redirects()
+    for address in ("http://example.org/f", "ftp://example.org/f", "file:///f", "data:,x"):
+        with pytest.raises(BenchError, match="not protected by https"):
+            redirects.redirect_request(request, None, 302, "Found", {}, address)
+    assert redirects.redirect_request(request, None, 302, "Found", {}, "https://b.org/f").full_url == "https://b.org/f"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/f", "http:///f", "http://h:port/f", "http://127.0.0.1:9/a b", "file:///etc/passwd"]
+)
+def test_malformed_addresses_are_told_at_once(tmp_path: Path, url: str) -> None:
+    refused(url, tmp_path / "f.pth", "address", retries=0)
+
+
+def test_a_hash_that_is_none_is_told_before_the_transfer(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="expected 64 hex digits"):
+        fetch(server, tmp_path / "w.pth", sha256="abc")
+    assert server.asked == []
+
+
+def test_no_link_is_followed_when_writing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "w.pth.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(BenchError, match=r"w\.pth\.part: cannot be written"):
+        fetch(server, tmp_path / "w.pth")
+    (tmp_path / "w.pth.part").unlink()
+    (tmp_path / "w.pth.part.version").symlink_to(tmp_path / "mine")
+    assert fetch(server, tmp_path / "w.pth").read_bytes() == BODY
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    os.mkfifo(tmp_path / "v.pth.part")
+    with pytest.raises(BenchError, match=r"v\.pth\.part: cannot be written"):
+        fetch(server, tmp_path / "v.pth")
 
 
 # ---- the verb --------------------------------------------------------------------------------------------------------

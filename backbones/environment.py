@@ -1,0 +1,55 @@
+"""What launchers of several processes (torchrun, accelerate, SLURM scripts) announce in environment variables."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from beit3_bench.backbones.errors import BenchError
+
+_NUMBER = re.compile(r"\s*\d{1,6}\s*", re.ASCII)
+
+
+def announced(variable: str, least: int = 0, most: int = 999_999) -> int | None:
+    """A whole number in an environment variable; None where it is not set, or empty.
+
+    Raises:
+        BenchError: anything else stands there.
+    """
+    text = os.environ.get(variable, "")
+    if not text.strip():
+        return None
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise BenchError(
+            f"{variable}={text[:40]!r}: expected a whole number from {least} to {most}; "
+            f"unset {variable}, or start with torchrun, which sets it"
+        )
+    return int(text)
+
+
+def announced_processes() -> int:
+    """How many processes a launcher started (``WORLD_SIZE``); 1 without a launcher.
+
+    Raises:
+        BenchError: no number from 1 on.
+    """
+    return announced("WORLD_SIZE", least=1) or 1
+
+
+def check_launch(world: int) -> None:
+    """Raise unless a launcher of ``world`` processes said everything that they need to find each other.
+
+    Raises:
+        BenchError: names the variable that is missing, or out of its range.
+    """
+    for variable, least, most in (("RANK", 0, world - 1), ("LOCAL_RANK", 0, world - 1), ("MASTER_PORT", 1, 65_535)):
+        if announced(variable, least, most) is None:
+            raise _missing(variable, world)
+    if not os.environ.get("MASTER_ADDR", "").strip():
+        raise _missing("MASTER_ADDR", world)
+
+
+def _missing(variable: str, world: int) -> BenchError:
+    return BenchError(
+        f"WORLD_SIZE announces {world} processes, but {variable} is not set; start with torchrun, or unset WORLD_SIZE"
+    )
