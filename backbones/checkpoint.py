@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit3_bench.backbones.checkpoint_files import file_sha256 as file_sha256
 from beit3_bench.backbones.checkpoint_files import read_file
 from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, RELEASED_VOCABULARY, BEiT3Config
