@@ -8,7 +8,7 @@ costs a fiftieth of decoding, and no clock, file name or inode can be wrong abou
     DIR/images-<hash of the facts>/ab/cdef....px    one image: header with checksum, then the pixels
 
 Any number of processes may share a folder: entries appear whole, by renaming, and equal names hold equal pixels. A damaged
-entry is made again.
+entry is made again; nothing is written through a link.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import open_regular, write_atomic
 from beit3_bench.backbones.preprocess import Preprocessing, decode
 
 if TYPE_CHECKING:
@@ -83,16 +84,19 @@ class ImageCache:
         """The pixels, or None where there is no whole entry."""
         import torch
 
+        size = _HEADER.size + 3 * self.preprocessing.size**2
         try:
-            with open(entry, "rb", buffering=0) as file:
-                content = bytearray(os.fstat(file.fileno()).st_size)
-                if file.readinto(content) != len(content) or len(content) < _HEADER.size:
+            with open_regular(entry) as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    return None
+                content = bytearray(size)
+                if file.readinto(content) != size:  # type: ignore[attr-defined]
                     return None
         except OSError:
             return None
         magic, checksum, *shape = _HEADER.unpack_from(content)
         pixels = memoryview(content)[_HEADER.size :]
-        if magic != _MAGIC or len(pixels) != shape[0] * shape[1] * shape[2] or len(pixels) == 0:
+        if magic != _MAGIC or shape != [3, self.preprocessing.size, self.preprocessing.size]:
             return None
         if zlib.crc32(pixels, zlib.crc32(digest + bytes(str(shape), "ascii"))) != checksum:
             return None
@@ -105,6 +109,8 @@ class ImageCache:
         part = entry.with_name(f".{entry.name}.{secrets.token_hex(8)}.part")
         try:
             entry.parent.mkdir(exist_ok=True)
+            if entry.parent.is_symlink():
+                raise OSError(errno.ELOOP, "a folder of it is a link")
             with open(part, "xb") as file:
                 file.write(_HEADER.pack(_MAGIC, checksum, *shape))
                 file.write(body)
@@ -118,16 +124,18 @@ class ImageCache:
     def _prepare(self, root: Path, facts: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / ABOUT).exists():
-                part = self.folder / f".{ABOUT}.{secrets.token_hex(8)}.part"
-                part.write_text(facts + "\n", encoding="utf-8")
-                os.replace(part, self.folder / ABOUT)
-        except OSError as error:
-            if error.errno not in _FULL and not self.folder.is_dir():
+            if self.folder.is_symlink():
+                raise OSError(errno.ELOOP, "is a link")
+            if not (self.folder / ABOUT).is_file():
+                write_atomic(self.folder / ABOUT, facts.encode() + b"\n")
+        except (OSError, BenchError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            assert isinstance(reason, OSError)
+            if reason.errno not in _FULL and not self.folder.is_dir():
                 raise BenchError(
-                    f"{root}: cannot be a folder of cached images ({error.strerror}); choose another --image-cache"
+                    f"{root}: cannot be a folder of cached images ({reason.strerror}); choose another --image-cache"
                 ) from error
-            self._stop(error)
+            self._stop(reason)
 
     def _stop(self, error: OSError) -> None:
         """Store nothing more in this process."""

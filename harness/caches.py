@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import read_limited
 
 ABOUT = "about.json"
 _FOLDER = re.compile(r"(images|features)-[0-9a-f]{32}")
@@ -72,13 +73,13 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def _about(folder: Path, kind: str) -> str:
     try:
-        facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        facts = json.loads(read_limited(folder / ABOUT, 2**20))
         if kind == "images":
             return f"{facts['size']} px, {facts['mode']}, Pillow {facts['pillow']}"
         by = ".".join(facts["code"][-1].split(".")[-2:])
         kind = f"{facts['input']} {facts['output']} by {by}"
         return f"{kind}, weights {facts['weights'][:12]}, {facts['dtype']}, {facts['device']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "(about.json is missing or damaged)"
 
 

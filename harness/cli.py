@@ -18,6 +18,7 @@ import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.backbones.errors import BenchError, exhausted
+from beit3_bench.harness.console import echo
 from beit3_bench.harness.memory import keep_freed_memory
 
 _COMMANDS = "beit3_bench.harness.commands"
@@ -88,7 +89,7 @@ class LazyGroup(click.Group):
                 traceback.print_exception(error, file=sys.stderr)
             message, status = explain(error)
             if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
-                click.echo(_ranked(message), err=True)
+                echo(_ranked(message), err=True)
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.leaderboard_results import read_result
+from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.schema import Result
 from beit3_bench.harness.scoring import CONFIDENCE, RESAMPLES, metric_spec
-from beit3_bench.harness.store import RESULT, RunStore
+from beit3_bench.harness.store import MEND, RESULT, SAMPLES, RunStore
 from beit3_bench.tasks.base import ClusterTable, Row, Task
 
 MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
@@ -91,28 +92,46 @@ class _Side:
 
 
 def compare(
-    folder_a: str | Path, folder_b: str | Path, metrics: Sequence[str] = (), flips: int = 10, seed: int = 0
+    folder_a: str | Path,
+    folder_b: str | Path,
+    metrics: Sequence[str] = (),
+    flips: int = 10,
+    seed: int = 0,
+    data_root: Path | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare two finished runs, sample by sample.
 
     Args:
         metrics: names; none = those that the task declares.
         flips: how many changed samples to list per metric, the largest changes first.
+        data_root, options: those of both runs, named again; metrics that are no sums over samples (AP) are made from them.
 
     Raises:
-        BenchError: a folder without a scored result, runs over different tasks, splits or data (says which), or a
-            metric that cannot be compared in pairs.
+        BenchError: a folder without a scored result or a damaged one, runs over different tasks, splits or data (says which),
+            a metric that cannot be compared in pairs, or no ``data_root`` where one is needed.
     """
     stores = [RunStore.read(folder) for folder in (folder_a, folder_b)]
     results = [_scored(store.folder) for store in stores]
+    recorded = [store.config.get("given_options", {}) for store in stores]
+    for key in options or {}:
+        if not any(key in known for known in recorded):
+            raise BenchError(f"-o {key}: the runs had no such option; leave it out")
     task = _comparable(stores, results)
-    a, b = (_side(store, result) for store, result in zip(stores, results, strict=True))
+    again = ["beit3-bench", "compare", str(folder_a), str(folder_b)]
+    given = [{key: value for key, value in (options or {}).items() if key in known} for known in recorded]
+    a, b = (_side(*side, data_root, again) for side in zip(stores, results, given, strict=True))
     from beit3_bench.tasks.metrics.bootstrap import paired_bootstrap
 
     try:
         differences = paired_bootstrap(a.table, b.table, task.estimate, RESAMPLES, CONFIDENCE, seed)
     except BenchError as error:
         raise BenchError(f"{a.folder} and {b.folder}: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise BenchError(
+            f"{a.folder / SAMPLES} or {b.folder / SAMPLES}: not what task {task.name} keeps "
+            f"({type(error).__name__}: {str(error)[:100]}); {MEND}"
+        ) from error
     found = []
     for name in _chosen(task, metrics, differences, a, b):
         spec, difference = metric_spec(task, name), differences[name]
@@ -171,16 +190,18 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> Task:
             f"{stores[0].folder} and {stores[1].folder}: cannot be compared in pairs, they are over different "
             f"{'; different '.join(reasons)}; run both on the same samples"
         )
-    config = stores[0].config
-    return get_task(a["task"])(Path(config.get("data_root", ".")), config.get("given_options") or {})
+    task_class, recorded = get_task(a["task"]), stores[0].config.get("given_options", {})
+    return task_class(Path(), Asked().options(task_class, recorded, {}))
 
 
-def _side(store: RunStore, result: Result) -> _Side:
+def _side(
+    store: RunStore, result: Result, options: Mapping[str, str], data_root: Path | None, again: list[str]
+) -> _Side:
     table, samples = store.samples()
     if table is None or not table.columns:  # a table that is no sum over clusters (AP) is made from the rows again
         from beit3_bench.harness.rescore import rescore
 
-        scores, _ = rescore(store.folder)
+        scores, _ = rescore(store.folder, data_root, options, again)
         table, samples = scores.table, scores.samples
     if table is None or not table.ids:
         raise BenchError(

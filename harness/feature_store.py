@@ -8,7 +8,8 @@ processes may share a store.
     DIR/features-<hash of the facts>/about.json        the facts, for people
     DIR/features-<hash of the facts>/<random>.pack     header, then records: key, checksum, float32 (D,)
 
-A record counts if it is whole and its checksum fits: what a kill or a full disk cut off is computed again.
+A record counts if it is whole and its checksum fits: what a kill or a full disk cut off is computed again. Nothing is
+written through a link.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import write_atomic
+from beit3_bench.backbones.files import open_regular, write_atomic
 
 PREFIX, ABOUT, SUFFIX = "features-", "about.json", ".pack"
 LAYOUT = 1
 _HEADER = struct.Struct("<8s32sI4x")  # magic, hash of the facts, length of a vector
 _MAGIC = b"B3BFEAT1"
+_LONGEST = 2**20  # numbers of a vector
+_AT_ONCE = 2**24  # bytes of a pack in memory; more than one record
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,14 +55,17 @@ class FeatureSpace:
         self._pack, self._end = -1, 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_symlink():
+                raise OSError(errno.ELOOP, "is a link")
         except OSError as error:
             if error.errno not in _FULL:
                 raise BenchError(
-                    f"{root}: cannot be a feature store ({error.strerror}); choose another --features"
+                    f"{self.folder if error.errno == errno.ELOOP else root}: cannot be a feature store ({error.strerror}); "
+                    "choose another --features"
                 ) from error
             self._stop(error)
             return
-        if not (self.folder / ABOUT).exists():
+        if not (self.folder / ABOUT).is_file():
             try:
                 write_atomic(self.folder / ABOUT, text.encode() + b"\n")
             except BenchError as error:
@@ -70,15 +76,15 @@ class FeatureSpace:
         missing = set(keys)
         found: dict[bytes, np.ndarray] = {}
         for path in sorted(self.folder.glob("*" + SUFFIX)) if missing else ():
-            records = self.records(path)
-            names = records["key"].tobytes()
-            there = [(i, names[32 * i : 32 * i + 32]) for i in range(len(records))]
-            chosen = [(i, key) for i, key in there if key in missing]
-            rows = [i for i, _ in chosen]
-            vectors = np.ascontiguousarray(records["vector"][rows])
-            for (_, key), vector, checksum in zip(chosen, vectors, records["checksum"][rows], strict=True):
-                if _checksum(key, vector.data) == checksum:
-                    found[key] = vector.astype(np.float32, copy=False)
+            for records in self.records(path):
+                names = records["key"].tobytes()
+                there = [(i, names[32 * i : 32 * i + 32]) for i in range(len(records))]
+                chosen = [(i, key) for i, key in there if key in missing]
+                rows = [i for i, _ in chosen]
+                vectors = np.ascontiguousarray(records["vector"][rows])
+                for (_, key), vector, checksum in zip(chosen, vectors, records["checksum"][rows], strict=True):
+                    if _checksum(key, vector.data) == checksum:
+                        found[key] = vector.astype(np.float32, copy=False)
             missing.difference_update(found)
         return found
 
@@ -101,20 +107,24 @@ class FeatureSpace:
             os.close(self._pack)
             self._pack = -1
 
-    def records(self, path: Path) -> np.ndarray:
-        """The records of a pack, without a cut one at its end; none where the file is no pack of this space."""
+    def records(self, path: Path) -> Iterator[np.ndarray]:
+        """The records of a pack, some thousand at a time, without a cut one at its end; none where the file is no pack of
+        this space.
+        """
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 head = file.read(_HEADER.size)
-                size = os.fstat(file.fileno()).st_size
-            magic, identity, length = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", b"", 0)
-            kind = _record(length)
-            count = (size - _HEADER.size) // kind.itemsize
-            if (magic, identity) == (_MAGIC, self.identity) and count > 0:
-                return np.memmap(path, kind, "r", _HEADER.size, (count,))
+                magic, identity, length = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", b"", 0)
+                if (magic, identity) != (_MAGIC, self.identity) or not 0 < length <= _LONGEST:
+                    return
+                kind = _record(length)
+                while len(data := file.read(_AT_ONCE // kind.itemsize * kind.itemsize)) >= kind.itemsize:
+                    records = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], kind)
+                    yield records
+                    if records["key"][-1].tobytes() == bytes(32):  # SHA-256 is never zero: a hole, perhaps of terabytes
+                        return
         except OSError:
             pass  # deleted meanwhile, or not readable: computed again
-        return np.empty(0, _record(0))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.harness.console import echo
 from beit3_bench.harness.feature_store import FeatureSpace
 from beit3_bench.harness.provenance import cores, package_version
 from beit3_bench.tasks.base import Example, Row, Task
@@ -149,7 +149,7 @@ class Features:
             space.append(vectors)
             if space.trouble is not None and not self._warned:
                 self._warned = True
-                print(f"warning: {space.trouble}", file=sys.stderr)
+                echo(f"warning: {space.trouble}", err=True)
 
     def close(self) -> None:
         for space in self.spaces.values():

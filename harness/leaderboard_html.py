@@ -6,9 +6,10 @@ the page forbids every request.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
-from html import escape
 
+from beit3_bench.backbones.text import visible
 from beit3_bench.harness.leaderboard import BEIT3, ApartRow, Cell, Section, Table, TableRow
 from beit3_bench.harness.leaderboard_text import APART_LEGEND, LEGEND, row_label, row_protocol
 
@@ -39,6 +40,11 @@ def to_html(table: Table) -> str:
         filters="\n".join(filters),
         blocks="\n".join(blocks),
     )
+
+
+def escape(text: str) -> str:
+    """Text as HTML, of an element or an attribute; control characters are written out."""
+    return html.escape(visible(text))
 
 
 def size_of(row: TableRow) -> str:

@@ -9,43 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.schema import SCHEMA, Result
+from beit3_bench.backbones.files import read_limited
+from beit3_bench.backbones.text import visible, visible_values
+from beit3_bench.harness.schema import NUMBER, RESULT_SHAPE, SCHEMA, Result, check_shape
 
 STATUSES = ("scored", "submitted", "not installed")
-_NUMBER = (int, float)
-_RESULT = {
-    "schema": int,
-    "task": str,
-    "split": str,
-    "metrics": dict,
-    "counts": dict,
-    "notes": list,
-    "status": str,
-    "subset": (dict, type(None)),
-    "world": str,
-    "setting": str,
-    "model": dict,
-    "provenance": dict,
-    "timing": dict,
-    "chance": (*_NUMBER, type(None)),
-}
-_METRIC = {
-    "value": _NUMBER,
-    "unit": str,
-    "ci95": (list, type(None)),
-    "headline": bool,
-    "higher_is_better": bool,
-    "decimals": int,
-}
-_MODEL = {
-    "preset": str,
-    "checkpoint": str,
-    "sha256": str,
-    "weight": (str, type(None)),
-    "image_size": int,
-    "params": int,
-    "allow_missing": list,
-}
+_LARGEST = 2**26  # bytes
+_MEND = "run again"
 _CHOICES = {"status": STATUSES, "world": ("real", "tiny"), "setting": ("fine-tuned", "zero-shot")}
 
 
@@ -65,8 +35,21 @@ def read_results(root: str | Path) -> list[Run]:
     Raises:
         BenchError: a file that is not a whole result of this version; names file and key.
     """
+    runs, damaged = find_results(root)
+    for error in damaged.values():
+        raise error
+    return runs
+
+
+def find_results(root: str | Path) -> tuple[list[Run], dict[str, BenchError]]:
+    """As `read_results`, and by the name of the run, what is wrong with those that cannot be read.
+
+    Raises:
+        BenchError: the folder is a file.
+    """
     root = Path(root)
     runs: list[Run] = []
+    damaged: dict[str, BenchError] = {}
     if root.exists() and not root.is_dir():
         raise BenchError(f"{root}: is a file; --runs takes the folder that holds the runs")
     for folder, below, files in os.walk(root):
@@ -74,21 +57,26 @@ def read_results(root: str | Path) -> list[Run]:
         if "result.json" in files:
             below.clear()
             name = Path(folder).relative_to(root).as_posix()
-            path = Path(folder) / "result.json"
-            runs.append(Run(root.resolve().name if name == "." else name, read_result(path)))
-    return runs
+            name = visible(root.resolve().name if name == "." else name)
+            try:
+                runs.append(Run(name, read_result(Path(folder) / "result.json")))
+            except BenchError as error:
+                damaged[name] = error
+    return runs, damaged
 
 
 def read_result(path: Path) -> Result:
-    """One result.json, checked key by key.
+    """One result.json, checked key by key. Control characters of its texts are written out (see `visible`).
 
     Raises:
         BenchError: unreadable, not JSON, a missing key or a value of another kind.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: _refuse(path, name))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: not a readable result file ({error}); delete it and run again") from error
+        raw = json.loads(read_limited(path, _LARGEST), parse_constant=lambda name: _refuse(path, name))
+    except OSError as error:
+        raise BenchError(f"{path}: not a readable result file ({error.strerror}); delete it and run again") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: not a readable result file ({str(error)[:100]}); delete it and run again") from error
     if not isinstance(raw, dict):
         raise BenchError(f"{path}: expected an object, found {type(raw).__name__}; delete it and run again")
     if raw.get("schema") != SCHEMA:
@@ -96,23 +84,20 @@ def read_result(path: Path) -> Result:
             f"{path}: schema {raw.get('schema')!r}, this version reads {SCHEMA}; run again with this version, "
             "or use the version that wrote it"
         )
-    _check(raw, _RESULT, f"{path}")
-    _check(raw["model"], _MODEL, f"{path}: model")
+    check_shape(raw, RESULT_SHAPE, str(path), _MEND)
+    raw = visible_values(raw)
     for key, allowed in _CHOICES.items():
         if raw[key] not in allowed:
             raise BenchError(f"{path}: {key} {raw[key]!r} is none of {', '.join(allowed)}; run again")
-    if raw["chance"] is not None and not _is_finite(raw["chance"]):
-        raise BenchError(f"{path}: chance is not a finite number; run again")
     for key in ("params", "image_size"):
         if not 0 <= raw["model"][key] < 1e15:
             raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")
     if raw["subset"] is not None:
-        _check(raw["subset"], {"limit": int}, f"{path}: subset")
+        check_shape(raw["subset"], {"limit": int}, f"{path}: subset", _MEND)
     for name, metric in raw["metrics"].items():
         where = f"{path}: metrics[{name!r}]"
-        _check(metric, _METRIC, where)
         interval = metric["ci95"]
-        if not all(map(_is_finite, [metric["value"], *(interval or [])])):
+        if not all(map(_is_finite, interval or [])):
             raise BenchError(f"{where}: holds a value that is not a finite number; run again")
         if not 0 <= metric["decimals"] <= 15:
             raise BenchError(f"{where}: decimals {metric['decimals']!r:.40} is not a rounding; run again")
@@ -131,15 +116,4 @@ def _refuse(path: Path, name: str) -> Any:
 
 def _is_finite(value: Any) -> bool:
     """JSON may hold whole numbers beyond any float."""
-    return isinstance(value, _NUMBER) and not isinstance(value, bool) and -1e300 < value < 1e300
-
-
-def _check(record: Any, kinds: dict[str, Any], where: str) -> None:
-    if not isinstance(record, dict):
-        raise BenchError(f"{where}: expected an object, found {type(record).__name__}; run again")
-    for key, kind in kinds.items():
-        if key not in record:
-            raise BenchError(f"{where}: key {key!r} is missing; run again")
-        value = record[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise BenchError(f"{where}: key {key!r} holds {str(value)[:40]!r} of another kind than expected; run again")
+    return isinstance(value, NUMBER) and not isinstance(value, bool) and -1e300 < value < 1e300

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
+from beit3_bench.backbones.text import visible, visible_json
 from beit3_bench.harness.leaderboard import ApartRow, Cell, Section, Table, TableRow, as_dict
 
 LEGEND = (
@@ -16,6 +18,7 @@ LEGEND = (
 )
 APART_LEGEND = "Measured on synthetic data or on a part of a split. These numbers say nothing about the published ones."
 
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 CSV_COLUMNS = (
     "section",
     "task",
@@ -53,7 +56,7 @@ def to_markdown(table: Table) -> str:
     if summary:
         parts += ["## Measured against published", _summary(summary)]
     for section in table.sections:
-        parts += [f"## {section.title}", _section(section)]
+        parts += [f"## {markdown_text(section.title)}", _section(section)]
         if section.hidden:
             parts.append(
                 f"{section.hidden} more published rows: `beit3-bench table --tasks {section.task} --systems all`"
@@ -61,15 +64,20 @@ def to_markdown(table: Table) -> str:
     if table.apart:
         parts += ["## Not comparable with published numbers", APART_LEGEND, _apart(table.apart)]
     if table.pending:
-        parts += ["## Without a score of their own", "\n".join(f"- {line}" for line in table.pending)]
+        parts += ["## Without a score of their own", "\n".join(f"- {markdown_text(line)}" for line in table.pending)]
     if len(parts) == 1:
         parts.append("Nothing to show: no result and no published row fits.")
     return "\n\n".join(parts) + "\n"
 
 
+def markdown_text(text: str) -> str:
+    """Text without HTML, links or pictures of its own when it is rendered; control characters are written out."""
+    return re.sub(r"\](?=[\[(])", r"]\\", visible(text)).replace("<", "&lt;")
+
+
 def markdown_grid(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """A markdown table whose columns also line up as plain text."""
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    lines = [[markdown_text(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
     to_right = set(right)
 
@@ -153,7 +161,7 @@ def to_csv(table: Table) -> str:
     for section in table.sections:
         for row in section.rows:
             where = {"section": section.title, "task": section.task, "split": section.split, "regime": section.regime}
-            writer.writerows({**where, **line} for line in _long(row))
+            writer.writerows(_csv_line({**where, **line}) for line in _long(row))
     for item in table.apart:
         where = {
             "section": f"not comparable: {item.why}",
@@ -161,15 +169,27 @@ def to_csv(table: Table) -> str:
             "split": item.split,
             "regime": item.regime,
         }
-        writer.writerows({**where, **line} for line in _long(item.row))
+        writer.writerows(_csv_line({**where, **line}) for line in _long(item.row))
     return stream.getvalue()
 
 
 def csv_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A grid of texts as csv."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    csv.writer(stream, lineterminator="\n").writerows([csv_text(cell) for cell in row] for row in (header, *rows))
     return stream.getvalue()
+
+
+def csv_text(text: str) -> str:
+    """A text that a spreadsheet shows and does not compute: a formula begins with an apostrophe; numbers stay as they are."""
+    shown = visible(text)
+    if shown.lstrip()[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(shown):
+        return f"'{shown}"
+    return shown
+
+
+def _csv_line(line: Mapping[str, object]) -> dict[str, object]:
+    return {key: csv_text(value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def _long(row: TableRow) -> Iterable[dict[str, object]]:
@@ -199,7 +219,7 @@ def _long(row: TableRow) -> Iterable[dict[str, object]]:
 
 def to_json(table: Table) -> str:
     """Everything the other forms are made of."""
-    return json.dumps(as_dict(table), indent=1, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(as_dict(table), indent=1, ensure_ascii=False)) + "\n"
 
 
 # ---- LaTeX -----------------------------------------------------------------------------------------------------------
@@ -223,7 +243,7 @@ _TEX = {
 
 def tex(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
-    return "".join(_TEX.get(character, character) for character in text)
+    return "".join(_TEX.get(character, character) for character in visible(text))
 
 
 def to_latex(table: Table) -> str:

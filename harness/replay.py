@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.inputs import RunRequest
-from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.inputs import TOKENIZER, RunRequest
+from beit3_bench.harness.leaderboard_results import read_result
+from beit3_bench.harness.named_again import Asked
+from beit3_bench.harness.provenance import cores
+from beit3_bench.harness.store import MEND, RESULT, RunStore
 from beit3_bench.tasks.base import Row, Task
 
 if TYPE_CHECKING:
@@ -65,11 +68,12 @@ class Replay:
 
 @dataclass(frozen=True)
 class Overrides:
-    """Where things lie now, and how to run, where it is not as the card says."""
+    """Where things lie (see `named_again`), and how to run where it is not as the card says."""
 
     checkpoint: Path | None = None
     data_root: Path | None = None
     tokenizer: Path | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     batch_size: int | str | None = None
     workers: int | None = None
@@ -93,7 +97,8 @@ def replay(
         The differences; None on other processes than the first.
 
     Raises:
-        BenchError: an unfinished run, a card without what is needed, or inputs that are missing or changed (names which).
+        BenchError: an unfinished or damaged run, a card without what is needed, inputs that were not named (with the
+            command that does), are missing or have changed (says which).
     """
     from beit3_bench.harness.processes import Processes
     from beit3_bench.harness.run import run_task
@@ -107,6 +112,7 @@ def replay(
     request = request_of(store, overrides or Overrides())
     task_class = get_task(request.task)
     _check_inputs(request, task_class, folder)
+    processes.on_first(lambda: (read_result(folder / RESULT), store.rows()))  # before hours of computing
     if output is not None and output.exists() and folder.exists() and output.samefile(folder):
         raise BenchError(f"{output}: is the run itself; choose another --output for the replay")
     seen = store.config.get("fingerprints")
@@ -119,36 +125,91 @@ def replay(
 
 
 def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
-    """The request that a run's card stands for.
+    """The request that a run's card stands for, with all that lies outside of its folder as it was named again.
 
     Raises:
-        BenchError: a key of the card is missing.
+        BenchError: a key of the card is missing, or something was not named; then with the whole command.
     """
+    from beit3_bench.tasks.registry import get_task
+
     card = store.config
+    asked = Asked()
     try:
         given = card["given"]
-        device = overrides.device or card["device"].partition(":")[0]
-        return RunRequest(
+        task_class = get_task(card["task"])
+        checkpoint = asked.place("--checkpoint", overrides.checkpoint, card["checkpoint"])
+        data_root = asked.place("--data-root", overrides.data_root, card["data_root"])
+        tokenizer = overrides.tokenizer
+        if tokenizer is not None or _tokenizer_to_name(task_class, checkpoint, card["tokenizer"]):
+            asked.place("--tokenizer", tokenizer, card["tokenizer"])
+        options = asked.options(task_class, card["given_options"], overrides.options)
+        code = [text for text in card["given_options"].values() if text.endswith(".py")]
+        warning = f" (this executes the Python file {code[0]})" if code else ""
+        asked.check(store.folder, ["beit3-bench", "replay", str(store.folder)], warning)
+        assert checkpoint is not None
+        assert data_root is not None
+        workers = overrides.workers
+        if workers is None and card["workers"] is not None:
+            workers = min(card["workers"], cores())  # of another machine, perhaps
+        request = RunRequest(
             task=card["task"],
-            checkpoint=overrides.checkpoint or Path(card["checkpoint"]),
-            data_root=overrides.data_root or Path(card["data_root"]),
-            tokenizer=overrides.tokenizer or (Path(card["tokenizer"]) if card["tokenizer"] else None),
+            checkpoint=checkpoint,
+            data_root=data_root,
+            tokenizer=tokenizer,
             split=card["split"],
             limit=card["limit"],
             batch_size=overrides.batch_size or card["batch_size"],
-            device=device,
+            device=overrides.device or card["device"].partition(":")[0],
             dtype=card["dtype"],
             compile=card["compile"],
-            workers=card["workers"] if overrides.workers is None else overrides.workers,
+            workers=workers,
             seed=card["seed"],
             preset=given["preset"],
             image_size=given["image_size"],
             allow_missing=tuple(card["allow_missing"]),
             setting=given["setting"],
-            options=card["given_options"],
+            options=options,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise too_little(store.folder, error) from error
+    _check_settings(request, store.folder)
+    return request
+
+
+def _tokenizer_to_name(task_class: type[Task], checkpoint: Path | None, recorded: str | None) -> bool:
+    """Whether the run's tokenizer is not the one beside the checkpoint that was named."""
+    if not task_class.uses_text or recorded is None:
+        return False
+    beside = (checkpoint.parent if checkpoint is not None else Path(recorded).parent) / TOKENIZER
+    return Path(recorded).name != TOKENIZER or (checkpoint is not None and not beside.is_file())
+
+
+_WITHIN = {
+    "limit": (1, 2**40),
+    "batch_size": (1, 2**20),
+    "workers": (0, 2**10),
+    "image_size": (1, 2**13),
+    "seed": (-(2**63), 2**63),
+}
+_ONE_OF: dict[str, tuple[str | None, ...]] = {
+    "dtype": ("fp32", "bf16", "fp16"),
+    "setting": (None, "fine-tuned", "zero-shot"),
+}
+
+
+def _check_settings(request: RunRequest, folder: Path) -> None:
+    """Raise if a card holds what the command line would not have taken."""
+    wrong = [
+        key
+        for key, (low, high) in _WITHIN.items()
+        if (value := getattr(request, key)) is not None
+        and not (low <= value < high if isinstance(value, int) else (key, value) == ("batch_size", "auto"))
+    ]
+    wrong += [key for key, values in _ONE_OF.items() if getattr(request, key) not in values]
+    if wrong:
+        raise BenchError(
+            f"{folder}/config.json: {wrong[0]} {str(getattr(request, wrong[0]))[:40]!r} is out of range; {MEND}"
+        )
 
 
 def too_little(folder: Path, what: object) -> BenchError:
@@ -202,7 +263,7 @@ def differences(was: RunStore, now: RunStore, tolerance: float = TOLERANCE, list
         if told:
             found.differing_rows += 1
             found.examples += told[: max(listed - len(found.examples), 0)]
-    old_result, new_result = was.result(), now.result()
+    old_result, new_result = (read_result(store.folder / RESULT) for store in (was, now))
     values = [{n: m["value"] for n, m in result["metrics"].items()} for result in (old_result, new_result)]
     names = list(dict.fromkeys([*values[0], *values[1]]))
     found.compared_metrics = len(names)
@@ -230,8 +291,8 @@ def _row_differences(old: Row, new: Row, found: Replay) -> Iterator[RowDifferenc
 
 def _distance(old: Any, new: Any) -> tuple[bool, float | None]:
     """Whether everything that is no float is the same, and the largest difference of the floats (None without any)."""
-    if isinstance(old, np.ndarray) or isinstance(new, np.ndarray):
-        a, b = np.asarray(old), np.asarray(new)
+    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        a, b = old, new
         if a.shape != b.shape or a.dtype != b.dtype:
             return False, None
         if a.dtype.kind != "f":
@@ -245,7 +306,7 @@ def _distance(old: Any, new: Any) -> tuple[bool, float | None]:
     elif isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         parts = [(old[key], new[key]) for key in old]
     else:
-        return type(old) is type(new) and old == new, None
+        return type(old) is type(new) and not isinstance(old, np.ndarray) and old == new, None
     inner = [_distance(a, b) for a, b in parts]
     distances = [distance for _, distance in inner if distance is not None]
     return all(exact for exact, _ in inner), max(distances) if distances else None
@@ -262,6 +323,10 @@ def _changed(was: RunStore, now: RunStore, old: Mapping[str, Any], new: Mapping[
     for name in ("model", "preprocessing", "version"):
         if fingerprints[0].get(name) != fingerprints[1].get(name):
             yield f"{name}: {str(fingerprints[0].get(name))[:12]} then, {str(fingerprints[1].get(name))[:12]} now"
+    given = [store.config["given_options"] for store in (was, now)]
+    for name in given[0]:
+        if given[0][name] != given[1].get(name):
+            yield f"-o {name}: {given[0][name]} then, {given[1].get(name)} now"
     sides = old["provenance"], new["provenance"]
     packages = [side.get("packages", {}) for side in sides]
     for name in sorted(set(packages[0]) | set(packages[1])):

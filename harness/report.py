@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from beit3_bench.backbones.text import visible
 from beit3_bench.harness.scoring import shown
+
+_TIMING = {
+    *(
+        "seconds",
+        "peak_memory_bytes",
+        "peak_device_memory_bytes",
+        "samples_per_second",
+        "images_per_second",
+        "batch_size",
+    ),
+    *("resumed_samples", "images_decoded", "images_distinct", "text_tokens", "text_tokens_real"),
+}
+"""What `_speed` shows, of the run that made the result."""
 
 
 def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished: bool = False) -> str:
@@ -30,8 +44,8 @@ def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished
         lines.append(line)
     if result["counts"]:
         lines.append("  counts: " + ", ".join(f"{count:,} {name}" for name, count in result["counts"].items()))
-    lines += [f"  note: {note}" for note in result["notes"]]
-    if result["timing"]:
+    lines += [f"  note: {visible(note)}" for note in result["notes"]]
+    if result["timing"].keys() >= _TIMING:
         lines += _speed(result["timing"])
     if folder is not None:
         lines.append(
@@ -43,7 +57,7 @@ def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished
 def _speed(timing: Mapping[str, Any]) -> list[str]:
     seconds = timing["seconds"]
     stages = ("read", "load", *(["features"] if seconds.get("features") else []), "data", "compute", "write", "score")
-    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in stages)
+    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in stages if name in seconds)
     memory = f"{timing['peak_memory_bytes'] / 2**30:.1f} GiB"
     if timing["peak_device_memory_bytes"] is not None:
         memory += f", device {timing['peak_device_memory_bytes'] / 2**30:.1f} GiB"
@@ -63,5 +77,5 @@ def _speed(timing: Mapping[str, Any]) -> list[str]:
     return [
         f"  work: {work}",
         f"  speed: {speed}",
-        f"  seconds: {parts}; total {seconds['total']:.1f}; peak memory {memory}",
+        f"  seconds: {parts}; total {seconds.get('total', 0.0):.1f}; peak memory {memory}",
     ]

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.fingerprint import data_fingerprint
-from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.named_again import Asked
+from beit3_bench.harness.store import MEND, RunStore
 from beit3_bench.tasks.base import Scores, Task, match_ids
 
 
-def rescore(folder: Path) -> tuple[Scores, type[Task]]:
+def rescore(
+    folder: Path,
+    data_root: Path | None = None,
+    options: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+) -> tuple[Scores, type[Task]]:
     """Scores of the stored rows.
 
+    Args:
+        data_root, options: the run's, named again (see `named_again`).
+        command: the first words of the command that names them; none = ``score --run``.
+
     Raises:
-        BenchError: not a run folder, rows are missing, or the data differs from the data that the run saw.
+        BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
+            that the run saw.
     """
     from beit3_bench.harness.run import read_examples
     from beit3_bench.tasks.registry import get_task
 
     store = RunStore.read(folder)
-    config = store.config
+    card = store.config
+    asked = Asked()
     try:
-        task_class = get_task(config["task"])
-        task = task_class(Path(config["data_root"]), config["given_options"])
-        examples, _ = read_examples(task, config["split"], config["limit"])
-        seen = config["fingerprints"]["data"]
+        task_class = get_task(card["task"])
+        place = asked.place("--data-root", data_root, card["data_root"])
+        chosen = asked.options(task_class, card["given_options"], options or {})
+        asked.check(folder, list(command) or ["beit3-bench", "score", "--run", str(folder)])
+        assert place is not None
+        task = task_class(place, chosen)
+        if card["limit"] is not None and card["limit"] < 1:
+            raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
+        examples, _ = read_examples(task, card["split"], card["limit"])
+        seen = card["fingerprints"]["data"]
     except KeyError as error:
         raise BenchError(
             f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
@@ -36,4 +56,21 @@ def rescore(folder: Path) -> tuple[Scores, type[Task]]:
         )
     rows = store.rows()
     match_ids(list(rows), [example.id for example in examples], str(folder), "rows")
-    return task.score(rows, examples), task_class
+    with using_stored_rows(task, folder):
+        return task.score(rows, examples), task_class
+
+
+@contextmanager
+def using_stored_rows(task: Task, folder: Path) -> Iterator[None]:
+    """What a task cannot take of rows that were read from a folder is no fault of the program.
+
+    Raises:
+        BenchError: a row lacks what the task scores, or holds something else.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BenchError(
+            f"{folder}: its rows are not such as task {task.name} makes ({type(error).__name__}: {str(error)[:100]}); "
+            f"{MEND}"
+        ) from error

@@ -1,12 +1,13 @@
 """Rows as text, and the shards that hold them: append-only files in which a batch is there wholly or not at all.
 
 After each batch stands a marker ``{"commit": number of rows, "crc": crc32 of them}``. What follows the last valid
-marker does not exist.
+marker does not exist. A shard is locked by the process that appends to it.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import zlib
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import storage_error
+from beit3_bench.backbones.files import has_other_names, open_own, open_regular, storage_error
 from beit3_bench.tasks.base import Row
 
 _MARKER = b'{"commit":'
 _ID = '{"id":"'  # how every row begins
 _DECODER = json.JSONDecoder()
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
+_LONGEST = 2**28
+"""Bytes of a line: a row of a few megapixels is far shorter, the hole in a damaged file is longer."""
 _CODES = {np.dtype(kind): code for code, kind in _ARRAYS.items()}
 
 
@@ -62,24 +65,49 @@ def encode_value(value: Any) -> Any:
 
 
 def row_id(line: bytes) -> str:
-    """The id of a stored row, without decoding the rest of it."""
+    """The id of a stored row, without decoding the rest of it.
+
+    Raises:
+        ValueError: the line does not begin as a row does.
+    """
+    if not line.startswith(_ID.encode()):
+        raise ValueError("a row without id")
     return _DECODER.raw_decode(line.decode("ascii"), len(_ID) - 1)[0]
 
 
 def decode_row(line: bytes) -> Row:
-    """The inverse of `encode_row`: arrays come back bit for bit."""
-    return json.loads(line, object_hook=_decoded)
+    """The inverse of `encode_row`: arrays come back bit for bit.
+
+    Raises:
+        ValueError: what `encode_row` does not write.
+    """
+    try:
+        row = json.loads(line, object_hook=_decoded, parse_constant=_refuse)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        raise ValueError("a row without id")
+    return row
 
 
 def _decoded(value: dict[str, Any]) -> Any:
     if len(value) == 2 and "shape" in value:
         code = next(iter(value))
         if code in _ARRAYS and isinstance(value[code], str):
+            shape = value["shape"]
+            if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
+                raise ValueError("an array without shape")
             kind = np.dtype(_ARRAYS[code]).newbyteorder("<")
-            return (
-                np.frombuffer(base64.b64decode(value[code]), dtype=kind).reshape(value["shape"]).astype(_ARRAYS[code])
-            )
+            data = base64.b64decode(value[code], validate=True)
+            array = np.frombuffer(data, dtype=kind).reshape(shape).astype(_ARRAYS[code])
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError("an array holds NaN or infinity")
+            return array
     return value
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def commit_bytes(rows: Iterable[Row]) -> bytes:
@@ -90,34 +118,50 @@ def commit_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def committed(path: Path) -> tuple[list[bytes], int]:
-    """Row lines up to the last valid commit marker of a shard, and the byte offset behind that marker."""
-    data = path.read_bytes()
+    """Row lines up to the last valid commit marker of a shard, and the byte offset behind that marker.
+
+    Raises:
+        BenchError: it cannot be read, or is no file.
+    """
     lines: list[bytes] = []
     batch: list[bytes] = []
-    start = position = 0
-    while (end := data.find(b"\n", position)) >= 0:
-        line = data[position:end]
-        position = end + 1
-        if not line.startswith(_MARKER):
-            batch.append(line)
-            continue
-        if line != b'{"commit":%d,"crc":"%08x"}' % (len(batch), zlib.crc32(data[start : end - len(line)])):
-            break
-        lines += batch
-        batch, start = [], position
-    return lines, start
+    checksum = end = position = 0
+    try:
+        with open_regular(path) as file:
+            while (line := file.readline(_LONGEST)).endswith(b"\n"):
+                position += len(line)
+                if not line.startswith(_MARKER):
+                    batch.append(line[:-1])
+                    checksum = zlib.crc32(line, checksum)
+                    continue
+                if line != b'{"commit":%d,"crc":"%08x"}\n' % (len(batch), checksum):
+                    break
+                lines += batch
+                batch, checksum, end = [], 0, position
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror or error}); remove it and run again") from error
+    return lines, end
 
 
 class Shard:
-    """The file that one process appends to."""
+    """The file that one process appends to, and holds the lock of."""
 
     def __init__(self, path: Path):
+        """Raises: BenchError: another process appends to it, it is a link, or cannot be made."""
         self.path = path
+        self._file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._end = os.fstat(self._file).st_size
+        except BlockingIOError as error:
+            self.close()
+            raise BenchError(f"{path}: another process is writing to it; stop it first") from error
         except OSError as error:
+            self.close()
             raise storage_error(path, error) from error
+        if has_other_names(self._file):
+            self.close()
+            raise BenchError(f"{path}: has a second name (a hard link) that would change, too; give the command again")
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write a batch and its marker, and wait until it is on the disk.

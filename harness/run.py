@@ -5,17 +5,19 @@ What can be checked without the model is checked before it is loaded; what is st
 
 from __future__ import annotations
 
-import sys
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.file_kinds import checkpoint_file
+from beit3_bench.backbones.files import make_folder
 from beit3_bench.harness import card
+from beit3_bench.harness.console import echo
 from beit3_bench.harness.features import Features, KeepingSink
 from beit3_bench.harness.fingerprint import short
 from beit3_bench.harness.inputs import (
@@ -27,8 +29,10 @@ from beit3_bench.harness.inputs import (
     open_image_cache,
     read_examples,
 )
+from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.leaks import find_leaks
 from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.rescore import using_stored_rows
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.tasks.base import Example, Scores, Task, match_ids
@@ -127,11 +131,12 @@ def run_task(
     left_out = task.left_out(split)
     warnings = [*loaded.report.notes, *leaks, *([left_out] if left_out else [])]
     for warning in warnings if processes.first else ():
-        print(f"warning: {warning}", file=sys.stderr)
+        echo(f"warning: {warning}", err=True)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store:
         if processes.broadcast(store.finished):
-            return Outcome(store.result() if processes.first else {}, folder, was_finished=True)
+            finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
+            return Outcome(finished or {}, folder, was_finished=True)
         throughput = predict(task, loaded, examples, store, request, device, processes, clock)
 
         def conclude() -> dict[str, Any]:
@@ -239,15 +244,22 @@ def score_rows(task: Task, store: RunStore, examples: Sequence[Example], seed: i
     rows = store.rows()
     match_ids(list(rows), [example.id for example in examples], str(store.folder), "rows")
     folder = store.folder / SUBMISSION
-    folder.mkdir(exist_ok=True)
-    written = task.submission(rows, examples, folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
+    make_folder(folder)
+
+    def stored() -> AbstractContextManager[None]:
+        return using_stored_rows(task, store.folder) if store.resumed else nullcontext()
+
+    with stored():
+        written = task.submission(rows, examples, folder)
     if not any(folder.iterdir()):
         folder.rmdir()
     if written and all(example.target is None for example in examples):
         files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
         note = f"the truth of this split is not public; upload {files} to the official server"
         return card.Verdict(Scores({}, {"samples": len(examples)}), {}, [note], "submitted")
-    scores = task.score(rows, examples)
+    with stored():
+        scores = task.score(rows, examples)
     metrics, notes = metric_values(task, scores, seed)
     return card.Verdict(scores, metrics, [*scores.notes, *notes], "scored")
 

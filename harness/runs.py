@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import storage_error
+from beit3_bench.backbones.files import clear_parts
 from beit3_bench.harness.leaderboard_results import read_result
-from beit3_bench.harness.store import CONFIG, LOCK, RESULT, ROWS, SAMPLES, SUBMISSION, RunStore, read_object
+from beit3_bench.harness.locks import Held, hold, is_held
+from beit3_bench.harness.store import (
+    CONFIG,
+    LOCK,
+    RESULT,
+    ROWS,
+    SAMPLES,
+    SUBMISSION,
+    RunStore,
+    is_running,
+    read_card,
+    read_object,
+    shards,
+)
 
 OWN = (RESULT, SAMPLES, SUBMISSION, ROWS, CONFIG, LOCK)
 """What a run folder consists of, in the order in which it is deleted: never a result without its rows."""
@@ -59,35 +72,42 @@ def list_runs(root: str | Path) -> list[RunFolder]:
     for folder, below, _ in os.walk(root):
         below.sort()
         path = Path(folder)
-        if is_run_folder(path):
+        if _looks_like_run(path):
             below.clear()
             name = path.relative_to(root).as_posix()
             found.append(_described(path, path.resolve().name if name == "." else name))
     return found
 
 
+def _looks_like_run(path: Path) -> bool:
+    """As `is_run_folder`, for a list: what else lies among the rows, or a damaged result, hides no run."""
+    return (os.path.lexists(path / CONFIG) and os.path.lexists(path / ROWS)) or is_run_folder(path)
+
+
 def is_run_folder(path: Path) -> bool:
     """Whether `beit3-bench run` made this folder: a card with shards beside it, or a result of ours."""
-    if (path / CONFIG).is_file() and (path / ROWS).is_dir():
-        return all(p.name.startswith("rank-") and p.suffix == ".jsonl" for p in (path / ROWS).iterdir())
     try:
+        if (path / CONFIG).is_file() and (path / ROWS).is_dir():
+            return all(p.name.startswith("rank-") and p.suffix == ".jsonl" for p in (path / ROWS).iterdir())
         return (path / RESULT).is_file() and {"schema", "task", "metrics", "status"} <= read_object(
             path / RESULT
         ).keys()
-    except BenchError:
+    except (OSError, BenchError):
         return False
 
 
 def _described(path: Path, name: str) -> RunFolder:
-    size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    size = _size(path)
     try:
+        if not (path / CONFIG).is_file() and not (path / RESULT).is_file():
+            raise BenchError(f"{path / CONFIG}: is no file; delete the folder and run again")
         rows = len(RunStore.read(path).done()) if (path / CONFIG).is_file() else 0
         if not (path / RESULT).is_file():
-            card = read_object(path / CONFIG)
+            card = read_card(path / CONFIG)
             return RunFolder(
                 name,
                 str(path),
-                "running" if is_locked(path) else "unfinished",
+                "running" if is_running(path) else "unfinished",
                 str(card.get("task", "")),
                 str(card.get("split", "")),
                 Path(str(card.get("checkpoint", ""))).name,
@@ -97,7 +117,7 @@ def _described(path: Path, name: str) -> RunFolder:
                 bytes=size,
             )
         result = read_result(path / RESULT)
-    except BenchError as error:
+    except (BenchError, OSError) as error:
         return RunFolder(name, str(path), "damaged", bytes=size, problem=str(error))
     headline = next(({"metric": n, **m} for n, m in result["metrics"].items() if m["headline"]), None)
     return RunFolder(
@@ -117,31 +137,27 @@ def _described(path: Path, name: str) -> RunFolder:
     )
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process is writing to a run folder now."""
-    try:
-        with _locked(folder):
-            return False
-    except BenchError:
-        return True
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder, as far as they can be looked at."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                facts = os.lstat(os.path.join(place, name))
+                size += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    return size
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where it has one."""
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, and see that no process of an earlier start writes on."""
     try:
-        lock = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        yield
-        return
-    except OSError as error:
-        raise storage_error(folder / LOCK, error) from error
+        lock = hold(folder / LOCK)
+    except Held as holder:
+        raise BenchError(f"{folder}: {holder} is writing to this run; stop it first") from holder
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = (folder / LOCK).read_text(errors="replace").strip() or "a process"
-            raise BenchError(f"{folder}: {holder} is writing to this run; stop it first") from error
+        if any(map(is_held, shards(folder))):
+            raise BenchError(f"{folder}: a process of an earlier start is writing to this run; stop it first")
         yield
     finally:
         os.close(lock)
@@ -176,10 +192,9 @@ def remove_run(folder: Path) -> list[str]:
     Raises:
         BenchError: a process is writing to it, or a file cannot be deleted.
     """
-    with _locked(folder):
+    with _held(folder):
         try:
-            for part in folder.glob(".*.part"):
-                part.unlink()
+            clear_parts(folder)
             for name in OWN:
                 path = folder / name
                 if path.is_dir() and not path.is_symlink():

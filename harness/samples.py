@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import open_regular
 from beit3_bench.tasks.base import ClusterTable, Scores
 
 
@@ -27,23 +28,48 @@ def pack_samples(scores: Scores) -> bytes:
 
 
 def unpack_samples(path: Path) -> tuple[ClusterTable | None, dict[str, dict[str, float]]]:
-    """The inverse of `pack_samples`."""
+    """The inverse of `pack_samples`.
+
+    Raises:
+        BenchError: not there, or not as it was written.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise BenchError(f"{path}: not there; the run is not finished, give its command again") from error
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise BenchError(f"{path}: cannot be read ({error}); run again with --overwrite") from error
-    table = None
-    if "cluster_ids" in arrays:
-        columns = {name.removeprefix("cluster/"): a for name, a in arrays.items() if name.startswith("cluster/")}
-        table = ClusterTable(arrays["cluster_ids"].tolist(), columns)
-    samples = {
-        name.removeprefix("sample/"): dict(
-            zip(arrays["sample_ids/" + name.removeprefix("sample/")].tolist(), a.tolist(), strict=True)
-        )
-        for name, a in arrays.items()
-        if name.startswith("sample/")
-    }
-    return table, samples
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file; each means the same to the user
+        reason = str(error).split("\n")[0][:100] or type(error).__name__
+        raise BenchError(f"{path}: cannot be read ({reason}); run again with --overwrite") from error
+    try:
+        return _table(arrays), _samples(arrays)
+    except (KeyError, ValueError) as error:
+        raise BenchError(f"{path}: damaged or edited ({error}); run again with --overwrite") from error
+
+
+def _table(arrays: Mapping[str, np.ndarray]) -> ClusterTable | None:
+    if "cluster_ids" not in arrays:
+        return None
+    ids = _names(arrays, "cluster_ids")
+    columns = {name.removeprefix("cluster/"): a for name, a in arrays.items() if name.startswith("cluster/")}
+    for name, column in columns.items():
+        if column.dtype.kind not in "fiub" or column.ndim not in (1, 2) or len(column) != len(ids):
+            raise ValueError(f"cluster/{name[:40]} holds no numbers of {len(ids)} clusters")
+    return ClusterTable(ids, columns)
+
+
+def _samples(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    samples = {}
+    for key, values in arrays.items():
+        name = key.removeprefix("sample/")
+        if name != key:
+            if values.dtype != np.float64 or values.ndim != 1:
+                raise ValueError(f"{key[:40]} holds no numbers")
+            samples[name] = dict(zip(_names(arrays, f"sample_ids/{name}"), values.tolist(), strict=True))
+    return samples
+
+
+def _names(arrays: Mapping[str, np.ndarray], key: str) -> list[str]:
+    if arrays[key].dtype.kind != "U" or arrays[key].ndim != 1:
+        raise ValueError(f"{key[:40]} holds no names")
+    return arrays[key].tolist()

@@ -1,4 +1,4 @@
-"""The shape of result.json: what `run` and `score` write and the leaderboard reads.
+"""The shape of result.json, what `run` and `score` write and the leaderboard reads, and of the card beside it.
 
 Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0..1); only the table multiplies by 100.
 """
@@ -6,6 +6,8 @@ Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0.
 from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
+
+from beit3_bench.backbones.errors import BenchError
 
 SCHEMA = 1
 
@@ -84,3 +86,143 @@ class Result(TypedDict):
     """Seconds spent on data, compute and scoring, images per second, peak memory."""
     chance: float | None
     """What guessing scores on the headline metric, in its unit; None where not defined."""
+
+
+# ---- checking what a file says ---------------------------------------------------------------------------------------
+
+NUMBER = (int, float)
+
+
+class Each:
+    """The shape of an object with any keys, whose values have one shape."""
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+
+
+_MODEL = {
+    "preset": str,
+    "checkpoint": str,
+    "sha256": str,
+    "weight": (str, type(None)),
+    "image_size": int,
+    "params": int,
+    "allow_missing": [str],
+}
+_METRIC = {
+    "value": NUMBER,
+    "unit": str,
+    "ci95": (list, type(None)),
+    "headline": bool,
+    "higher_is_better": bool,
+    "decimals": int,
+}
+_PROVENANCE = {
+    "time?": str,
+    "packages?": Each(str),
+    "hardware?": dict,
+    "git?": (dict, type(None)),
+    "options?": (dict, type(None)),
+}
+_TIMING = {
+    "seconds?": Each(NUMBER),
+    "samples_per_second?": NUMBER,
+    "images_per_second?": NUMBER,
+    "peak_memory_bytes?": NUMBER,
+    "peak_device_memory_bytes?": (*NUMBER, type(None)),
+    "resumed_samples?": int,
+    "samples_from_store?": int,
+    "images_decoded?": int,
+    "images_distinct?": int,
+    "images_from_cache?": int,
+    "images_encoded?": int,
+    "text_tokens?": int,
+    "text_tokens_real?": int,
+}
+RESULT_SHAPE = {
+    "schema": int,
+    "task": str,
+    "split": str,
+    "metrics": Each(_METRIC),
+    "counts": Each(NUMBER),
+    "notes": [str],
+    "status": str,
+    "subset": (dict, type(None)),
+    "world": str,
+    "setting": str,
+    "model": _MODEL,
+    "provenance": _PROVENANCE,
+    "timing": _TIMING,
+    "chance": (*NUMBER, type(None)),
+}
+CARD_SHAPE = {
+    "task?": str,
+    "split?": str,
+    "limit?": (int, type(None)),
+    "subset?": (dict, type(None)),
+    "setting?": str,
+    "checkpoint?": str,
+    "data_root?": str,
+    "tokenizer?": (str, type(None)),
+    "options?": dict,
+    "given_options?": Each(str),
+    "given?": {"preset?": (str, type(None)), "image_size?": (int, type(None)), "setting?": (str, type(None))},
+    "allow_missing?": [str],
+    "dtype?": str,
+    "device?": str,
+    "compile?": bool,
+    "batch_size?": (int, str),
+    "workers?": (int, type(None)),
+    "seed?": int,
+    "fingerprints?": Each(str),
+}
+"""config.json of a run folder. A key that is missing is told where it is needed."""
+
+
+def check_shape(value: Any, shape: Any, where: str, mend: str) -> None:
+    """Raise if a parsed JSON value has not the shape that it was written with.
+
+    Args:
+        shape: a type or several; a dict: an object with these keys (``"name?"`` may be missing), and perhaps others;
+            ``[shape]``: a list of such values; `Each`.
+        where: names file and place.  mend: what to do about it.
+
+    Raises:
+        BenchError: a missing key, a value of another kind, or a number that is not finite.
+    """
+    if isinstance(shape, dict):
+        _check_kind(value, dict, where, mend)
+        for name, inner in shape.items():
+            key = name.removesuffix("?")
+            if key in value:
+                check_shape(value[key], inner, f"{where}: {key}", mend)
+            elif key == name:
+                raise BenchError(f"{where}: key {key!r} is missing; {mend}")
+    elif isinstance(shape, Each):
+        _check_kind(value, dict, where, mend)
+        for key, item in value.items():
+            check_shape(item, shape.shape, f"{where}[{key[:40]!r}]", mend)
+    elif isinstance(shape, list):
+        _check_kind(value, list, where, mend)
+        for number, item in enumerate(value):
+            check_shape(item, shape[0], f"{where}[{number}]", mend)
+    else:
+        _check_kind(value, shape, where, mend)
+
+
+def _check_kind(value: Any, kind: type | tuple[type, ...], where: str, mend: str) -> None:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+        file, _, key = where.rpartition(": ")
+        place = f"{file}: key {key!r}" if file else where
+        raise BenchError(f"{place} holds {_short(value)} of another kind than expected ({names}); {mend}")
+    if float in kinds and isinstance(value, NUMBER) and not -1e300 < value < 1e300:
+        raise BenchError(f"{where} is not a finite number of a usual size; {mend}")
+
+
+def _short(value: Any) -> str:
+    try:
+        return repr(str(value)[:40])
+    except ValueError:  # a whole number of more digits than Python converts
+        return "a number of thousands of digits"

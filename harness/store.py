@@ -5,29 +5,40 @@ rows/rank-00000.jsonl   one shard per process (see `rows`)
 samples.npz             cluster table and per-sample values (see `samples`)
 submission/             files for an official server, where the task writes any
 result.json             written last, atomically: a folder that has it is finished
-lock                    held with flock while a run writes
+lock                    held while a run writes; the other processes hold their shards
+
+Somebody else may have made a run folder: nothing is written through its links, and its files are checked as they are read.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import storage_error, write_atomic
+from beit3_bench.backbones.files import (
+    clear_parts,
+    make_folder,
+    open_regular,
+    read_limited,
+    refuse_link,
+    write_atomic,
+)
+from beit3_bench.harness.console import echo
+from beit3_bench.harness.locks import Held, hold, is_held
 from beit3_bench.harness.rows import Shard, committed, decode_row, encode_value, row_id
 from beit3_bench.harness.samples import pack_samples, unpack_samples
+from beit3_bench.harness.schema import CARD_SHAPE, check_shape
 from beit3_bench.tasks.base import ClusterTable, Row, Scores
-from beit3_bench.tasks.files import read_json
 
 CONFIG, RESULT, SAMPLES = "config.json", "result.json", "samples.npz"
 ROWS, LOCK, SUBMISSION = "rows", "lock", "submission"
+MEND = "it was edited or damaged, run again with --overwrite"
+_LARGEST = 2**26  # bytes of a JSON file of ours
 
 
 class RunStore:
@@ -39,6 +50,7 @@ class RunStore:
 
     def __init__(self, folder: Path, config: dict[str, Any], rank: int = 0):
         self.folder, self.config, self.rank = folder, config, rank
+        self.resumed = False  # whether rows were there already
         self._shard: Shard | None = None
         self._lock: int | None = None
 
@@ -56,18 +68,18 @@ class RunStore:
         """
         folder = Path(folder)
         check_folder(folder)
-        try:
-            (folder / ROWS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(folder, error) from error
+        make_folder(folder)
+        make_folder(folder / ROWS)
         store = cls(folder, json.loads(json.dumps(config)))
         store._take_lock()
         try:
             if overwrite:
                 store._clear()
             if (folder / CONFIG).exists():
-                store._compare(read_object(folder / CONFIG))
+                store._compare(read_card(folder / CONFIG))
                 store._mend()
+                store.resumed = True
+                clear_parts(folder)
             else:
                 store._clear()  # rows without a configuration: killed before the first line was written
                 write_atomic(folder / CONFIG, _json(store.config))
@@ -78,8 +90,11 @@ class RunStore:
 
     @classmethod
     def join(cls, folder: str | Path, rank: int) -> RunStore:
-        """The folder as process ``rank`` > 0 writes to it, after process 0 has opened it."""
-        return cls(Path(folder), read_object(Path(folder) / CONFIG), rank)
+        """The folder as process ``rank`` > 0 writes to it, after process 0 has opened it; it holds its shard's lock."""
+        store = cls(Path(folder), read_card(Path(folder) / CONFIG), rank)
+        if not store.finished:
+            store._shard = Shard(store._own_shard())
+        return store
 
     @classmethod
     def read(cls, folder: str | Path) -> RunStore:
@@ -89,39 +104,61 @@ class RunStore:
             raise BenchError(
                 f"{folder}: not a run folder (it has no {CONFIG}); give the folder that beit3-bench run printed"
             )
-        return cls(folder, read_object(folder / CONFIG))
+        return cls(folder, read_card(folder / CONFIG))
 
     # ---- rows ------------------------------------------------------------------------------------------------
 
     def append(self, rows: Iterable[Row]) -> None:
         """Store one batch of rows: all of it, or nothing."""
         if self._shard is None:
-            self._shard = Shard(self.folder / ROWS / f"rank-{self.rank:05d}.jsonl")
+            self._shard = Shard(self._own_shard())
         self._shard.append(rows)
 
-    def _lines(self) -> Iterator[tuple[Path, bytes]]:
-        for path in sorted((self.folder / ROWS).glob("rank-*.jsonl")):
-            for line in committed(path)[0]:
-                yield path, line
+    def _own_shard(self) -> Path:
+        return self.folder / ROWS / f"rank-{self.rank:05d}.jsonl"
+
+    def _lines(self) -> Iterator[tuple[Path, bytes, str]]:
+        """Shard, line and id of every stored row.
+
+        Raises:
+            BenchError: a shard that cannot be read, was edited, or, in a finished run, does not end with a whole batch.
+        """
+        for path in shards(self.folder):
+            lines, end = committed(path)
+            if self.finished and end < path.stat().st_size:
+                raise _damaged(path, f"nothing behind its row {len(lines)} can be read")
+            for line in lines:
+                try:
+                    name = row_id(line)
+                except (ValueError, RecursionError) as error:
+                    raise _damaged(path, str(error)) from error
+                yield path, line, name
 
     def done(self) -> set[str]:
         """Ids of the rows that are stored, without decoding the rest of them."""
-        return {row_id(line) for _, line in self._lines()}
+        return {name for _, _, name in self._lines()}
 
     def rows(self, only: Collection[str] | None = None) -> dict[str, Row]:
-        """All rows by id, or those of some ids.
+        """All rows by id, or those of some ids. A row that two processes have stored, the same both times, is one.
 
         Raises:
-            BenchError: a row that is stored twice.
+            BenchError: a row that is stored twice with different values, or damaged.
         """
         rows: dict[str, Row] = {}
-        for path, line in self._lines():
-            if only is not None and row_id(line) not in only:
+        seen: dict[str, tuple[Path, bytes]] = {}
+        for path, line, name in self._lines():
+            if only is not None and name not in only:
                 continue
-            row = decode_row(line)
-            if row["id"] in rows:
-                raise BenchError(f"{path}: row {row['id']} is stored twice; run again with --overwrite")
-            rows[row["id"]] = row
+            there, stored = seen.setdefault(name, (path, line))
+            if name in rows and stored != line:
+                raise BenchError(
+                    f"{there} and {path}: row {name} is stored twice, with different values; keep one of these files, "
+                    "move the other away and give the run's command again"
+                )
+            try:
+                rows[name] = decode_row(line)
+            except (ValueError, RecursionError) as error:
+                raise _damaged(path, f"row {name[:40]}: {error}") from error
         return rows
 
     # ---- result ------------------------------------------------------------------------------------------------
@@ -151,28 +188,18 @@ class RunStore:
     # ---- opening ------------------------------------------------------------------------------------------------
 
     def _take_lock(self) -> None:
-        path = self.folder / LOCK
         try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = path.read_text(errors="replace").strip() or "another process"
-            self.close()
+            self._lock = hold(self.folder / LOCK)
+        except Held as holder:
             raise BenchError(
                 f"{self.folder}: {holder} is writing to this run folder; wait for it, or choose another --output"
-            ) from error
-        except OSError as error:
-            self.close()
-            raise storage_error(path, error) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            ) from holder
 
     def _clear(self) -> None:
         """Remove an earlier run; the result goes first, so that a kill in between leaves no result without its rows."""
         for name in (RESULT, SAMPLES, CONFIG):
             (self.folder / name).unlink(missing_ok=True)
-        for part in self.folder.glob(".*.part"):
-            part.unlink()
+        clear_parts(self.folder)
         shutil.rmtree(self.folder / SUBMISSION, ignore_errors=True)
         shutil.rmtree(self.folder / ROWS)
         (self.folder / ROWS).mkdir()
@@ -187,11 +214,23 @@ class RunStore:
             )
 
     def _mend(self) -> None:
-        """Cut every shard behind its last whole batch."""
-        for path in sorted((self.folder / ROWS).glob("rank-*.jsonl")):
+        """Give every shard an end behind its last whole batch.
+
+        It is written anew where a process of an earlier start, whose process 0 is gone, still appends to it: what that one
+        writes from now on does not count, and is made here.
+        """
+        for path in shards(self.folder):
             end = committed(path)[1]
-            if end < path.stat().st_size:
-                os.truncate(path, end)
+            alive = is_held(path)
+            facts = path.stat()
+            if end < facts.st_size or alive or facts.st_nlink > 1:
+                with open_regular(path) as file:
+                    write_atomic(path, file.read(end))
+            if alive:
+                echo(
+                    f"warning: {path}: a process of an earlier start still runs; what it writes from now on does not count",
+                    err=True,
+                )
 
     def close(self) -> None:
         """Close the shard and give the lock back."""
@@ -210,7 +249,9 @@ class RunStore:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise if a folder cannot become, or is not, a run folder."""
+    """Raise if a folder cannot become, or is not, a run folder, or has links where a run writes."""
+    for path in (*(folder / name for name in (LOCK, CONFIG, RESULT, SAMPLES, SUBMISSION, ROWS)), *shards(folder)):
+        refuse_link(path)
     if folder.is_dir():
         strangers = [
             p.name for p in folder.iterdir() if p.name not in (LOCK, ROWS, RESULT) and not p.name.startswith(".")
@@ -229,11 +270,22 @@ def write_bare_result(folder: Path, result: Mapping[str, Any]) -> None:
     check_folder(folder)
     if (folder / CONFIG).exists():
         raise BenchError(f"{folder}: holds a run; choose another --output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    make_folder(folder)
     write_atomic(folder / RESULT, _json(result))
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a run folder, by rank."""
+    return sorted((folder / ROWS).glob("rank-*.jsonl"))
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is writing to a run folder now."""
+    return any(is_held(path) for path in (folder / LOCK, *shards(folder)))
+
+
+def _damaged(path: Path, why: str) -> BenchError:
+    return BenchError(f"{path}: damaged or edited ({why}); run again with --overwrite")
 
 
 def _short(value: Any) -> str:
@@ -246,8 +298,50 @@ def _json(value: Any) -> bytes:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object that the store wrote."""
-    value = read_json(path, "run folder's " + path.name)
+    """A JSON object that the store wrote.
+
+    Raises:
+        BenchError: missing, no JSON object, of a size that none has.
+    """
+    try:
+        value = json.loads(read_limited(path, _LARGEST), parse_constant=_refuse)
+    except FileNotFoundError as error:
+        raise BenchError(f"{path}: not there; give the folder that beit3-bench run printed") from error
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: not valid JSON ({str(error)[:100]}); {MEND}") from error
     if not isinstance(value, dict):
-        raise BenchError(f"{path}: expected an object; it was edited or damaged, run again with --overwrite")
+        raise BenchError(f"{path}: expected an object; {MEND}")
     return value
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The config.json of a run folder, each of its keys of the kind that it was written with.
+
+    Raises:
+        BenchError: as `read_object`; a key of another kind, or text that no command line can hold.
+    """
+    card = read_object(path)
+    check_shape(card, CARD_SHAPE, str(path), MEND)
+    for text in _texts(card):
+        try:
+            if b"\0" in os.fsencode(text):
+                raise ValueError("a zero character")
+        except ValueError as error:
+            raise BenchError(f"{path}: holds half a character or a zero character; {MEND}") from error
+    return card
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value:
+            yield from _texts(item)
+        if isinstance(value, dict):
+            yield from _texts(list(value.values()))
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number")

@@ -32,6 +32,7 @@ from beit3_bench.backbones.checkpoint import PRESETS, Checkpoint, config_from_te
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.environment import announced_processes
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import read_limited, write_atomic
 from beit3_bench.backbones.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
 from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
 from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
@@ -163,8 +164,8 @@ def resumable_state(folder: Path) -> Path:
     Raises:
         BenchError: missing, damaged, or a file that asks to run something.
     """
-    path = Path((folder / LAST).read_text(encoding="utf-8").strip())
-    path = path if path.is_file() else folder / path.name
+    named = read_limited(folder / LAST, 4096).decode("utf-8", "replace").strip()
+    path = folder / Path(named).name  # beside it, wherever the folder was when it was written
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
@@ -350,7 +351,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
         if runner.rank == 0:
             cfg_for_tools = Config(config_dict(job.settings, str(job.data_root)))
             cfg_for_tools.dump(str(job.output / CONFIG))
-            (job.output / JOB).write_text(json.dumps(decided(job), indent=2) + "\n", encoding="utf-8")
+            write_atomic(job.output / JOB, (json.dumps(decided(job), indent=2) + "\n").encode())
         console.open = True
         begun = time.perf_counter()
         runner.train()

@@ -11,6 +11,7 @@ import click
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import make_folder, write_atomic
+from beit3_bench.harness.console import echo
 
 
 @click.command("bench")
@@ -92,7 +93,7 @@ def command(
     report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
     if output is not None:
         write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
-    click.echo(json.dumps(report, indent=2) if as_json else _text(report))
+    echo(json.dumps(report, indent=2) if as_json else _text(report))
     unequal = [c["task"] for c in report.get("cases", []) if not c["outputs_equal"]]
     if unequal:
         raise BenchError(f"the two paths give different outputs for {', '.join(unequal)}; their ratio means nothing")
@@ -120,7 +121,7 @@ def _cases(
     packed = device.type == "cpu"
     rows = []
     for name in names:
-        click.echo(f"measuring {name} ...", err=True)
+        echo(f"measuring {name} ...", err=True)
         case = make_case(name, preset, device, samples, image_size, packed)
         # On a CPU our process has settings of its own, which the reference must not profit from.
         apart = device.type == "cpu" and not same_process

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.text import visible
+from beit3_bench.harness.console import columns, echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.caches import CacheFolder
@@ -41,11 +43,11 @@ def command(context: click.Context, roots: Sequence[Path], as_json: bool) -> Non
     if context.invoked_subcommand is not None:
         return
     if as_json:
-        click.echo(json.dumps([folder.to_dict() for folder in found], indent=1))
+        echo(json.dumps([folder.to_dict() for folder in found], indent=1))
     elif found:
-        click.echo(_table(found))
+        echo(_table(found))
     else:
-        click.echo(f"nothing is kept in {', '.join(map(str, places))}", err=True)
+        echo(f"nothing is kept in {', '.join(map(str, places))}", err=True)
 
 
 @command.command("rm")
@@ -73,11 +75,11 @@ def remove(found: list[CacheFolder], names: tuple[str, ...], everything: bool, y
     if chosen and not yes:
         if not sys.stdin.isatty():
             raise BenchError(f"deleting {len(chosen)} folders needs a yes; add --yes")
-        click.confirm(f"Delete {', '.join(folder.path for folder in chosen)}?", abort=True, err=True)
+        click.confirm(visible(f"Delete {', '.join(folder.path for folder in chosen)}?"), abort=True, err=True)
     for folder in chosen:
         strangers = remove_cache(Path(folder.path))
         kept = f"; the folder stays, it holds {', '.join(strangers[:3])}" if strangers else ""
-        click.echo(f"deleted {folder.path} ({folder.bytes / 2**20:.1f} MiB){kept}")
+        echo(f"deleted {folder.path} ({folder.bytes / 2**20:.1f} MiB){kept}")
 
 
 def _found(places: Sequence[Path], missing_is_empty: bool) -> list[CacheFolder]:
@@ -89,6 +91,4 @@ def _found(places: Sequence[Path], missing_is_empty: bool) -> list[CacheFolder]:
 def _table(found: Sequence[CacheFolder]) -> str:
     lines = [("name", "holds", "files", "MiB")]
     lines += [(f.name, f.about, f"{f.files:,}", f"{f.bytes / 2**20:.1f}") for f in found]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, f"{sum(f.bytes for f in found) / 2**20:,.1f} MiB in all"])
+    return "\n".join([*columns(lines), f"{sum(f.bytes for f in found) / 2**20:,.1f} MiB in all"])

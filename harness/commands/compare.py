@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beit3_bench.backbones.text import visible
+from beit3_bench.harness.commands.options import parse_pairs
+from beit3_bench.harness.console import echo
+
 if TYPE_CHECKING:
     from beit3_bench.harness.compare import Comparison, MetricComparison
 
@@ -21,8 +25,23 @@ _RUN = click.Path(path_type=Path)
     "--flips", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Changed samples to list."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option(
+    "--data-root", type=_RUN, metavar="DIR", help="The data of both runs, for metrics that are made from it again (AP)."
+)
+@click.option(
+    "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the runs that may be a file, likewise."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: values in the metrics' units, difference = B - A.")
-def command(run_a: Path, run_b: Path, metrics: tuple[str, ...], flips: int, seed: int, as_json: bool) -> None:
+def command(
+    run_a: Path,
+    run_b: Path,
+    metrics: tuple[str, ...],
+    flips: int,
+    seed: int,
+    data_root: Path | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compare two run folders in pairs: effect (B minus A), 95% interval, p value, the samples that flipped.
 
     McNemar's exact test where samples are right or wrong, a paired bootstrap over images elsewhere. Runs over different
@@ -32,15 +51,15 @@ def command(run_a: Path, run_b: Path, metrics: tuple[str, ...], flips: int, seed
 
     from beit3_bench.harness.compare import compare
 
-    found = compare(run_a, run_b, metrics, flips, seed)
-    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+    found = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options))
+    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
 
 
 def describe(found: Comparison) -> str:
     """A comparison as text."""
     lines = [f"{found.task} {found.split} · {found.clusters:,} clusters", f"  A: {found.run_a}", f"  B: {found.run_b}"]
     lines += [f"  note: {note}" for note in found.notes]
-    width = max(len(one.metric) for one in found.metrics)
+    width = max((len(one.metric) for one in found.metrics), default=0)
     lines += [_line(one, width) for one in found.metrics]
     for one in found.metrics:
         lines += [f"  note: {one.metric}: {note}" for note in one.notes]
@@ -86,7 +105,7 @@ def _flips(one: MetricComparison) -> list[str]:
         told += f" (only A right: {one.only_a:,}, only B right: {one.only_b:,})"
     lines = [told]
     for flip in one.flips:
-        line = f"  {flip.id}  {flip.a:.4g} -> {flip.b:.4g}"
+        line = f"  {visible(flip.id)}  {flip.a:.4g} -> {flip.b:.4g}"
         if flip.predicted_a != flip.predicted_b:
             line += f"   {_said(flip.predicted_a)} -> {_said(flip.predicted_b)}"
         lines.append(line)
@@ -96,4 +115,4 @@ def _flips(one: MetricComparison) -> list[str]:
 
 
 def _said(row: dict[str, object]) -> str:
-    return ", ".join(str(value) for value in row.values()) or "-"
+    return ", ".join(visible(str(value)) for value in row.values()) or "-"

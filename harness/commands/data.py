@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.verify import Verification
@@ -44,8 +45,8 @@ def tiny(out: Path, seed: int, size: str) -> None:
             bar.update(done - bar.n)
 
         manifest = write_tiny_world(out, seed=seed, progress=progress, size=size)
-    click.echo(f"{out}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
-    click.echo(out)
+    echo(f"{out}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
+    echo(out)
 
 
 @command.command("verify")
@@ -83,7 +84,7 @@ def verify(task: str, data_root: Path, split: str | None, all_images: bool, samp
             bar.update(done - bar.n)
 
         found = check(get_task(task), data_root, split, all_images, sample, progress)
-    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
     if not found.whole:
         raise BenchError(f"{data_root}: {len(found.findings)} findings for task {task}; see the lines above")
 

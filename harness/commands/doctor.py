@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from beit3_bench.backbones.errors import INSTALL_LINES
+from beit3_bench.harness.console import echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
 DISTRIBUTIONS = {"PIL": "pillow", "mmseg": "mmsegmentation"}
@@ -64,16 +65,16 @@ def command(as_json: bool) -> None:
     """
     findings = examine()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+        echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
         return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        click.echo(f"{finding.state:<8} {finding.name:<{width}}  {finding.detail}")
+        echo(f"{finding.state:<8} {finding.name:<{width}}  {finding.detail}")
         if finding.state != "ok":
-            click.echo(f"{'':<8} {'':<{width}}  needed for: {finding.needed_for}")
-            click.echo(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
+            echo(f"{'':<8} {'':<{width}}  needed for: {finding.needed_for}")
+            echo(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
     wrong = [finding for finding in findings if finding.state != "ok"]
-    click.echo(f"\n{len(findings) - len(wrong)} of {len(findings)} checks are ok.")
+    echo(f"\n{len(findings) - len(wrong)} of {len(findings)} checks are ok.")
 
 
 def examine() -> list[Finding]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from beit3_bench.harness.console import echo
+
 MIRROR_VARIABLE = "BEIT3_BENCH_MIRROR"
 
 
@@ -36,7 +38,7 @@ def command(names: tuple[str, ...], folder: Path, base_url: str | None, sha256: 
         with _Meter(weight.file) as meter:
             path = download(url, folder / weight.file, sha256 or pins.get(weight.name), progress=meter.show)
         digest = pin_or_check(path, weight.name)
-        click.echo(f"{path}  sha256 {digest}")
+        echo(f"{path}  sha256 {digest}")
 
 
 class _Meter:

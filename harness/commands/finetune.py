@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.commands.options import image_cache
+from beit3_bench.harness.commands.options import image_cache, parse_pairs
+from beit3_bench.harness.console import echo
 
 FILE = click.Path(path_type=Path)
 
@@ -102,7 +103,7 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
             summary = finetune(request, task_class, processes)
             text = json.dumps(summary, indent=2) if as_json else describe(summary)
     if processes.first:
-        click.echo(text)
+        echo(text)
 
 
 def on_cpu(device: str) -> bool:
@@ -124,23 +125,6 @@ def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
     plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
     device, parallel = resolve_device(request.device, processes), choose_parallel(request.parallel)
     return dry_run(start, plan, device, processes.world, request.dtype, parallel)
-
-
-def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
-    """``["key=value"]`` -> dict.
-
-    Raises:
-        BenchError: no equals sign, or a key that comes twice.
-    """
-    values: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise BenchError(f"-o {pair!r}: expected KEY=VALUE, e.g. -o lr=1e-4")
-        if key in values:
-            raise BenchError(f"-o {key}: given twice; give it once")
-        values[key] = value
-    return values
 
 
 def describe(summary: dict[str, Any]) -> str:

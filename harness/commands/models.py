@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beit3_bench.harness.console import echo
+
 if TYPE_CHECKING:
     from beit3_bench.backbones.weights import Weight
 
@@ -38,7 +40,7 @@ def _show_all(as_json: bool) -> None:
 
     pins = read_pins()
     if as_json:
-        click.echo(json.dumps([_record(weight, pins) for weight in WEIGHTS], indent=1))
+        echo(json.dumps([_record(weight, pins) for weight in WEIGHTS], indent=1))
         return
     rows: list[tuple[str, ...]] = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
     for w in WEIGHTS:
@@ -46,9 +48,7 @@ def _show_all(as_json: bool) -> None:
         size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
         rows.append((w.name, w.task or w.kind, w.preset, size, count, scores, pins.get(w.name, "not seen yet")[:12]))
     _print_columns(rows)
-    click.echo(
-        "\nGet one with: beit3-bench download NAME. Details: beit3-bench models NAME. Parameters: models --params."
-    )
+    echo("\nGet one with: beit3-bench download NAME. Details: beit3-bench models NAME. Parameters: models --params.")
 
 
 def _show_one(name: str, as_json: bool) -> None:
@@ -57,7 +57,7 @@ def _show_one(name: str, as_json: bool) -> None:
     weight = get_weight(name)
     record = _record(weight, read_pins())
     if as_json:
-        click.echo(json.dumps(record, indent=1))
+        echo(json.dumps(record, indent=1))
         return
     scores = "; ".join(f"{s.task} {s.split} {s.metric} {s.value:g}" for s in weight.published)
     lines = {**record, "published": scores, "trained_on": ", ".join(weight.trained_on)}
@@ -70,20 +70,18 @@ def _show_params(as_json: bool) -> None:
 
     counts = {preset: parameter_breakdown(BEiT3Config.preset(preset)) for preset in PRESETS}
     if as_json:
-        click.echo(json.dumps(counts, indent=1))
+        echo(json.dumps(counts, indent=1))
         return
     parts = list(dict.fromkeys(part for count in counts.values() for part in count))
     rows: list[tuple[str, ...]] = [("millions of parameters", *PRESETS)]
     for part in parts:
         rows.append((part, *(f"{counts[preset].get(part, 0) / 1e6:,.1f}" for preset in PRESETS)))
     _print_columns(rows, right=True)
-    click.echo(
-        "\nFFN and attention lines count weight matrices, as the paper does; its giant has 692M, 692M, 52M, 317M."
-    )
+    echo("\nFFN and attention lines count weight matrices, as the paper does; its giant has 692M, 692M, 52M, 317M.")
 
 
 def _print_columns(rows: Sequence[Sequence[str]], right: bool = False) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (c.rjust(w) if right and i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+
+from beit3_bench.backbones.errors import BenchError
 
 
 def _kept(name: str, variable: str, help: str) -> Callable:
@@ -20,3 +22,20 @@ image_cache = _kept(
     "--image-cache", "BEIT3_BENCH_IMAGE_CACHE", "Keep preprocessed images here, and decode none that are here"
 )
 features = _kept("--features", "BEIT3_BENCH_FEATURES", "Keep embeddings here, and compute none that are here")
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """``["key=value"]`` -> dict.
+
+    Raises:
+        BenchError: no equals sign, or a key that comes twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BenchError(f"-o {pair!r}: expected KEY=VALUE, without spaces")
+        if key in values:
+            raise BenchError(f"-o {key}: given twice; give it once")
+        values[key] = value
+    return values

@@ -10,6 +10,7 @@ import click
 
 from beit3_bench.harness.commands.options import features, image_cache
 from beit3_bench.harness.commands.run import BatchSize
+from beit3_bench.harness.console import echo
 
 
 @click.command("probe")
@@ -78,7 +79,7 @@ def command(
     from beit3_bench.tasks.probing import Classifier
 
     result = probe(RunRequest(task="probe", **settings), kind, Classifier(method, k, temperature, strengths))
-    click.echo(json.dumps(result, indent=2) if as_json else describe(result))
+    echo(json.dumps(result, indent=2) if as_json else describe(result))
 
 
 def describe(result: Mapping[str, Any]) -> str:

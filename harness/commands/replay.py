@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.text import visible
+from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.commands.run import BatchSize
+from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.replay import Replay
@@ -27,9 +31,12 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Largest difference of numbers and embeddings; labels and texts must be equal.",
 )
-@click.option("--checkpoint", type=_PATH, metavar="FILE", help="The checkpoint, where it has moved.")
-@click.option("--data-root", type=_PATH, metavar="DIR", help="The data, where it has moved.")
-@click.option("--tokenizer", type=_PATH, metavar="FILE", help="The tokenizer, where it has moved.")
+@click.option("--checkpoint", type=_PATH, metavar="FILE", help="The run's checkpoint.")
+@click.option("--data-root", type=_PATH, metavar="DIR", help="The run's data.")
+@click.option(
+    "--tokenizer", type=_PATH, metavar="FILE", help="The run's tokenizer, where it is not beside the checkpoint."
+)
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the run that may be a file.")
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N [default: the run's].")
 @click.option("--batch-size", type=BatchSize(), help="[default: the run's]")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: the run's].")
@@ -37,20 +44,30 @@ _PATH = click.Path(path_type=Path)
 def command(run: Path, output: Path | None, tolerance: float, as_json: bool, **places: Any) -> None:
     """Execute the run in folder RUN again and compare it row by row and metric by metric.
 
-    Exit code 0: the same; 1: it differs; 2: inputs are missing or have changed.
+    A run folder may be somebody else's: checkpoint, data, and files in options are opened only where they are named here;
+    without them, the whole command is printed. Exit code 0: the same; 1: it differs; 2: it cannot be replayed (inputs are not
+    named, missing or changed; the folder is damaged).
     """
     import json
 
     from beit3_bench.harness.processes import Processes
     from beit3_bench.harness.replay import Overrides, RunStore, replay
 
+    places["options"] = parse_pairs(places["options"])
     device = places["device"] or (RunStore.read(run).config.get("device") or "auto").partition(":")[0]
     processes = Processes.start(device)
-    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
-        found = replay(run, output, tolerance, Overrides(**places), processes)
+    try:
+        with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
+            found = replay(run, output, tolerance, Overrides(**places), processes)
+    except (BenchError, OSError, MemoryError):
+        raise
+    except Exception as error:  # exit code 1 says that the run differs
+        raise BenchError(
+            f"{run}: cannot be replayed, internal error: {type(error).__name__}: {str(error)[:200]}; --debug shows the traceback"
+        ) from error
     if found is None:
         return
-    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
     if not found.same:
         raise SystemExit(1)
 
@@ -69,6 +86,6 @@ def describe(found: Replay) -> str:
         for key, value in found.largest.items()
     ]
     lines += [f"  metric {name}: {was} then, {now} now" for name, (was, now) in found.metrics.items()]
-    lines += [f"  row {d.id}: {d.key} {d.was} then, {d.now} now" for d in found.examples]
-    lines += [f"  note: {line}" for line in found.changed]
+    lines += [f"  row {visible(d.id)}: {visible(d.key)} {d.was} then, {d.now} now" for d in found.examples]
+    lines += [f"  note: {visible(line)}" for line in found.changed]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import click
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.commands.options import features, image_cache
+from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.processes import Processes
@@ -127,7 +128,7 @@ def command(
     requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
     processes = Processes.start(settings["device"])
     for name in skipped:
-        click.echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)
+        echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     for request, task_class in requests:
@@ -136,11 +137,11 @@ def command(
             continue
         results.append(outcome.result)
         if not as_json:
-            click.echo(describe(outcome.result, outcome.folder, outcome.was_finished))
+            echo(describe(outcome.result, outcome.folder, outcome.was_finished))
         elif outcome.was_finished:
-            click.echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
+            echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
     if as_json and processes.first and results:
-        click.echo(json.dumps(results[0] if len(requests) == 1 else results, indent=2))
+        echo(json.dumps(results[0] if len(requests) == 1 else results, indent=2))
     if failed:
         error = BenchError(f"{len(failed)} of {len(requests)} tasks failed: {', '.join(failed)}")
         error.shared = True  # type: ignore[attr-defined]
@@ -163,7 +164,7 @@ def _one(
     if alone:
         raise failure
     if processes.first:
-        click.echo(f"error: {request.task}: {failure}", err=True)
+        echo(f"error: {request.task}: {failure}", err=True)
     if not (missing and all_tasks):
         failed.append(request.task)
     return outcome

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.text import visible
+from beit3_bench.harness.console import columns, echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.runs import RunFolder
@@ -38,11 +40,11 @@ def command(context: click.Context, root: Path, as_json: bool) -> None:
 
     runs = list_runs(root)
     if as_json:
-        click.echo(json.dumps([run.to_dict() for run in runs], indent=1))
+        echo(json.dumps([run.to_dict() for run in runs], indent=1))
     elif runs:
-        click.echo(_table(runs))
+        echo(_table(runs))
     else:
-        click.echo(f"no runs in {root}", err=True)
+        echo(f"no runs in {root}", err=True)
 
 
 @command.command("rm")
@@ -57,20 +59,21 @@ def remove(root: Path, names: tuple[str, ...], yes: bool) -> None:
     """
     import sys
 
-    from beit3_bench.harness.runs import find_run, is_locked, remove_run
+    from beit3_bench.harness.runs import find_run, remove_run
+    from beit3_bench.harness.store import is_running
 
     folders = list(dict.fromkeys(find_run(name, root) for name in names))
     for folder in folders:
-        if is_locked(folder):
+        if is_running(folder):
             raise BenchError(f"{folder}: a process is writing to this run; stop it first (nothing was deleted)")
     if not yes:
         if not sys.stdin.isatty():
             raise BenchError(f"deleting {len(folders)} runs needs a yes; add --yes")
-        click.confirm(f"Delete {', '.join(map(str, folders))}?", abort=True, err=True)
+        click.confirm(visible(f"Delete {', '.join(map(str, folders))}?"), abort=True, err=True)
     for folder in folders:
         strangers = remove_run(folder)
         kept = f"; the folder stays, it holds {', '.join(strangers[:3])}" if strangers else ""
-        click.echo(f"deleted {folder}{kept}")
+        echo(f"deleted {folder}{kept}")
 
 
 def _table(runs: list[RunFolder]) -> str:
@@ -94,7 +97,6 @@ def _table(runs: list[RunFolder]) -> str:
                 run.time[:16].replace("T", " "),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text += [f"{run.name}: {run.problem}" for run in runs if run.problem]
+    text = columns(lines)
+    text += [f"{visible(run.name)}: {visible(run.problem)}" for run in runs if run.problem]
     return "\n".join(text)

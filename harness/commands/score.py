@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.commands.options import parse_pairs
+from beit3_bench.harness.console import echo
 
 _FILE = click.Path(path_type=Path)
 
@@ -28,10 +30,18 @@ _FILE = click.Path(path_type=Path)
     "--allow-partial", is_flag=True, help="Score a file that does not cover every sample; the coverage is reported."
 )
 @click.option("--run", "folder", type=_FILE, metavar="DIR", help="Score the stored rows of a run folder again.")
+@click.option("--data-root", type=_FILE, metavar="DIR", help="The data of the run (with --run).")
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the run that may be a file (with --run).",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one flat JSON object {metric: value} and nothing else on stdout."
 )
-def command(folder: Path | None, as_json: bool, **given: Any) -> None:
+def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Score predictions. Percent for VQA and retrieval, fractions elsewhere, as the official tools print them."""
     import json
     import math
@@ -42,21 +52,23 @@ def command(folder: Path | None, as_json: bool, **given: Any) -> None:
             raise BenchError(f"--run takes everything from the run folder; leave out {', '.join(stray)}")
         from beit3_bench.harness.rescore import rescore
 
-        scores, task = rescore(folder)
+        scores, task = rescore(folder, data_root, parse_pairs(options))
     else:
+        if data_root is not None or options:
+            raise BenchError(f"{'-o' if options else '--data-root'} belongs to --run DIR; leave it out")
         scores, task = _score_file(**given)
     if as_json:
-        click.echo(json.dumps({name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}))
+        echo(json.dumps({name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}))
         return
     from beit3_bench.harness.scoring import metric_spec
 
     width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
-        click.echo(f"{name:<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
+        echo(f"{name:<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
     if scores.counts:
-        click.echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
+        echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
     for note in scores.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:

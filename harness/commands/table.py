@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.leaderboard import Table
@@ -48,13 +49,15 @@ def command(
 ) -> None:
     """Print the leaderboard: measured rows beside published ones.
 
-    Rows measured on the tiny world or with --limit are labelled and kept apart.
+    Rows measured on the tiny world or with --limit are labelled and kept apart. Exit code 2 where results are damaged; the
+    others are in the table nevertheless.
     """
     from beit3_bench.harness.leaderboard import build_table
     from beit3_bench.harness.leaderboard_published import load_published
-    from beit3_bench.harness.leaderboard_results import read_results
+    from beit3_bench.harness.leaderboard_results import find_results
 
-    published, results = load_published(), read_results(runs)
+    published = load_published()
+    results, damaged = find_results(runs)
     if paper_table:
         from beit3_bench.harness.leaderboard_overview import build_overview, render_overview
 
@@ -67,9 +70,15 @@ def command(
         table = build_table(results, published, tasks, systems, setting)
         texts = {kind: _render(table, kind) for kind in dict.fromkeys(["markdown", "csv", form] if output else [form])}
     if output is None or form != "html":
-        click.echo(texts[form], nl=False)
+        echo(texts[form], nl=False)
     if output is not None:
         _write(output, texts)
+    if len(damaged) == 1:
+        raise BenchError(f"{next(iter(damaged.values()))} (all other runs are in the table)")
+    for error in damaged.values():
+        echo(f"error: {error}", err=True)
+    if damaged:
+        raise BenchError(f"{len(damaged)} runs cannot be read; the other {len(results)} are in the table")
 
 
 def _render(table: Table, form: str) -> str:
@@ -107,4 +116,4 @@ def _write(output: Path, texts: dict[str, str]) -> None:
     for form, text in texts.items():
         path = stem.with_name(stem.name + FORMATS[form])
         write_atomic(path, text.encode())
-        click.echo(f"wrote {path}", err=True)
+        echo(f"wrote {path}", err=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beit3_bench.harness.console import echo
+
 if TYPE_CHECKING:
     from beit3_bench.tasks.base import Task
 
@@ -22,18 +24,18 @@ def command(name: str | None, as_json: bool) -> None:
 
     if name is not None:
         task = get_task(name)
-        click.echo(json.dumps(_record(task), indent=1) if as_json else _details(task))
+        echo(json.dumps(_record(task), indent=1) if as_json else _details(task))
         return
     tasks = [get_task(known) for known in task_names()]
     if as_json:
-        click.echo(json.dumps([_record(task) for task in tasks], indent=1))
+        echo(json.dumps([_record(task) for task in tasks], indent=1))
         return
     rows = [(t.name, t.title, _headline(t), ", ".join(_mark_default(t))) for t in tasks]
     rows.insert(0, ("name", "title", "headline", "splits (* default)"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
-        click.echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
-    click.echo("\nDetails and expected files: beit3-bench tasks NAME")
+        echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
+    echo("\nDetails and expected files: beit3-bench tasks NAME")
 
 
 def _headline(task: type[Task]) -> str:

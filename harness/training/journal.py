@@ -5,23 +5,51 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.files import storage_error, write_atomic
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import has_other_names, open_own, storage_error, write_atomic
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
+EVENTS = "tensorboard"
 SHOWN = 8
 """Metrics in the picture at the most; validation.csv has all."""
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a csv file with a header; none where there is no file."""
+    """Rows of a csv file with a header; none where there is no file.
+
+    Raises:
+        BenchError: not the text of a table.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BenchError(f"{path}: damaged ({error}); move it away and give the command again") from error
+
+
+def _number(row: Mapping[str, str], key: str) -> float:
+    """A number of a table; NaN where there is none that a diagram could show."""
+    try:
+        value = float(row[key])
+    except (KeyError, TypeError, ValueError):
+        return math.nan
+    return value if abs(value) < 1e30 else math.nan
+
+
+def _step(row: Mapping[str, Any]) -> int | None:
+    """The step of a whole line; None for one that is cut short, or edited."""
+    text = row.get("step")
+    whole = None not in row and None not in row.values()
+    return int(text) if whole and isinstance(text, str) and text.isdecimal() and len(text) < 16 else None
 
 
 class Journal:
@@ -35,17 +63,21 @@ class Journal:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at)
+            try:
+                self._board = SummaryWriter(str(folder / EVENTS), purge_step=resume_at)
+            except OSError as error:
+                raise storage_error(folder / EVENTS, error) from error
 
     def _cut(self, path: Path, step: int) -> None:
         rows = read_table(path)
         # A kill can leave the last line cut short.
-        whole = rows if not rows or path.read_bytes().endswith(b"\n") else rows[:-1]
-        kept = [row for row in whole if (row["step"] or "").isdigit() and int(row["step"]) <= step]
-        if len(kept) == len(rows):
+        torn = bool(rows) and not path.read_bytes().endswith(b"\n")
+        whole = rows[:-1] if torn else rows
+        kept = [row for row in whole if (at := _step(row)) is not None and at <= step]
+        if len(kept) == len(rows) and (rows or not path.exists()):
             return
         if not kept:
-            path.unlink()
+            path.unlink(missing_ok=True)
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(kept[0]), lineterminator="\n")
@@ -56,28 +88,58 @@ class Journal:
     def write(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one line to ``log.csv`` or ``validation.csv``; ``row`` has a key ``step``."""
         path = self.folder / name
-        try:
-            fresh = not path.is_file()
-            with open(path, "a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
-        except OSError as error:
-            raise storage_error(path, error) from error
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        if not path.is_file() or path.stat().st_size == 0:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
+        _append(path, text.getvalue().encode())
         if self._board is not None:
-            for key, value in row.items():
-                if key != "step" and isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{path.stem}/{key}", value, row["step"])
+            with self._telling():
+                for key, value in row.items():
+                    if key != "step" and isinstance(value, (int, float)):
+                        self._board.add_scalar(f"{path.stem}/{key}", value, row["step"])
 
     def close(self) -> None:
         """Flush."""
         if self._board is not None:
-            self._board.close()
+            with self._telling():
+                self._board.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What keeps TensorBoard's events from being written, in one line.
+
+        Raises:
+            BenchError: the disk is full, ...
+        """
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            raise storage_error(self.folder / EVENTS, error) from error
 
     def draw(self) -> None:
         """Bring the picture up to date."""
         draw_curves(self.folder)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Add lines to a file: all of them, or none."""
+    file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    end = os.fstat(file).st_size
+    try:
+        if has_other_names(file):
+            write_atomic(path, path.read_bytes() + data)
+            return
+        written = 0
+        while written < len(data):
+            written += os.write(file, data[written:])
+    except OSError as error:
+        os.ftruncate(file, end)
+        raise storage_error(path, error) from error
+    finally:
+        os.close(file)
 
 
 def draw_curves(folder: Path) -> Path | None:
@@ -89,7 +151,9 @@ def draw_curves(folder: Path) -> Path | None:
         return None
 
     def line(rows: list[dict[str, str]], key: str) -> Line:
-        return key, [float(row["step"]) for row in rows], [float(row[key]) for row in rows]
+        points = [(_number(row, "step"), _number(row, key)) for row in rows]
+        known = [(x, y) for x, y in points if math.isfinite(x)]
+        return key, [x for x, _ in known], [y for _, y in known]
 
     metrics = [key for key in (validation[0] if validation else ()) if key not in ("step", "epoch")][:SHOWN]
     panels = [

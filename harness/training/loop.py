@@ -7,7 +7,6 @@ a state file holds weights, moments and a step, and a resumed training goes on e
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import write_atomic
 from beit3_bench.harness.batches import dying_workers
 from beit3_bench.harness.devices import default_workers, resolve_device, to_device
 from beit3_bench.harness.inputs import TOKENIZER
@@ -209,6 +209,16 @@ class Training:
             return state
 
         state = self.processes.together(read)
+        try:
+            self._take(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).split("\n")[0][:120]
+            raise BenchError(
+                f"{path}: does not fit this training ({type(error).__name__}: {reason}); it was damaged or edited: restore it, "
+                "or start again with --overwrite"
+            ) from error
+
+    def _take(self, state: dict[str, Any]) -> None:
         average = None if self.average is None else self.average.module
         if self.shards is None:
             self.model.load_state_dict(state["model"])
@@ -369,4 +379,4 @@ def place_tokenizer(start: Start, folder: Path) -> None:
         return
     target = folder / TOKENIZER
     if not (target.exists() and target.samefile(start.tokenizer_file)):
-        shutil.copyfile(start.tokenizer_file, target)
+        write_atomic(target, start.tokenizer_file.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import storage_error, write_atomic
+from beit3_bench.backbones.files import clear_parts, make_folder, refuse_link, write_atomic
+from beit3_bench.harness.inputs import TOKENIZER
+from beit3_bench.harness.locks import Held, hold
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.provenance import provenance
-from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION
+from beit3_bench.harness.training.journal import CURVES, EVENTS, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
 from beit3_bench.harness.training.sharding import choose_parallel
 from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
@@ -37,24 +38,22 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Make the folder and hold its lock; an earlier training in it must be meant.
 
     Raises:
-        BenchError: another process trains here; an earlier training and neither resume nor overwrite; nothing to resume.
+        BenchError: another process trains here; an earlier training and neither resume nor overwrite; nothing to resume; a
+            link where a file of ours belongs.
     """
     if resume and not (folder / STATE).is_file():
         raise BenchError(
             f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output"
         )
+    make_folder(folder)
+    for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG, TOKENIZER, EVENTS):
+        refuse_link(folder / name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+        lock = hold(folder / LOCK)
+    except Held as holder:
+        raise BenchError(f"{folder}: {holder} is training here; wait for it, or give another --output") from holder
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BenchError(
-                f"{folder}: another process is training here; wait for it, or give another --output"
-            ) from error
+        clear_parts(folder)
         if not resume:
             _clear(folder, overwrite)
         yield
@@ -75,7 +74,7 @@ def _clear(folder: Path, overwrite: bool) -> None:
         )
     for path in made:
         path.unlink()
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    shutil.rmtree(folder / EVENTS, ignore_errors=True)
 
 
 def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Plan, world: int) -> None:

@@ -12,10 +12,24 @@ from torch import nn
 from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import save_atomic
+from beit3_bench.harness.schema import NUMBER, Each, check_shape
 from beit3_bench.tasks.recipes import Recipe
 
 STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
 VERSION = 1
+_MEND = "it was damaged or edited: restore it, or start again with --overwrite"
+_BEST = {"metric": str, "value": NUMBER, "step": int, "metrics": dict}
+_SHAPE = {
+    "step?": int,
+    "seed?": int,
+    "recipe?": dict,
+    "fingerprints?": Each(str),
+    "best?": (dict, type(None)),
+    "model?": dict,
+    "average?": (dict, type(None)),
+    "optimizer?": dict,
+    "scaler?": (dict, type(None)),
+}
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -38,6 +52,11 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: not a whole training state ({line}); delete it and start again") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise BenchError(f"{path}: written by another version of this program; start again with --overwrite")
+    check_shape(state, _SHAPE, str(path), _MEND)
+    if state.get("best") is not None:
+        check_shape(state["best"], _BEST, f"{path}: best", _MEND)
+    if state.get("step", 0) < 0:
+        raise BenchError(f"{path}: step {state['step']} is none; {_MEND}")
     return state
 
 
@@ -49,6 +68,9 @@ def check_same(
     Raises:
         BenchError: the first differences as "key old -> new".
     """
+    for key in ("recipe", "seed", "fingerprints"):
+        if key not in stored:
+            raise BenchError(f"{path}: key {key!r} is missing; {_MEND}")
     differing = {f"recipe {k}": v for k, v in recipe.changed(stored["recipe"]).items()}
     if stored["seed"] != seed:
         differing["seed"] = (stored["seed"], seed)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.tinyworld.plan import Counts, Workshop, resolve, write_json
+from beit3_bench.backbones.files import make_folder, refuse_link, write_atomic
+from beit3_bench.tasks.tinyworld.plan import Counts, Workshop, resolve
 
 VERSION = 1
 MANIFEST = "tiny_world.json"
@@ -131,8 +132,10 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
     from beit3_bench.tasks.tinyworld.vocabulary import write_spm
     from beit3_bench.tasks.tinyworld.vqa import write_vqa
 
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root / STARTED, recipe)
+    make_folder(root)
+    for name in (STARTED, *FOLDERS):
+        refuse_link(root / name)
+    write_atomic(root / STARTED, json.dumps(recipe).encode())
     (root / MANIFEST).unlink(missing_ok=True)
     (root / SPM).unlink(missing_ok=True)
     for folder in FOLDERS:
@@ -157,9 +160,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
     pieces = write_spm(root / SPM, shop.text, shop.counts.vocabulary)
     files, size = _measure(root)
     manifest = {**recipe, "splits": splits, "pieces": pieces, "files": files, "bytes": size}
-    temporary = root / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, root / MANIFEST)
+    write_atomic(root / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     (root / STARTED).unlink()
     progress("", len(steps) + 1, len(steps) + 1)
     return manifest

@@ -135,7 +135,9 @@ def test_table_that_is_not_stored_is_made_from_the_rows(toy):
     expected = compare(a, b).metrics
     for folder in (a, b):
         np.savez_compressed(folder / "samples.npz", cluster_ids=np.array(["000"]))
-    assert compare(a, b).metrics == expected
+    with pytest.raises(BenchError, match=rf"beit3-bench compare {a} {b} --data-root"):
+        compare(a, b)  # the card's data is not opened unasked
+    assert compare(a, b, data_root=a.parent / "data").metrics == expected
 
 
 def test_text_and_json_say_the_same(toy):

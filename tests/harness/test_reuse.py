@@ -228,14 +228,15 @@ def test_a_replay_computes_everything_again(native, tmp_path, monkeypatch):
         space = FeatureSpace(root, json.loads((folder / "about.json").read_text()))
         assert space.folder == folder
         for pack in folder.glob("*.pack"):
-            keys = [bytes(record["key"]) for record in space.records(pack)]
+            keys = [bytes(record["key"]) for records in space.records(pack) for record in records]
             lies = {key: -vector for key, vector in space.find(keys).items()}
             pack.unlink()
             space.append(lies)
     run(native, "flickr30k", tmp_path / "liar", "--features", root)
     monkeypatch.setenv("BEIT3_BENCH_FEATURES", str(root))
     monkeypatch.setenv("BEIT3_BENCH_IMAGE_CACHE", str(tmp_path / "images"))
-    honest, liar = (invoke("replay", tmp_path / name, "--json") for name in ("honest", "liar"))
+    named = ("--checkpoint", native.checkpoint("flickr30k"), "--data-root", native.root("flickr30k"))
+    honest, liar = (invoke("replay", tmp_path / name, *named, "--json") for name in ("honest", "liar"))
     assert json.loads(honest.stdout)["same"] is True
     assert json.loads(liar.stdout)["same"] is False
 

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.harness.cli import main
+from beit3_bench.harness.rows import commit_bytes
 from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.store import RunStore
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, words, line):
 
 def test_run_folder_scores_to_the_same_values(finished):
     stored = json.loads((finished / "result.json").read_text())["metrics"]
-    again = json.loads(score("--run", finished, "--json").stdout)
+    again = json.loads(score("--run", finished, "--data-root", "data", "--json").stdout)
     assert {name: value for name, value in again.items() if value is not None} == {
         name: metric["value"] for name, metric in stored.items()
     }
@@ -76,7 +78,7 @@ def test_run_folder_scores_to_the_same_values(finished):
 
 def test_run_over_other_data_is_refused(finished, tmp_path):
     write_toy_data(tmp_path / "data", count=41)
-    result = score("--run", finished)
+    result = score("--run", finished, "--data-root", "data")
     assert result.exit_code == 2
     assert "the data differs from the data that the run" in result.stderr
 
@@ -84,6 +86,26 @@ def test_run_over_other_data_is_refused(finished, tmp_path):
 def test_incomplete_run_is_refused_with_the_missing_rows(finished):
     shard = finished / "rows" / "rank-00000.jsonl"
     shard.write_bytes(shard.read_bytes()[:-10])
-    result = score("--run", finished)
+    result = score("--run", finished, "--data-root", "data")
+    assert result.exit_code == 2
+    assert "rank-00000.jsonl: damaged or edited (nothing behind its row 32 can be read)" in result.stderr
+    (finished / "result.json").unlink()
+    result = score("--run", finished, "--data-root", "data")
     assert result.exit_code == 2
     assert "rows without prediction" in result.stderr
+
+
+def test_data_that_a_card_names_is_not_opened_unasked(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyTask, "examples", lambda *a: pytest.fail("opened"))
+    result = score("--run", finished)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"beit3-bench score --run {finished} --data-root {tmp_path / 'data'}" in result.stderr
+
+
+def test_rows_that_the_task_did_not_make_are_told_as_such(finished):
+    shard = finished / "rows" / "rank-00000.jsonl"
+    rows = [{k: v for k, v in row.items() if k != "positive"} for row in RunStore.read(finished).rows().values()]
+    shard.write_bytes(commit_bytes(rows))
+    result = score("--run", finished, "--data-root", "data")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "its rows are not such as task toy makes (KeyError: 'positive')" in result.stderr

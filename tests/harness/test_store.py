@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from beit3_bench.backbones import files
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness import rows
 from beit3_bench.harness.rows import commit_bytes, committed, decode_row, encode_row, row_id
-from beit3_bench.harness.store import RunStore, write_bare_result
+from beit3_bench.harness.store import RunStore, is_running, write_bare_result
 from beit3_bench.tasks.base import ClusterTable, Scores
 
 CONFIG = {"task": "toy", "fingerprints": {"checkpoint": "aaa", "data": "bbb", "dtype": "fp32"}}
@@ -135,12 +137,25 @@ def test_shards_of_several_processes_are_one_set_of_rows(tmp_path):
         assert store.done() == ids(batch(0), batch(3))
 
 
-def test_row_stored_twice_is_an_error(tmp_path):
+def test_equal_row_stored_twice_is_one_row(tmp_path):
     with RunStore.open(tmp_path, CONFIG) as store:
         store.append(batch(0))
-        store.append(batch(2))
-        with pytest.raises(BenchError, match="row ä2 is stored twice"):
+        with RunStore.join(tmp_path, 1) as other:
+            other.append(batch(2))
+        assert set(store.rows()) == ids(batch(0), batch(2))
+
+
+def test_row_stored_twice_with_other_values_names_both_files(tmp_path):
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.append(batch(0))
+        with RunStore.join(tmp_path, 1) as other:
+            other.append([{**batch(2)[0], "value": -1.0}])
+        with pytest.raises(
+            BenchError, match=r"rank-00000.jsonl and .*rank-00001.jsonl: row ä2 is stored twice, with different"
+        ):
             store.rows()
+    (tmp_path / "rows" / "rank-00001.jsonl").unlink()  # what the message says
+    assert set(RunStore.read(tmp_path).rows()) == ids(batch(0))
 
 
 # ---- two processes --------------------------------------------------------------------------------------------------
@@ -158,6 +173,179 @@ def test_second_process_is_told_who_writes(tmp_path):
     assert f"process {os.getpid()} on" in other.stdout
     assert "choose another --output" in other.stdout
     RunStore.open(tmp_path, CONFIG).close()  # the lock is free again
+
+
+def test_process_of_an_earlier_start_writes_where_it_does_not_count(tmp_path, capsys):
+    """Process 0 is gone, process 1 lives on: the folder is taken over with what is stored, and nothing is stored twice."""
+    first = RunStore.open(tmp_path, CONFIG)
+    first.append(batch(0))
+    orphan = RunStore.join(tmp_path, 1)
+    orphan.append(batch(3))
+    first.close()
+    assert is_running(tmp_path)
+    with RunStore.open(tmp_path, CONFIG) as store:
+        assert "rank-00001.jsonl: a process of an earlier start still runs" in capsys.readouterr().err
+        assert store.done() == ids(batch(0), batch(3))
+        orphan.append([{**row, "value": -1.0} for row in batch(6)])
+        with RunStore.join(tmp_path, 1) as other:
+            other.append(batch(6))
+        orphan.append(batch(9))
+        assert set(store.rows()) == ids(batch(0), batch(3), batch(6))
+    orphan.close()
+    assert not is_running(tmp_path)
+
+
+def test_every_process_holds_a_lock_from_its_start(tmp_path):
+    first = RunStore.open(tmp_path, CONFIG)
+    other = RunStore.join(tmp_path, 1)
+    first.close()
+    assert is_running(tmp_path)
+    with pytest.raises(BenchError, match="another process is writing to it"):
+        RunStore.join(tmp_path, 1)
+    other.close()
+    assert not is_running(tmp_path)
+
+
+# ---- links ----------------------------------------------------------------------------------------------------------
+
+OURS = [
+    "lock",
+    "config.json",
+    "result.json",
+    "samples.npz",
+    "submission",
+    "rows",
+    "rows/rank-00000.jsonl",
+    "rows/rank-00007.jsonl",
+]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_nothing_is_written_through_a_link(tmp_path, name, target, overwrite):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    with RunStore.open(run, CONFIG) as store:
+        store.append(batch(0))
+    if target == "file":
+        outside.write_text("precious")
+    elif target == "folder":
+        outside.mkdir()
+        (outside / "rank-00000.jsonl").write_text("precious")
+    path = run / name
+    if path.is_dir():
+        (path / "rank-00000.jsonl").unlink()
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    with pytest.raises(BenchError, match=f"{name}: is a link, and nothing is written through links"):
+        RunStore.open(run, CONFIG, overwrite)
+    if target == "file":
+        assert outside.read_text() == "precious"
+    elif target == "folder":
+        assert (outside / "rank-00000.jsonl").read_text() == "precious"
+    else:
+        assert not outside.exists()
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"id":"torn'])
+def test_other_names_of_the_files_of_a_run_keep_what_they_hold(tmp_path, tail):
+    """A copy made with hard links (cp -al, rsync --link-dest) stays as it is when the run goes on."""
+    with RunStore.open(tmp_path / "run", CONFIG) as store:
+        store.append(batch(0))
+    with open(tmp_path / "run" / SHARD, "ab") as file:
+        file.write(tail)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=os.link)
+    before = {p: p.read_bytes() for p in (tmp_path / "copy").rglob("*") if p.is_file()}
+    with RunStore.open(tmp_path / "run", CONFIG) as store:
+        store.append(batch(3))
+        store.write_result({"x": 1})
+        assert store.done() == ids(batch(0), batch(3))
+    assert {p: p.read_bytes() for p in (tmp_path / "copy").rglob("*") if p.is_file()} == before
+    with RunStore.open(tmp_path / "run", CONFIG, overwrite=True):
+        pass
+    assert {p: p.read_bytes() for p in (tmp_path / "copy").rglob("*") if p.is_file()} == before
+
+
+def test_copy_with_hard_links_of_a_run_that_is_being_written_is_no_second_run(tmp_path):
+    with RunStore.open(tmp_path / "run", CONFIG):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=os.link)
+        with pytest.raises(BenchError, match="is writing to this run folder"):
+            RunStore.open(tmp_path / "run", CONFIG)
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":3}',
+        b'{"value":1}',
+        b"[1]",
+        b'{"id":"a"',
+        b'{"id":"a","x":{"f32":"AA==","shape":[1]}}',
+        b'{"id":"a","x":{"f32":"AACAfw==","shape":[1]}}',
+        b'{"id":"a","x":{"f32":"AAAAAA==","shape":[-1]}}',
+        b'{"id":"a","x":{"f32":"AAAAAA==","shape":"x"}}',
+        b'{"id":"a","x":NaN}',
+        b'{"id":"a","x":' + b"[" * 100_000,
+        b'{"id":"a","x":' + b"1" * 5000 + b"}",
+    ],
+)
+def test_edited_row_is_told_with_its_file(tmp_path, line):
+    RunStore.open(tmp_path, CONFIG).close()
+    body = line + b"\n"
+    (tmp_path / SHARD).write_bytes(body + b'{"commit":1,"crc":"%08x"}\n' % zlib.crc32(body))
+    with pytest.raises(BenchError, match=r"rank-00000.jsonl: damaged or edited \(.*run again with --overwrite"):
+        RunStore.read(tmp_path).rows()
+
+
+def test_finished_run_whose_shard_is_cut_is_damaged(tmp_path):
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.append(batch(0))
+        store.append(batch(3))
+        store.write_result({"x": 1})
+    (tmp_path / SHARD).write_bytes((tmp_path / SHARD).read_bytes()[:-3])
+    with pytest.raises(BenchError, match=r"rank-00000.jsonl: damaged .*nothing behind its row 3 can be read"):
+        RunStore.read(tmp_path).rows()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task", 3),
+        ("seed", "x"),
+        ("fingerprints", {"data": 1}),
+        ("given_options", ["a"]),
+        ("compile", "yes"),
+        ("given", 1),
+    ],
+)
+def test_card_with_a_value_of_another_kind_is_told_with_its_key(tmp_path, key, value):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, key: value}))
+    with pytest.raises(BenchError, match=rf"config.json: .*{key}.*of another kind"):
+        RunStore.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b"])
+def test_card_with_text_that_no_path_can_hold_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "checkpoint": text}))
+    with pytest.raises(BenchError, match=r"config.json: holds half a character or a zero"):
+        RunStore.read(tmp_path)
+
+
+def test_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.append(batch(0))
+    (tmp_path / SHARD).unlink()
+    os.mkfifo(tmp_path / SHARD)
+    os.mkfifo(tmp_path / "result.json")
+    os.mkfifo(tmp_path / "samples.npz")
+    store = RunStore.read(tmp_path)
+    for read in (store.rows, store.result, store.samples):
+        with pytest.raises(BenchError, match="is a pipe or device"):
+            read()
 
 
 # ---- configurations -------------------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
             options={"engine": "native", **options},
         )  # fmt: skip
         run_task(request, CocoDetection)
-    found = compare(tmp_path / "a", tmp_path / "b", metrics=["bbox/AP", "bbox/AP50"])
+    found = compare(tmp_path / "a", tmp_path / "b", metrics=["bbox/AP", "bbox/AP50"], data_root=coco)
     ap, ap50 = found.metrics
     assert ap.a > ap.b == 0
     assert ap.difference == pytest.approx(ap.b - ap.a, abs=1e-12)

@@ -1,0 +1,21 @@
+"""What the verbs print: nothing that a name, a note or a file holds controls the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import click
+
+from beit3_bench.backbones.text import visible, visible_lines
+
+
+def echo(text: object, err: bool = False, nl: bool = True) -> None:
+    """Print lines of text on stdout, or on stderr."""
+    click.echo(visible_lines(str(text)), err=err, nl=nl)
+
+
+def columns(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Cells as left-aligned columns, one line of text per line."""
+    cells = [[visible(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -1,0 +1,75 @@
+"""Who writes to a folder: a lock file that the kernel lets go of when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+from beit3_bench.backbones.files import has_other_names, open_own, storage_error, write_atomic
+
+
+class Held(Exception):
+    """Another process holds the lock; its text says which."""
+
+
+def hold(path: Path) -> int:
+    """Take a lock, and write into its file who has it.
+
+    Returns:
+        A descriptor; the lock is held until it is closed.
+
+    Raises:
+        Held: by another process.
+        BenchError: the file is a link, or cannot be made.
+    """
+    tries = 0
+    while True:
+        file = open_own(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if has_other_names(file):
+                write_atomic(path, b"")  # a file of its own: writing to this one would change the other
+            elif os.path.samestat(os.fstat(file), os.lstat(path)):
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return file
+        except BlockingIOError as error:
+            tries += 1
+            if tries == 4:  # not only somebody who looks whether it is held, see `is_held`
+                os.close(file)
+                raise Held(_holder(path)) from error
+            time.sleep(0.05)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(file)
+            raise storage_error(path, error) from error
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # held for a moment, or replaced meanwhile: once more
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file; False where there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_bytes()[:200].decode(errors="replace").strip() or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,77 @@
+"""No verb prints text of files and names as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from leaderboard_cases import result, write_run
+from native import invoke
+
+import beit3_bench.harness
+from beit3_bench.harness.console import columns, echo
+
+BAD = "\x1b]0;t\x07\x1b[2J\n\u202e<img src=x onerror=alert(1)>|![a](http://b)"
+
+
+def test_all_verbs_print_through_one_function():
+    for path in Path(beit3_bench.harness.__path__[0]).rglob("*.py"):
+        if path.name != "console.py":
+            assert not re.search(r"click\.echo\(|print\(.*file=sys\.stderr", path.read_text()), path
+
+
+def test_echo_writes_out_what_controls_a_terminal(capsys):
+    echo("a\x1b[2J\nb\r")
+    assert capsys.readouterr().out == "a\\x1b[2J\nb\\r\n"
+
+
+def test_columns_are_one_line_each():
+    assert columns([("name", "x"), ("a\nb", "y")]) == ["name  x", "a\\nb  y"]
+
+
+def hidden(text):
+    return sorted({c for c in text if c != "\n" and (c < " " or c in "\x7f\u202e\u2028" or "\x80" <= c <= "\x9f")})
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json", "latex", "html"])
+@pytest.mark.parametrize("world", ["real", "tiny"])
+def test_table_of_hostile_names_controls_nothing(tmp_path, form, world):
+    hostile = result(world=world)
+    hostile["model"].update(checkpoint=f"{BAD}.pth", preset=f"base{BAD}")
+    hostile.update(notes=[BAD], counts={f"images{BAD}": 3})
+    write_run(tmp_path, "good", result(world=world))
+    write_run(tmp_path, "bad\x1b[2J\nname", hostile)
+    write_run(tmp_path, "pending", {**hostile, "status": "submitted", "metrics": {}})
+    shown = invoke("table", "--runs", tmp_path, "--format", form)
+    assert shown.exit_code == 0, shown.stderr
+    assert hidden(shown.stdout) == []
+    if form in ("markdown", "html"):
+        assert "<img" not in shown.stdout
+    if form == "markdown":
+        assert "](http" not in shown.stdout
+    if form == "json":
+        json.loads(shown.stdout)
+    assert hidden(invoke("runs", "--runs", tmp_path).stdout) == []
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+cmd", "-1+1", "@SUM(A1)", " =1", "=HYPERLINK(0)", "-"])
+def test_formula_in_csv_is_text(tmp_path, text):
+    from beit3_bench.harness.leaderboard_text import csv_text
+
+    assert csv_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+2", "1e-5", "-3e+7", "79.1", "a=b", ""])
+def test_number_and_plain_text_stay_in_csv(text):
+    from beit3_bench.harness.leaderboard_text import csv_text
+
+    assert csv_text(text) == text
+
+
+def test_error_line_controls_nothing():
+    done = invoke("run", "--task", "vqav2", "--checkpoint", "\x1b[2J\u202e.pth", "--data-root", "x")
+    assert done.exit_code == 2
+    assert hidden(done.stderr) == []
+    assert r"\x1b[2J" in done.stderr
