@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import clear_parts, make_folder, refuse_link, write_atomic
+from beit3_bench.harness.console import echo
 from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.locks import Held, hold
 from beit3_bench.harness.processes import Processes
@@ -132,7 +132,7 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
     processes = processes or Processes()
     start = processes.together(lambda: prepare(request, task_class))
     for line in start.left_out() if processes.first else ():
-        print(f"warning: {line}", file=sys.stderr)
+        echo(f"warning: {line}", err=True)
     folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
     processes.agree(settings_of(request, start, folder), "settings")
     held = open_folder(folder, request.resume, request.overwrite)
