@@ -235,7 +235,7 @@ def references_of(content: Any, path: Path) -> dict[str, list[str]]:
             image = identifier(record, "image_id", source)
             if image not in references:
                 raise BenchError(
-                    f"{source}: caption of image {image}, which is not among the images; get the file again"
+                    f"{source}: caption of image {image}, which is not among the images; mend the file, or get it again"
                 )
             references[image].append(field(record, "caption", str, source))
         references = {i: r for i, r in references.items() if r}
@@ -282,7 +282,9 @@ DATA_ROOT/
         examples = []
         for image in select(read_karpathy(path), (split,), path):
             if not image.sentences:
-                raise BenchError(f"{path}: image {image.id} has no sentences to compare with; get the file again")
+                raise BenchError(
+                    f"{path}: image {image.id} has no sentences to compare with; mend the file, or get it again"
+                )
             file = str(self.data_root / image.path)
             examples.append(Example(image.id, (file,), None, image.id, [text for _, text in image.sentences], "image"))
         return examples
@@ -314,12 +316,12 @@ DATA_ROOT/
             image = identifier(record, "id", source)
             file = str(folder / field(record, "file_name", str, source))
             if split == "val" and image not in references:
-                raise BenchError(f"{source}: image {image} has no captions; get the file again")
+                raise BenchError(f"{source}: image {image} has no captions; mend the file, or get it again")
             examples.append(
                 Example(image, (file,), None, image, references.get(image), "image", {"domain": record.get("domain")})
             )
         if not examples:
-            raise BenchError(f"{path}: holds no images; get the file again")
+            raise BenchError(f"{path}: holds no images; mend the file, or get it again")
         unique((e.id for e in examples), str(path), "image id")
         return examples
 

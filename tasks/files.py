@@ -42,9 +42,12 @@ def read_text(path: str | Path, what: str, form: str | None = None) -> str:
     kind = next((kind for sign, kind in _NO_TEXT.items() if content.startswith(sign)), None)
     if kind is not None:
         raise BenchError(f"{path}: {kind[0]}, but the {what} file is text; {kind[1]}")
+    if content and not content.strip(b"\0"):
+        raise BenchError(f"{path}: holds zero bytes only; {_mend(what, form)}")
     encoding = detect_encoding(content)
     if not encoding.startswith("utf-8"):
-        raise BenchError(f"{path}: is {encoding[:6].upper()} text (PowerShell's > writes such files); save it as UTF-8")
+        origin = " (PowerShell's > writes such files)" if encoding.startswith("utf-16") else ""
+        raise BenchError(f"{path}: is {encoding[:6].upper()} text{origin}; save it as UTF-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -133,9 +136,10 @@ def read_records(path: str | Path, what: str, form: str) -> list[Any]:
     content = read_json(path, what, form)
     if isinstance(content, list):
         return content
-    lists = [key for key, value in content.items() if isinstance(value, list)] if isinstance(content, dict) else []
+    keys = content if isinstance(content, dict) else {}
+    lists = [key for key, value in keys.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     why = f", whose key {lists[0][:40]!r} holds a list: write that list alone" if len(lists) == 1 else ""
-    kind = "an object" if isinstance(content, dict) else type(content).__name__
+    kind = "an object" if isinstance(content, dict) else f"{json.dumps(content):.40}"
     raise BenchError(f"{path}: holds {kind}{why}; {_mend(what, form)}")
 
 

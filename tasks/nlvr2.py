@@ -40,7 +40,7 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
             raise BenchError(f"{source}: {error}") from error
         records.append({**record, "truth": parse_label(field(record, "label", (str, bool), source), source)})
     if not records:
-        raise BenchError(f"{path}: holds no examples; get the file again")
+        raise BenchError(f"{path}: holds no examples; mend the file, or get it again")
     unique((r["identifier"] for r in records), str(path), "identifier")
     return records
 

@@ -72,7 +72,7 @@ def read_questions(path: Path) -> list[Question]:
             )
         )
     if not questions:
-        raise BenchError(f"{path}: holds no questions; get the file again")
+        raise BenchError(f"{path}: holds no questions; mend the file, or get it again")
     unique((q.id for q in questions), str(path), "question id")
     return questions
 
@@ -105,7 +105,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
             raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
         annotations[question] = record
     if not annotations:
-        raise BenchError(f"{path}: holds no annotations; get the file again")
+        raise BenchError(f"{path}: holds no annotations; mend the file, or get it again")
     if all(q // 10 == a["image_id"] and q // 1000 != a["image_id"] for q, a in annotations.items()):
         raise BenchError(f"{path}: question ids are those of VQA v1; give the v2 file (v2_mscoco_*_annotations.json)")
     return annotations

@@ -57,7 +57,7 @@ def test_other_unicode_is_named(tmp_path, name, encoding, marked):
     ascii_text = text.encode("ascii", "ignore").decode()
     mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE, "utf-32-le": codecs.BOM_UTF32_LE}
     path.write_bytes((mark.get(encoding, b"") if marked else b"") + ascii_text.encode(encoding))
-    with pytest.raises(BenchError, match=rf"is {encoding[:6].upper()} text .*; save it as UTF-8"):
+    with pytest.raises(BenchError, match=rf"is {encoding[:6].upper()} text( .*)?; save it as UTF-8"):
         read(reader, path)
 
 
@@ -76,6 +76,7 @@ def test_latin_1_is_told_to_be_saved_as_utf_8(tmp_path, name):
         (gzip.compress(b"[]"), "is compressed with gzip, .*; unpack it"),
         (b"PK\x03\x04....", "is a zip archive, .*; unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
+        (bytes(300), "holds zero bytes only; expected"),
     ],
 )
 def test_what_a_file_is_instead_is_named(tmp_path, name, content, words):
@@ -158,7 +159,9 @@ def test_records_are_read_from_a_list_or_from_lines(tmp_path):
         ({"info": {}, "results": RECORDS}, "whose key 'results' holds a list"),
         ({"images": [], "annotations": []}, r"holds an object; expected a JSON list of"),
         (RECORDS[0], "holds an object; expected"),
-        ("text", "holds str; expected"),
+        ("text", 'holds "text"; expected'),
+        (None, "holds null; expected"),
+        ({"info": [1], "results": RECORDS}, "whose key 'results' holds a list"),
     ],
 )
 def test_a_list_inside_of_an_object_is_named(tmp_path, content, words):
