@@ -244,8 +244,7 @@ def load_checkpoint(
     if any(problems.values()):
         told = ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names)
         raise BenchError(
-            f"{origin}: does not fit this model: tensors {told}; give the checkpoint of this task and size, "
-            "or allow by name, e.g. --allow-missing 'head.*'"
+            f"{origin}: does not fit this model: tensors {told}; give the checkpoint of this task and size"
         )
     with torch.no_grad():
         for target, value in ready:
@@ -352,7 +351,7 @@ class LoadedModel:
 
 def load_model_for(
     head: str,
-    checkpoint: str | Path,
+    checkpoint: str | Path | Checkpoint,
     preset: str | None = None,
     image_size: int | None = None,
     head_arguments: Mapping[str, Any] | None = None,
@@ -364,7 +363,7 @@ def load_model_for(
     """
     from beit3_bench.backbones.models import HEADS, blank_model, build_model
 
-    source = read_checkpoint(checkpoint)
+    source = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
     origin = str(source.path)
     own = source.metadata.get("config")
     if own is None:

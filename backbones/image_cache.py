@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import open_regular, write_atomic
+from beit3_bench.backbones.image_hashes import note
 from beit3_bench.backbones.preprocess import Preprocessing, decode
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class ImageCache:
             return self.preprocessing.load(path)  # says what is wrong with it
         digest = hashlib.sha256(content).digest()
         name = digest.hex()
+        note(path, name)
         entry = self.folder / name[:2] / (name[2:] + SUFFIX)
         pixels = self._read(entry, digest)
         if pixels is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.image_hashes import read_noted
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 """What torchvision's image folders hold (JPEG is MPO, too; PPM is PGM and PBM, too), and GIF, which stands in web data sets
@@ -67,8 +68,10 @@ def opened(
         TooLargeError: more pixels than are read.
     """
     try:
-        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
-            raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
+        if content is None:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
+            content = read_noted(path)
         with Image.open(path if content is None else io.BytesIO(content), formats=tuple(formats)) as image:
             _check_size(image, path, what)
             yield image

@@ -26,6 +26,8 @@ class BEiT3Head(nn.Module):
     final_norm = True
     unread: ClassVar[tuple[str, ...]] = ()
     """Patterns of official names that this head never reads: a checkpoint may leave them out."""
+    output_layer: ClassVar[str] = ""
+    """Official name of the weights whose rows are the outputs of a classifier; empty for heads that are none."""
 
     def __init__(self, config: BEiT3Config):
         super().__init__()
@@ -115,6 +117,7 @@ class VisualQuestionAnswering(BEiT3Head):
     """Fusion encoder, pooled vision CLS, two-layer classifier (official `BEiT3ForVisualQuestionAnswering`)."""
 
     final_norm = False
+    output_layer = "head.3.weight"
 
     def __init__(self, config: BEiT3Config, num_classes: int = 3129):
         super().__init__(config)
@@ -150,6 +153,8 @@ class TwoLayerMLP(nn.Module):
 class VisualReasoning(BEiT3Head):
     """NLVR2: two fused passes, [vision CLS, text BOS] of both concatenated (official `BEiT3ForVisualReasoning`)."""
 
+    output_layer = "head.dense2.weight"
+
     def __init__(self, config: BEiT3Config, num_classes: int = 2):
         super().__init__(config)
         self.head = TwoLayerMLP(4 * config.embed_dim, 2 * config.embed_dim, num_classes)
@@ -181,6 +186,7 @@ class ImageClassification(BEiT3Head):
 
     final_norm = False
     unread = ("beit3.text_embed.weight", "beit3.vision_embed.mask_token", "*.B.*")
+    output_layer = "head.weight"
 
     def __init__(self, config: BEiT3Config, num_classes: int = 1000):
         super().__init__(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
 from beit3_bench.tasks.base import Example, Task
 
 
@@ -53,18 +54,20 @@ class Collated(NamedTuple):
     """A batch, and what the image cache did for it.
 
     from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
+    images: example id -> hashes of its image files, in their order; empty where they are not asked for.
     """
 
     batch: dict[str, Any]
     from_cache: int = 0
     trouble: str = ""
+    images: Mapping[str, Sequence[str]] = {}
 
 
 class _Batches(Dataset):
     """Planned batches, collated on demand."""
 
-    def __init__(self, task: Task, batches: Sequence[list[Example]]):
-        self.task, self.batches = task, batches
+    def __init__(self, task: Task, batches: Sequence[list[Example]], hash_images: bool):
+        self.task, self.batches, self.hash_images = task, batches, hash_images
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -72,20 +75,44 @@ class _Batches(Dataset):
     def __getitem__(self, index: int) -> Collated | Failure:
         cache = self.task.image_cache
         before = cache.hits if cache else 0
+        images: dict[str, list[str]] = {}
         try:
-            batch = self.task.collate(self.batches[index])
+            if self.hash_images:
+                with noting_image_hashes() as noted:
+                    batch = self.task.collate(self.batches[index])
+                images = _hashes_of(self.batches[index], noted)
+            else:
+                batch = self.task.collate(self.batches[index])
         except BenchError as error:
             return Failure(str(error))
-        return Collated(batch, cache.hits - before, cache.trouble or "") if cache else Collated(batch)
+        return (
+            Collated(batch, cache.hits - before, cache.trouble or "", images)
+            if cache
+            else Collated(batch, images=images)
+        )
 
 
-def load_batches(task: Task, batches: Sequence[list[Example]], workers: int, pin: bool) -> Iterator[Collated]:
+def _hashes_of(examples: Sequence[Example], noted: Mapping[str, str]) -> dict[str, list[str]]:
+    """Hashes by example; files that the task read by other means are read here once more (they are in memory still)."""
+    hashes = {path: noted.get(path) or image_hash(path) for e in examples for path in e.images}
+    gone = [path for path, value in hashes.items() if value is None]
+    if gone:
+        raise BenchError(f"{gone[0]}: cannot be read any more; restore it and give the same command again")
+    return {e.id: [hashes[path] or "" for path in e.images] for e in examples if e.images}
+
+
+def load_batches(
+    task: Task, batches: Sequence[list[Example]], workers: int, pin: bool, hash_images: bool = False
+) -> Iterator[Collated]:
     """Collated batches in order, decoded ahead by ``workers`` processes.
+
+    Args:
+        hash_images: tell the contents of the image files that were read (`Collated.images`).
 
     Raises:
         BenchError: as raised by the task's `collate`, also in a worker.
     """
-    return decode_ahead(_Batches(task, batches), None, workers, pin)
+    return decode_ahead(_Batches(task, batches, hash_images), None, workers, pin)
 
 
 @contextmanager

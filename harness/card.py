@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.harness.fingerprint import data_fingerprint, digest
+from beit3_bench.harness.fingerprint import (
+    CODE,
+    data_fingerprint,
+    digest,
+    names_file,
+    option_fingerprints,
+    source_fingerprint,
+    weights_sha256,
+)
 from beit3_bench.harness.inputs import RunRequest, tokenizer_file, world_of
 from beit3_bench.harness.provenance import package_version, provenance
 from beit3_bench.harness.schema import SCHEMA
@@ -48,7 +56,14 @@ def model_card(request: RunRequest, loaded: LoadedModel | None) -> dict[str, Any
 def fingerprints_of(
     task: Task, request: RunRequest, loaded: LoadedModel, tokenizer: Tokenizer | None, examples: Sequence[Example]
 ) -> dict[str, str]:
-    """What must be the same for two sets of rows to belong to one run."""
+    """What must be the same for two sets of rows to belong to one run; all that is read from a file enters by content.
+
+    ``weights`` and ``seed`` are there where tensors are missing from the checkpoint: the seed decides their values.
+    """
+    labels = task.labels()
+    random: dict[str, str] = {}
+    if request.allow_missing and loaded.report.missing:
+        random = {"weights": weights_sha256(loaded.model), "seed": str(request.seed)}
     return {
         "task": task.name,
         "checkpoint": loaded.sha256,
@@ -56,11 +71,14 @@ def fingerprints_of(
         "data": data_fingerprint(examples, request.data_root),
         "preprocessing": loaded.preprocessing.canary_hash(),
         "tokenizer": tokenizer.fingerprint if tokenizer else "none",
-        "options": digest(vars(task.options)),
+        **option_fingerprints(vars(task.options)),
+        **({task.outputs: digest(labels)} if labels is not None else {}),
+        **random,
         "dtype": request.dtype,
         "allow-missing": ",".join(request.allow_missing) or "none",
         "setting": request.setting or "default",
         "version": package_version(),
+        CODE: source_fingerprint(type(task), type(loaded.model)),
     }
 
 
@@ -106,8 +124,7 @@ def _anywhere(task: Task, options: Mapping[str, str]) -> dict[str, str]:
 
     def absolute(key: str, text: str) -> str:
         value = getattr(task.options, key.replace("-", "_"))
-        named = isinstance(value, Path) or (Path(text).suffix != "" and Path(text).is_file())
-        return str(Path(text).absolute()) if named else text
+        return str(Path(text).absolute()) if names_file(value) or names_file(text) else text
 
     return {key: absolute(key, text) for key, text in options.items()}
 

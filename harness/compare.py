@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.image_contents import IMAGES
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.schema import Result
@@ -185,6 +186,10 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> Task:
     if not reasons and seen[0] != seen[1]:
         roots = [store.config.get("data_root") for store in stores]
         reasons.append(f"data {seen[0][:12]}... in {roots[0]} and {seen[1][:12]}... in {roots[1]}")
+    known = [result["provenance"].get("fingerprints") for result in results]
+    images = [fingerprints.get(IMAGES) if isinstance(fingerprints, dict) else None for fingerprints in known]
+    if not reasons and None not in images and images[0] != images[1]:
+        reasons.append("image contents under the same names")
     if reasons:
         raise BenchError(
             f"{stores[0].folder} and {stores[1].folder}: cannot be compared in pairs, they are over different "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -31,6 +31,9 @@ from beit3_bench.harness.devices import (
 from beit3_bench.harness.processes import Processes
 from beit3_bench.tasks.base import Example, Row, Task, plan_batches
 
+ImageHashes = Mapping[str, Sequence[str]]
+"""Example id -> hashes of its image files, in their order."""
+
 
 class RowSink(Protocol):
     """Where rows go: a run folder (`store.RunStore`), or a list in memory."""
@@ -38,8 +41,8 @@ class RowSink(Protocol):
     def done(self) -> set[str]:
         """Ids of the rows that are there."""
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Keep one batch of rows."""
+    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
+        """Keep one batch of rows, and the hashes of the image files that each was made from."""
 
 
 class MemoryStore:
@@ -51,7 +54,7 @@ class MemoryStore:
     def done(self) -> set[str]:
         return set(self.rows)
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
         self.rows.update((row["id"], row) for row in rows)
 
 
@@ -141,6 +144,7 @@ def predict_all(
     compile: bool = False,
     progress: bool | None = None,
     processes: Processes | None = None,
+    hash_images: bool = False,
 ) -> Throughput:
     """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
 
@@ -152,6 +156,7 @@ def predict_all(
         workers: decoding processes per process; None = chosen from the cores.
         progress: a bar on stderr; None = when stderr is a terminal.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
+        hash_images: give ``store`` the hashes of the image files, too.
 
     Raises:
         BenchError: from the task (an image that does not decode, ...), a single example that does not fit into
@@ -169,7 +174,7 @@ def predict_all(
     facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)
     facts.images_distinct = len({path for batch in plan for e in batch for path in e.images})
     if plan:
-        pass_ = _Pass(task, model, store, device, dtype, facts, compile)
+        pass_ = _Pass(task, model, store, device, dtype, facts, compile, hash_images)
         hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
         total = sum(map(len, plan))
         with (
@@ -198,8 +203,9 @@ class _Pass:
         dtype: str,
         facts: Throughput,
         compile: bool,
+        hash_images: bool,
     ):
-        self.task, self.store, self.device, self.facts = task, store, device, facts
+        self.task, self.store, self.device, self.facts, self.hash_images = task, store, device, facts, hash_images
         self.warned = False
         self.model = model.to(device).eval()
         if compile:
@@ -218,7 +224,8 @@ class _Pass:
             finished = 0
             clock = time.perf_counter()
             fits = True
-            loader = load_batches(self.task, queue, min(workers, len(queue)), pin=self.device.type == "cuda")
+            pin = self.device.type == "cuda"
+            loader = load_batches(self.task, queue, min(workers, len(queue)), pin, self.hash_images)
             for collated in loader:
                 clock = self._spent("data_seconds", clock)
                 rows = self._predict(collated.batch, queue[finished])
@@ -226,7 +233,7 @@ class _Pass:
                 if rows is None:
                     fits = False
                     break
-                self.store.append(rows)
+                self.store.append(rows, collated.images)
                 clock = self._spent("write_seconds", clock)
                 self._count(collated, queue[finished])
                 bar.update(len(queue[finished]))

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.image_hashes import DIGITS
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.feature_store import FeatureSpace
+from beit3_bench.harness.fingerprint import source_fingerprint, weights_sha256
 from beit3_bench.harness.provenance import cores, package_version
 from beit3_bench.tasks.base import Example, Row, Task
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.checkpoint import LoadedModel
-    from beit3_bench.harness.engine import RowSink
+    from beit3_bench.harness.engine import ImageHashes, RowSink
 
 _ROWS = 1024  # served rows per commit to the run folder
 
@@ -43,30 +45,12 @@ class Key:
         return self.path is None or _stamp(self.path) == self.stamp
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 over all tensors of a model: names, types, shapes and bytes.
-
-    Not the checkpoint file's: one file gives other weights with `--allow-missing` (random ones, by seed) and at another
-    image size (interpolated positions), and a copy in another format gives the same.
-    """
-    import torch
-
-    def one(item: tuple[str, Any]) -> bytes:
-        name, tensor = item
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        head = f"{name} {tensor.dtype} {list(tensor.shape)} "
-        return hashlib.sha256(head.encode() + hashlib.sha256(flat.data).digest()).digest()
-
-    with ThreadPoolExecutor(cores()) as pool:
-        return hashlib.sha256(b"".join(pool.map(one, sorted(model.state_dict().items())))).hexdigest()
-
-
 def space_facts(
     task: Task, loaded: LoadedModel, device: torch.device, dtype: str, compile: bool
 ) -> dict[str, dict[str, Any]]:
     """Kind of input -> everything that its embeddings depend on beside the input itself.
 
-    The code is named by the methods that compute (shared by all dual encoders) and the package's version; device, number
+    The code is named by the methods that compute (shared by all dual encoders) and the package's source; device, number
     type, compilation and torch's version are there because a result states them about all its rows.
     """
     import torch
@@ -79,6 +63,7 @@ def space_facts(
         "output": task.feature,
         "code": [f"{step.__module__}.{step.__qualname__}" for step in (type(task).collate, type(task).predict)],
         "version": package_version(),
+        "source": source_fingerprint(type(task), network),
         "torch": torch.__version__,
         "device": device.type,
         "dtype": dtype,
@@ -129,7 +114,8 @@ class Features:
             found = space.find(wanted.values()) if wanted else {}
             rows += [{"id": i, self.name: found[digest]} for i, digest in wanted.items() if digest in found]
         for start in range(0, len(rows), _ROWS):
-            sink.append(rows[start : start + _ROWS])
+            part = rows[start : start + _ROWS]
+            sink.append(part, {r["id"]: [keys[r["id"]].digest.hex()[:DIGITS]] for r in part if keys[r["id"]].path})
         served = {row["id"] for row in rows}
         self.keys.update((i, key) for i, key in keys.items() if i not in served)
         return len(rows)
@@ -165,9 +151,9 @@ class KeepingSink:
     def done(self) -> set[str]:
         return self.sink.done()
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
         rows = list(rows)
-        self.sink.append(rows)
+        self.sink.append(rows, images)
         self.features.keep(rows)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.files import check_images
 
 if TYPE_CHECKING:
-    from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.checkpoint import Checkpoint, LoadedModel
+    from beit3_bench.backbones.config import BEiT3Config
     from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.tokenizer import Tokenizer
@@ -139,22 +141,50 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
     """The task's model with the checkpoint's weights; a task with an engine of its own defines ``load_model``.
 
     Raises:
-        BenchError: from the checkpoint reader, or a released file that differs from its pinned hash.
+        BenchError: from the checkpoint reader, a released file that differs from its pinned hash, or outputs that mean
+            something else than the data takes them to mean.
     """
-    from beit3_bench.backbones.checkpoint import load_model_for
+    from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
     from beit3_bench.backbones.weights import find_weight, pin_or_check
 
     own = getattr(task, "load_model", None)
-    arguments = (request.checkpoint, request.preset, request.image_size)
-    loaded = (
-        own(*arguments, request.allow_missing)
-        if own is not None
-        else load_model_for(task.head, *arguments, task.head_arguments(), request.allow_missing)
-    )
+    arguments = (request.preset, request.image_size)
+    if own is not None:
+        loaded = own(request.checkpoint, *arguments, request.allow_missing)
+        notes = task.check_labels(request.checkpoint, loaded.metadata, None)
+    else:
+        source = read_checkpoint(request.checkpoint)
+        notes = _check_outputs(task, source, request.allow_missing)
+        loaded = load_model_for(task.head, source, *arguments, task.head_arguments(), request.allow_missing)
     weight = find_weight(request.checkpoint)
     if weight is not None:
         pin_or_check(request.checkpoint, weight.name, loaded.sha256)
+    loaded.report.notes += [*_random_tensors(loaded, request.allow_missing), *notes]
     return loaded
+
+
+def _check_outputs(task: Task, source: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
+    """`Task.check_labels` for a native head, before it is loaded; nothing for one that may stay random."""
+    from beit3_bench.backbones.models import HEADS
+
+    layer = HEADS[task.head].output_layer if task.head in HEADS else ""
+    if any(fnmatch.fnmatchcase(layer, pattern) for pattern in allow_missing):
+        return []
+    table = source.tensors.get(layer)
+    return task.check_labels(
+        source.path, source.metadata, len(table) if table is not None and table.ndim == 2 else None
+    )
+
+
+def _random_tensors(loaded: LoadedModel, allow_missing: Sequence[str]) -> list[str]:
+    """A note that names the tensors that a run with ``--allow-missing`` computes with, but no checkpoint ever had."""
+    unread = getattr(loaded.model, "unread", ())
+    missing = [n for n in loaded.report.missing if not any(fnmatch.fnmatchcase(n, pattern) for pattern in unread)]
+    if not allow_missing or not missing:
+        return []
+    named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    kept = "1 tensor kept its random values" if len(missing) == 1 else f"{len(missing)} tensors kept random values"
+    return [f"{kept} ({named}): this measures no trained model"]
 
 
 def open_image_cache(folder: Path | None, preprocessing: Preprocessing) -> ImageCache | None:
@@ -169,21 +199,73 @@ def open_image_cache(folder: Path | None, preprocessing: Preprocessing) -> Image
     return ImageCache(folder, preprocessing) if folder is not None and type(preprocessing) is Preprocessing else None
 
 
-def check_tokenizer(tokenizer: Tokenizer | None, loaded: LoadedModel, examples: Sequence[Example]) -> None:
-    """Raise if the tokenizer is not the one that the checkpoint was trained with."""
+def check_tokenizer(
+    tokenizer: Tokenizer | None, file: Path, loaded: LoadedModel, examples: Sequence[Example]
+) -> list[str]:
+    """`compare_tokenizer`, and every id of the examples.
+
+    Returns:
+        Notes for the result: what could not be known.
+
+    Raises:
+        BenchError: the tokenizer is not the one that the checkpoint was trained with.
+    """
     if tokenizer is None:
-        return
-    trained = loaded.metadata.get("tokenizer")
-    trained = trained.get("fingerprint") if isinstance(trained, Mapping) else trained
-    if trained and trained != tokenizer.fingerprint:
-        raise BenchError(
-            f"{loaded.path}: was fine-tuned with another tokenizer (sha256 {str(trained)[:12]}..., "
-            f"given {tokenizer.fingerprint[:12]}...); "
-            "give the right one with --tokenizer"
-        )
+        return []
+    notes = compare_tokenizer(tokenizer, file, loaded.config, loaded.metadata, loaded.path)
     largest = max((max(example.token_ids) for example in examples if example.token_ids), default=0)
     if largest >= loaded.config.vocab_size:
         raise BenchError(
             f"{loaded.path}: has {loaded.config.vocab_size} token embeddings, but the tokenizer emits id {largest}; "
             "give the tokenizer of this checkpoint"
         )
+    return notes
+
+
+def compare_tokenizer(
+    tokenizer: Tokenizer, file: Path, config: BEiT3Config, metadata: Mapping[str, Any], checkpoint: Path
+) -> list[str]:
+    """Compare a tokenizer with the one that a checkpoint was trained with, as far as anything tells.
+
+    Args:
+        file: that the tokenizer was read from.
+        metadata: what the checkpoint carries beside its weights; ``tokenizer`` is the fingerprint of its own.
+
+    Returns:
+        Notes for a result: what could not be known.
+
+    Raises:
+        BenchError: it is another one: by the fingerprint in the checkpoint, by the number of pieces that its token table is
+            for, or by the hash that was pinned when the released tokenizer was downloaded.
+    """
+    from beit3_bench.backbones.config import RELEASED_VOCABULARY
+    from beit3_bench.backbones.weights import TOKENIZER_FILE, read_pins
+
+    trained = metadata.get("tokenizer")
+    trained = trained.get("fingerprint") if isinstance(trained, Mapping) else trained
+    if trained:
+        if trained != tokenizer.fingerprint:
+            raise BenchError(
+                f"{checkpoint}: was fine-tuned with another tokenizer (sha256 {str(trained)[:12]}..., "
+                f"given {tokenizer.fingerprint[:12]}...); "
+                "give the right one with --tokenizer"
+            )
+        return []
+    if tokenizer.num_pieces != config.num_pieces:
+        assert config.num_pieces is not None
+        specials = tokenizer.num_pieces - tokenizer.spm.get_piece_size()
+        raise BenchError(
+            f"{checkpoint}: has {config.vocab_size:,} token embeddings, for a tokenizer of {config.num_pieces - specials:,} "
+            f"pieces, but {file} has {tokenizer.num_pieces - specials:,}; give the tokenizer of this checkpoint with --tokenizer"
+        )
+    if config.vocab_size != RELEASED_VOCABULARY:
+        return []
+    pin = read_pins().get(TOKENIZER_FILE)
+    if pin is None:
+        return [f"{file.name} was not compared with the released {TOKENIZER_FILE}, which was never downloaded here"]
+    if pin != tokenizer.fingerprint:
+        raise BenchError(
+            f"{file}: sha256 {tokenizer.fingerprint[:12]}... is not that of the released {TOKENIZER_FILE} ({pin[:12]}..., "
+            "pinned when it was downloaded); give the released one with --tokenizer"
+        )
+    return []

@@ -63,6 +63,8 @@ def to_markdown(table: Table) -> str:
             )
     if table.apart:
         parts += ["## Not comparable with published numbers", APART_LEGEND, _apart(table.apart)]
+    if notes := _notes(table):
+        parts += ["## Notes on what was measured", notes]
     if table.pending:
         parts += ["## Without a score of their own", "\n".join(f"- {markdown_text(line)}" for line in table.pending)]
     if len(parts) == 1:
@@ -148,6 +150,13 @@ def _apart(rows: Sequence[ApartRow]) -> str:
         lines.append([item.why, where, item.headline, value, chance, others, counts, _label(row), row.source])
     header = ["data", "task", "metric", "measured", "chance", "also", "samples", "model", "source"]
     return markdown_grid(header, lines, right=[3, 4])
+
+
+def _notes(table: Table) -> str:
+    """What a reader of the measured numbers must know, a line per run."""
+    rows = [row for section in table.sections for row in section.rows] + [item.row for item in table.apart]
+    noted = {row.source: row.notes for row in rows if row.measured and row.notes}
+    return "\n".join(f"- {source}: {'; '.join(notes)}" for source, notes in noted.items())
 
 
 # ---- csv, json -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.fingerprint import CODE
 from beit3_bench.harness.inputs import TOKENIZER, RunRequest
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.named_again import Asked
@@ -118,9 +119,10 @@ def replay(
     seen = store.config.get("fingerprints")
     if not isinstance(seen, dict) or not all(isinstance(seen.get(name), str) for name in _INPUTS):
         raise too_little(folder, "fingerprints")
-    expected = {name: seen[name] for name in _INPUTS}
+    expected = {name: value for name, value in seen.items() if name in (*_INPUTS, CODE) or name.startswith("-o ")}
     with _place(output, processes) as place:
-        run_task(dataclasses.replace(request, output=place), task_class, processes, expected)
+        request = dataclasses.replace(request, output=place)
+        run_task(request, task_class, processes, expected, store)
         return processes.on_first(lambda: differences(store, RunStore.read(place), tolerance))
 
 
@@ -320,8 +322,12 @@ def _brief(value: Any) -> str:
 def _changed(was: RunStore, now: RunStore, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What differs in the two cards beside the result."""
     fingerprints = was.config["fingerprints"], now.config["fingerprints"]
-    for name in ("model", "preprocessing", "version"):
-        if fingerprints[0].get(name) != fingerprints[1].get(name):
+    for name in dict.fromkeys([*fingerprints[0], *fingerprints[1]]):
+        if (
+            name not in _INPUTS
+            and all(name in side for side in fingerprints)
+            and fingerprints[0].get(name) != fingerprints[1].get(name)
+        ):
             yield f"{name}: {str(fingerprints[0].get(name))[:12]} then, {str(fingerprints[1].get(name))[:12]} now"
     given = [store.config["given_options"] for store in (was, now)]
     for name in given[0]:

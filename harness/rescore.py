@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.fingerprint import data_fingerprint
+from beit3_bench.harness.fingerprint import same_data
 from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.store import MEND, RunStore
 from beit3_bench.tasks.base import Scores, Task, match_ids
@@ -45,12 +45,12 @@ def rescore(
         if card["limit"] is not None and card["limit"] < 1:
             raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
         examples, _ = read_examples(task, card["split"], card["limit"])
-        seen = card["fingerprints"]["data"]
+        seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
     except KeyError as error:
         raise BenchError(
             f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
         ) from error
-    if data_fingerprint(examples, task.data_root) != seen:
+    if not same_data(seen, examples, task.data_root):
         raise BenchError(
             f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
         )

@@ -23,6 +23,7 @@ from beit3_bench.tasks.base import Row
 
 _MARKER = b'{"commit":'
 _ID = '{"id":"'  # how every row begins
+IMAGES = "image_sha256"  # second, where a row was made from image files: their hashes
 _DECODER = json.JSONDecoder()
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
 _LONGEST = 2**28
@@ -75,8 +76,25 @@ def row_id(line: bytes) -> str:
     return _DECODER.raw_decode(line.decode("ascii"), len(_ID) - 1)[0]
 
 
+def row_images(line: bytes) -> list[str] | None:
+    """Hashes of the image files of a stored row (None without any), without decoding the rest of it.
+
+    Raises:
+        ValueError: what no run writes.
+    """
+    text = line.decode("ascii")
+    end = _DECODER.raw_decode(text, len(_ID) - 1)[1]
+    key = f',"{IMAGES}":'
+    if not text.startswith(key, end):
+        return None
+    hashes = _DECODER.raw_decode(text, end + len(key))[0]
+    if not isinstance(hashes, list) or not all(isinstance(value, str) for value in hashes):
+        raise ValueError(f"{IMAGES} is no list of hashes")
+    return hashes
+
+
 def decode_row(line: bytes) -> Row:
-    """The inverse of `encode_row`: arrays come back bit for bit.
+    """The inverse of `encode_row`: arrays come back bit for bit; hashes of image files stay behind.
 
     Raises:
         ValueError: what `encode_row` does not write.
@@ -87,6 +105,7 @@ def decode_row(line: bytes) -> Row:
         raise ValueError(str(error)) from error
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise ValueError("a row without id")
+    row.pop(IMAGES, None)
     return row
 
 

@@ -19,7 +19,8 @@ from beit3_bench.backbones.files import make_folder
 from beit3_bench.harness import card
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.features import Features, KeepingSink
-from beit3_bench.harness.fingerprint import short
+from beit3_bench.harness.fingerprint import CODE, same_data, short
+from beit3_bench.harness.image_contents import check_images, images_fingerprint
 from beit3_bench.harness.inputs import (
     RunRequest,
     check_tokenizer,
@@ -28,6 +29,7 @@ from beit3_bench.harness.inputs import (
     load_model,
     open_image_cache,
     read_examples,
+    tokenizer_file,
 )
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.leaks import find_leaks
@@ -77,11 +79,13 @@ def run_task(
     task_class: type[Task],
     processes: Processes | None = None,
     expected: Mapping[str, str] | None = None,
+    replayed: RunStore | None = None,
 ) -> Outcome:
     """Evaluate one checkpoint on one task, or go on where an earlier call was stopped.
 
     Args:
         expected: fingerprints that the run must have; the others may be anything.
+        replayed: a run whose image files must be the ones that are there now.
 
     Raises:
         BenchError: bad input, an optional stack that is missing, or a run folder that cannot be used.
@@ -115,14 +119,19 @@ def run_task(
             task.bind(loaded.preprocessing, tokenizer)
             task.image_cache = open_image_cache(request.image_cache, loaded.preprocessing)
             task.tokenize(examples)
-        check_tokenizer(tokenizer, loaded, examples)
+        loaded.report.notes += check_tokenizer(tokenizer, tokenizer_file(task, request), loaded, examples)
         return loaded, device
 
     loaded, device = processes.together(load)
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(task, request, loaded, tokenizer, examples)
     processes.agree(fingerprints, "what the run stands on")
-    processes.together(lambda: check_expected(expected or {}, fingerprints, request))
+    processes.together(lambda: check_expected(expected or {}, fingerprints, request, examples))
+    if replayed is not None:
+        hashes = replayed.image_hashes()
+        processes.on_first(
+            lambda: check_images(examples, hashes, replayed.folder, "restore them, or give the right place")
+        )
     setting = request.setting or card.setting_of(task.name, request.checkpoint, loaded.metadata)
     folder = request.output or default_folder(task.name, split, request.checkpoint, short(fingerprints))
     config = card.resolved_config(task, split, request, loaded, setting, subset, fingerprints)
@@ -134,6 +143,9 @@ def run_task(
         echo(f"warning: {warning}", err=True)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store:
+        with clock.stage("read"):
+            mend = "restore them, use another --output, or --overwrite"
+            processes.on_first(lambda: check_images(examples, store.image_hashes(), folder, mend))
         if processes.broadcast(store.finished):
             finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
             return Outcome(finished or {}, folder, was_finished=True)
@@ -144,6 +156,8 @@ def run_task(
                 verdict = score_rows(task, store, examples, request.seed)
             verdict.notes += warnings
             result = card.result(task, request, loaded, config, verdict, examples)
+            images = images_fingerprint(examples, store.image_hashes(), request.data_root, folder)
+            result["provenance"]["fingerprints"] = {**fingerprints, **images}
             result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - started)
             store.write_result(result, verdict.scores)
             forget_not_installed(request, task.name, split)
@@ -152,12 +166,18 @@ def run_task(
         return Outcome(processes.on_first(conclude) or {}, folder)
 
 
-def check_expected(expected: Mapping[str, str], fingerprints: Mapping[str, str], request: RunRequest) -> None:
+def check_expected(
+    expected: Mapping[str, str], fingerprints: Mapping[str, str], request: RunRequest, examples: Sequence[Example]
+) -> None:
     """Raise if an input is not the one that is expected: names it and where it lies."""
     places = {"checkpoint": request.checkpoint, "data": request.data_root, "tokenizer": request.tokenizer}
-    changed = [f"{name} ({places.get(name)})" for name, value in expected.items() if fingerprints.get(name) != value]
+    places |= {f"-o {name.replace('-', '_')}": Path(value) for name, value in request.options.items()}
+    changed = [n for n, value in expected.items() if n not in ("data", CODE) and fingerprints.get(n) != value]
+    if "data" in expected and not same_data(expected, examples, request.data_root):
+        changed.append("data")
     if changed:
-        raise BenchError(f"not what the run saw: {', '.join(changed)}; restore it, or give the right place")
+        told = ", ".join(f"{name} ({places.get(name)})" for name in changed)
+        raise BenchError(f"not what the run saw: {told}; restore it, or give the right place")
 
 
 def predict(
@@ -199,6 +219,7 @@ def predict(
                 request.workers,
                 request.compile,
                 processes=processes,
+                hash_images=True,
             )
         )
     except KeyboardInterrupt as interrupt:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from beit3_bench.backbones.files import (
     write_atomic,
 )
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.fingerprint import CODE
 from beit3_bench.harness.locks import Held, hold, is_held
-from beit3_bench.harness.rows import Shard, committed, decode_row, encode_value, row_id
+from beit3_bench.harness.rows import IMAGES, Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.samples import pack_samples, unpack_samples
 from beit3_bench.harness.schema import CARD_SHAPE, check_shape
 from beit3_bench.tasks.base import ClusterTable, Row, Scores
@@ -108,11 +109,14 @@ class RunStore:
 
     # ---- rows ------------------------------------------------------------------------------------------------
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Store one batch of rows: all of it, or nothing."""
+    def append(self, rows: Iterable[Row], images: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Store one batch of rows, each with the hashes of the image files that it was made from: all of it, or nothing."""
         if self._shard is None:
             self._shard = Shard(self._own_shard())
-        self._shard.append(rows)
+        hashes = images or {}
+        self._shard.append(
+            {"id": row["id"], IMAGES: list(hashes[row["id"]]), **row} if row["id"] in hashes else row for row in rows
+        )
 
     def _own_shard(self) -> Path:
         return self.folder / ROWS / f"rank-{self.rank:05d}.jsonl"
@@ -137,6 +141,22 @@ class RunStore:
     def done(self) -> set[str]:
         """Ids of the rows that are stored, without decoding the rest of them."""
         return {name for _, _, name in self._lines()}
+
+    def image_hashes(self) -> dict[str, list[str]]:
+        """Example id -> hashes of its image files, of the rows that are stored; see `append`.
+
+        Raises:
+            BenchError: damaged or edited rows.
+        """
+        found: dict[str, list[str]] = {}
+        for path, line, name in self._lines():
+            try:
+                hashes = row_images(line)
+            except (ValueError, RecursionError) as error:
+                raise _damaged(path, f"row {name[:40]}: {error}") from error
+            if hashes is not None:
+                found[name] = hashes
+        return found
 
     def rows(self, only: Collection[str] | None = None) -> dict[str, Row]:
         """All rows by id, or those of some ids. A row that two processes have stored, the same both times, is one.
@@ -206,6 +226,11 @@ class RunStore:
 
     def _compare(self, stored: dict[str, Any]) -> None:
         mine, theirs = self.config.get("fingerprints", {}), stored.get("fingerprints", {})
+        if CODE in mine and CODE not in theirs:
+            raise BenchError(
+                f"{self.folder}: holds a run of an earlier version, which did not record the code and the images behind its "
+                "rows, so that it cannot be gone on with (it stays readable); use another --output, or --overwrite"
+            )
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
         if names:
             told = "; ".join(f"{name} is {_short(mine.get(name))}, there {_short(theirs.get(name))}" for name in names)

@@ -101,6 +101,7 @@ class ADE20K(Task):
         Metric("mIoU_ms", "fraction"),
     )
     uses_text = False
+    outputs = "classes"
     batch_size = 4  # the network sees one image at a time; this many, in all their scales, wait for it
     layout = """\
 DATA_ROOT/                        = ADEChallengeData2016
@@ -168,6 +169,7 @@ DATA_ROOT/                        = ADEChallengeData2016
                 cluster=stem,
                 target=f"{labels}/{maps[stem]}" if labels else None,
                 kind="image",
+                truth_files=(f"{labels}/{maps[stem]}",) if labels else (),
             )
             for stem, name in images.items()
         ]
@@ -176,6 +178,9 @@ DATA_ROOT/                        = ADEChallengeData2016
         if split not in self._left_out:
             self.examples(split)
         return left_out_line(self.root() / "images" / SUBSETS[split], self._left_out[split])
+
+    def labels(self) -> list[str]:
+        return class_names()
 
     # ---- prediction --------------------------------------------------------------------------------------------------
 

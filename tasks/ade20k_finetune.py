@@ -168,6 +168,7 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
         {
             "task": TASK,
             "head": TASK,
+            "labels": task.labels(),
             "preset": preset,
             "config": {**shapes.to_dict(), **tower},
             "recipe": recipe.to_dict(),

@@ -55,6 +55,7 @@ class Example:
     cluster: the unit of resampling for confidence intervals (the image; for NLVR2 the sentence).
     target: what `score` compares the prediction with; None where the truth is not public.
     kind: examples of one kind are batched together (a dual encoder has ``image`` and ``text`` examples).
+    truth_files: files of the truth whose contents ``target`` does not hold (label maps); part of the data's fingerprint.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Example:
     kind: str = "pair"
     meta: dict[str, Any] = field(default_factory=dict)
     token_ids: list[int] | None = None
+    truth_files: tuple[str, ...] = ()
 
 
 @dataclass
@@ -142,6 +144,7 @@ class Task(ABC):
             are kept by ``--features``. None = rows are not reused.
         text_multiple: `collate` pads texts to a multiple of this many tokens, and `plan_batches` puts texts of one padded
             length into a batch: a row is then the same at any batch size. 1: equal lengths, no padding at all.
+        outputs: what `labels` are, in the words of this task (``"answers"``, ``"classes"``).
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
     """
 
@@ -157,6 +160,7 @@ class Task(ABC):
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
+    outputs: ClassVar[str] = "labels"
 
     @dataclass
     class Options:
@@ -199,6 +203,41 @@ class Task(ABC):
     def head_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the head (``num_classes``)."""
         return {}
+
+    def labels(self) -> list[str] | None:
+        """What the outputs of the head mean, in their order; None for a head without labels.
+
+        Fine-tuning writes them into the checkpoint, `check_labels` compares; called after `examples`.
+        """
+        return None
+
+    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
+        """Compare what a checkpoint's outputs mean with what this data takes them to mean.
+
+        Args:
+            metadata: what the file carries beside its weights; ``labels`` are its own.
+            outputs: of its head, before it is loaded; None where unknown.
+
+        Returns:
+            Notes for the result: what could not be known.
+
+        Raises:
+            BenchError: another number of outputs, or another meaning; names the first difference.
+        """
+        labels, trained = self.labels(), metadata.get("labels")
+        if labels is None:
+            return []
+        if outputs is not None and outputs != len(labels):
+            raise BenchError(
+                f"{checkpoint}: its head has {outputs} {self.outputs}, {self.data_root} has {len(labels)}; "
+                "give the data that it was trained for, or the checkpoint of this data"
+            )
+        if trained is not None and list(trained) != labels:
+            raise BenchError(
+                f"{checkpoint}: was trained for other {self.outputs} than those of {self.data_root}: "
+                f"{first_difference(trained, labels, 'output')}; give the data that it was trained for"
+            )
+        return []
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -283,6 +322,14 @@ class Task(ABC):
         """
         assert self.tokenizer is not None
         return self.tokenizer.pad([example.token_ids or [] for example in examples], multiple)
+
+
+def first_difference(trained: Sequence[str], labels: Sequence[str], what: str) -> str:
+    """In words, where a checkpoint's labels and those of the data part."""
+    for n, (a, b) in enumerate(zip(trained, labels, strict=False)):
+        if a != b:
+            return f"{what} {n} is {str(a)[:60]!r} in the checkpoint, {str(b)[:60]!r} here"
+    return f"{len(trained)} {what}s in the checkpoint, {len(labels)} here"
 
 
 def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:

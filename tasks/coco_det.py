@@ -35,6 +35,7 @@ ANNOTATIONS = {
     "train2017": "instances_train2017.json",
 }
 IMAGES = {"val2017": "val2017", "test-dev": "test2017", "train2017": "train2017"}
+COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 TEST_SETS = {"test-dev": "test-dev2017"}
 RESULTS_FORM = {
     "bbox": 'a list of {"image_id", "category_id", "score", "bbox": [x, y, width, height]}',
@@ -186,6 +187,16 @@ DATA_ROOT/
                 f"give --image-size {side}"
             )
         return plan
+
+    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
+        """As of every task; a detector without categories of its own is taken to have those of COCO, in order of id."""
+        notes = super().check_labels(checkpoint, metadata, outputs)
+        if metadata.get("labels") is not None or [c["id"] for c in self.classes] == COCO_IDS:
+            return notes
+        said = (
+            "the checkpoint carries no categories: its outputs are taken to be those of the annotations in order of id"
+        )
+        return [*notes, said]
 
     def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
         """Detections of each image in official terms: boxes x, y, width, height in pixels, masks as RLE."""

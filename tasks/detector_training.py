@@ -32,6 +32,7 @@ class DetectorTask(Task):
 
     head = "detection"
     uses_text = False
+    outputs = "categories"
     Options = DetectionOptions  # type: ignore[assignment]
     options: DetectionOptions
 
@@ -76,6 +77,10 @@ class DetectorTask(Task):
     def head_arguments(self) -> dict[str, Any]:
         """The detector's plan, which a fine-tuned checkpoint carries."""
         return self.plan.to_dict() if self.plan else {}
+
+    def labels(self) -> list[str]:
+        """Names of the categories in order of their ids."""
+        return [category["name"] for category in self.classes]
 
     def preprocessing_of(self, plan: DetectorPlan) -> ShortestEdge:
         """The resizing of evaluation: options, or the longer side becomes the detector's square."""

@@ -16,6 +16,14 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
+from beit3_bench.tasks.class_folders import (
+    are_numbers,
+    are_wordnet_ids,
+    check_class_folders,
+    in_order,
+    listed_order,
+    names_by_number,
+)
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
@@ -56,11 +64,11 @@ class ImageFolders(Task):
         self._left_out: dict[str, list[str]] = {}
 
     def classes(self) -> list[str]:
-        """WordNet ids in label order (sorted): the folders of ``val``."""
+        """The folders of ``val`` in label order: WordNet ids sorted as text, numbers as numbers."""
         folder = self.data_root / "val"
         if not folder.is_dir():
             raise BenchError(f"{folder}: folder not found; ImageNet needs val/<WordNet id>/*.JPEG below --data-root")
-        names = class_folders(folder)
+        names = in_order(class_folders(folder))
         if not names:
             raise BenchError(
                 f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first"
@@ -128,7 +136,8 @@ class ImageNet(ImageFolders, DualEncoder):
 
     @dataclass
     class Options:
-        """class_names: JSON file, {WordNet id: name} or a list in label order; default: WordNet lemmas.
+        """class_names: JSON file, {folder: name} or a list in label order (WordNet ids sorted, or folders 0, 1, ...); default:
+        WordNet lemmas.
         templates: JSON file, list of prompts with ``{}`` where the class goes; default: the bare class text.
         """
 
@@ -159,12 +168,20 @@ class ImageNet(ImageFolders, DualEncoder):
             if missing:
                 raise BenchError(f"{path}: no name for class {missing[0]} ({len(missing)} missing); add it")
             return [content[c] for c in classes]
-        if (
-            not isinstance(content, list)
-            or len(content) != len(classes)
-            or not all(isinstance(n, str) for n in content)
-        ):
-            raise BenchError(f"{path}: expected {len(classes)} names in label order, or an object by WordNet id")
+        if not isinstance(content, list) or not all(isinstance(n, str) for n in content):
+            raise BenchError(f"{path}: expected {len(classes)} names in label order, or an object by folder name")
+        if are_numbers(classes):
+            return names_by_number(classes, content, path)
+        if not are_wordnet_ids(classes):
+            raise BenchError(
+                f"{path}: a list in label order does not say which name belongs to a folder like {classes[0]!r}; "
+                "give an object by folder name"
+            )
+        if len(content) != len(classes):
+            raise BenchError(
+                f"{path}: has {len(content)} names, there are {len(classes)} class folders; "
+                "give a name for each in the order of WordNet ids, or an object by folder name"
+            )
         return content
 
     @staticmethod
@@ -230,9 +247,30 @@ class ImageNetLinear(ImageFolders):
     title = "ImageNet-1K, linear head"
     head = "imagenet-linear"
     uses_text = False
+    outputs = "classes"
+
+    @dataclass
+    class Options:
+        """class_names: JSON list of the class folders in the order of the head's outputs; default: WordNet ids sorted, or
+        folders 0, 1, 2, ...
+        """
+
+        class_names: Path | None = None
+
+    def classes(self) -> list[str]:
+        """The folders of ``val`` in the order of the head's outputs."""
+        folders, listed = super().classes(), self.options.class_names
+        return listed_order(folders, listed) if listed else folders
 
     def head_arguments(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes())}
+
+    def labels(self) -> list[str]:
+        return self.classes()
+
+    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
+        listed = self.options.class_names
+        return check_class_folders(self.classes(), listed, self.data_root / "val", checkpoint, metadata, outputs)
 
     def examples(self, split: str) -> list[Example]:
         return self.labelled_images(split)

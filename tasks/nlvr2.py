@@ -115,6 +115,9 @@ DATA_ROOT/
             )
         return examples
 
+    def labels(self) -> list[str]:
+        return ["False", "True"]
+
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         token_ids, padding_mask = self.pad_text(examples, self.text_multiple)
         images, index = self.load_shared_images([file for e in examples for file in e.images])

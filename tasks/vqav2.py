@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.weights import find_weight
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
 from beit3_bench.tasks.files import (
     field,
@@ -37,6 +38,8 @@ FOLDERS = ("vqa", ".", "vqav2", "VQAv2", "annotations")
 IMAGE_FOLDERS = (".", "coco", "images")
 RELEASED_ANNOTATIONS = 443_757 + 214_354  # train2014 + val2014
 RELEASED_ANSWERS = 3_129
+FIRST_ANSWERS = ("net", "pitcher", "orange", "yes", "white", "skiing", "red")
+"""How the official annotations of train2014 begin, and with them the answers of released heads."""
 MINIVAL_IMAGES = 1_000
 VOCABULARY_FORM = 'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt'
 RESULTS_FORM = 'a JSON list of {"question_id": 42, "answer": "yes"}'
@@ -150,6 +153,7 @@ class VQAv2(Task):
         *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")),
     )
     score_files = ("annotations", "questions")
+    outputs = "answers"
     text_multiple = 16  # most questions of an image then stand in one batch, and share its patches
     layout = """\
 DATA_ROOT/
@@ -203,6 +207,40 @@ The json files may also lie in DATA_ROOT itself."""
     def vocabulary_fingerprint(self) -> str:
         """SHA-256 of the ordered answers; a checkpoint made for other answers is refused."""
         return hashlib.sha256("\n".join(self.vocabulary()).encode()).hexdigest()
+
+    def labels(self) -> list[str]:
+        return self.vocabulary()
+
+    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
+        """As of every task; a head without an answer list of its own is taken to have the official order."""
+        notes = super().check_labels(checkpoint, metadata, outputs)
+        trained, hashed = metadata.get("labels"), metadata.get("vocabulary")
+        if trained is not None:
+            return notes
+        source = self.options.answer_vocab or "the train and val annotations"
+        if hashed is not None:
+            if hashed == self.vocabulary_fingerprint():
+                return notes
+            raise BenchError(
+                f"{checkpoint}: was fine-tuned for other answers, or another order of them, than {source} of "
+                f"{self.data_root} give; give the annotations that it was trained with, or -o answer_vocab=FILE"
+            )
+        answers = self.vocabulary()
+        official = len(answers) == RELEASED_ANSWERS and tuple(answers[: len(FIRST_ANSWERS)]) == FIRST_ANSWERS
+        weight = find_weight(checkpoint)
+        if not official and weight is not None and outputs == RELEASED_ANSWERS:
+            raise BenchError(
+                f"{checkpoint}: the answers of released heads begin with {', '.join(FIRST_ANSWERS[:3])} (their order in the "
+                f"official annotations), those of {source} with {', '.join(answers[:3])}; get the official files again, or "
+                "give -o answer_vocab=answer2label.txt"
+            )
+        if official:
+            return notes
+        order = "as listed there" if self.options.answer_vocab else "in order of first appearance"
+        return [
+            *notes,
+            f"the checkpoint carries no answer list: its outputs are taken to be those of {source}, {order}",
+        ]
 
     def head_arguments(self) -> dict[str, Any]:
         return {"num_classes": len(self.vocabulary())}

@@ -25,8 +25,8 @@ from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.multiway import Encoder
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.tokenizer import Tokenizer
-from beit3_bench.harness.fingerprint import data_fingerprint, digest
-from beit3_bench.harness.inputs import TOKENIZER, open_image_cache, read_examples
+from beit3_bench.harness.fingerprint import data_fingerprint, digest, option_fingerprints
+from beit3_bench.harness.inputs import TOKENIZER, compare_tokenizer, open_image_cache, read_examples
 from beit3_bench.harness.training.groups import parameter_groups
 from beit3_bench.tasks.augment import seed_of
 from beit3_bench.tasks.base import Example, Task
@@ -116,6 +116,7 @@ class Start:
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
             "head_arguments": task.head_arguments(),
             "vocabulary": vocabulary() if vocabulary else None,
+            "labels": task.labels(),
             "recipe": self.recipe.to_dict(),
             "source": self.source,
             "data": self.fingerprints["data"],
@@ -307,6 +308,8 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
             model, config, report, allowed = own(preset, recipe, checkpoint)
         else:
             config = model_config(request, preset, recipe, checkpoint, tokenizer)
+            if checkpoint and tokenizer and tokenizer_file and task.uses_text:
+                compare_tokenizer(tokenizer, tokenizer_file, config, checkpoint.metadata, checkpoint.path)
             model, report, allowed = initial_model(task, config, checkpoint, request.seed, recipe.glorot)
     prepared = getattr(task, "training_preprocessing", None)
     preprocessing = prepared(recipe.image_size) if prepared else Preprocessing.for_head(task.head, recipe.image_size)
@@ -316,6 +319,7 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     task.configure_training(recipe.to_dict())
     task.tokenize(examples)
     task.tokenize(validation)
+    labels = task.labels()
     fingerprints = {
         "task": task.name,
         "data": data_fingerprint(examples, task.data_root),
@@ -323,7 +327,9 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
         "model": digest(config.replace(checkpoint_activations=False).to_dict()),
         "tokenizer": tokenizer.fingerprint if tokenizer else "none",
         "start": checkpoint.sha256 if checkpoint else "from scratch",
+        **option_fingerprints(vars(task.options)),
         "options": digest(vars(task.options)),
+        **({task.outputs: digest(labels)} if labels is not None else {}),
         "dtype": request.dtype,
     }
     source = {

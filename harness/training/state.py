@@ -75,7 +75,8 @@ def check_same(
     if stored["seed"] != seed:
         differing["seed"] = (stored["seed"], seed)
     for key, value in fingerprints.items():
-        if stored["fingerprints"].get(key) != value:
+        # a state of an earlier version lacks some: it is compared in what it has
+        if stored["fingerprints"].get(key, value) != value:
             differing[key] = (str(stored["fingerprints"].get(key))[:12], value[:12])
     if differing:
         told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in list(differing.items())[:5])

@@ -18,7 +18,8 @@ from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.preprocess import HALF, IMAGENET_MEAN, Preprocessing
 from beit3_bench.harness import feature_store
 from beit3_bench.harness.feature_store import FeatureSpace
-from beit3_bench.harness.features import Features, example_keys, space_facts, weights_sha256
+from beit3_bench.harness.features import Features, example_keys, space_facts
+from beit3_bench.harness.fingerprint import weights_sha256
 from beit3_bench.tasks.base import Example
 from beit3_bench.tasks.imagenet import ImageNet
 from beit3_bench.tasks.retrieval import CocoRetrieval, Flickr30K

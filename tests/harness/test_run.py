@@ -147,7 +147,8 @@ def test_moved_data_is_the_same_data(request_, data, tmp_path):
 
 def test_bad_image_leaves_no_result_and_its_rows_are_resumed(request_, data, tmp_path):
     here = dataclasses.replace(request_, output=tmp_path / "run", batch_size=4)
-    broken = type("Broken", (ToyTask,), {"collate": lambda self, examples: fail_on(self, examples)})
+    methods = {"collate": lambda self, examples: fail_on(self, examples), "__module__": ToyTask.__module__}
+    broken = type("Broken", (ToyTask,), methods)  # of the same source
 
     def fail_on(task, examples):
         if examples[0].id == "020":
@@ -242,10 +243,10 @@ def test_tokenizer_of_another_checkpoint_is_refused():
     config = SimpleNamespace(vocab_size=10)
     loaded = SimpleNamespace(path="m.pth", metadata={"tokenizer": "e" * 64}, config=config)
     with pytest.raises(BenchError, match="fine-tuned with another tokenizer"):
-        inputs.check_tokenizer(tokenizer, loaded, [])
-    loaded.metadata = {}
+        inputs.check_tokenizer(tokenizer, Path("t.spm"), loaded, [])
+    loaded.metadata = {"tokenizer": "f" * 64}
     with pytest.raises(BenchError, match="has 10 token embeddings, but the tokenizer emits id 11"):
-        inputs.check_tokenizer(tokenizer, loaded, [SimpleNamespace(token_ids=[0, 11, 2])])
+        inputs.check_tokenizer(tokenizer, Path("t.spm"), loaded, [SimpleNamespace(token_ids=[0, 11, 2])])
 
 
 # ---- the verb -------------------------------------------------------------------------------------------------------
