@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import LoadedModel
     from beit3_bench.backbones.tokenizer import Tokenizer
     from beit3_bench.harness.engine import Throughput
-    from beit3_bench.harness.schema import MetricValue
+    from beit3_bench.harness.schema import MetricValue, ReadData
 
 
 def setting_of(task: str, checkpoint: Path, metadata: Mapping[str, Any]) -> str:
@@ -180,6 +180,7 @@ def result(
     config: Mapping[str, Any],
     verdict: Verdict,
     examples: Sequence[Example],
+    data: ReadData | None,
 ) -> dict[str, Any]:
     """The `schema.Result` of a run, all but its timing."""
     return {
@@ -191,6 +192,7 @@ def result(
         "notes": verdict.notes,
         "status": verdict.status,
         "subset": config["subset"],
+        "data": data,
         "world": world_of(request.data_root),
         "setting": config["setting"],
         "model": model_card(request, loaded),
@@ -222,6 +224,7 @@ def empty_result(task: type[Task], split: str, request: RunRequest, note: str) -
         "notes": [note],
         "status": "not installed",
         "subset": None,
+        "data": None,
         "world": world_of(request.data_root),
         "setting": request.setting or setting_of(task.name, request.checkpoint, {}),
         "model": model_card(request, None),

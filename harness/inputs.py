@@ -81,6 +81,15 @@ def read_examples(task: Task, split: str, limit: int | None = None) -> tuple[lis
     Raises:
         BenchError: from the readers; an empty split, an id that comes twice, or missing image files.
     """
+    return first_examples(task, read_split(task, split), limit)
+
+
+def read_split(task: Task, split: str) -> list[Example]:
+    """All examples of a split.
+
+    Raises:
+        BenchError: from the readers; an empty split, or an id that comes twice.
+    """
     examples = task.examples(split)
     if not examples:
         raise BenchError(
@@ -95,6 +104,17 @@ def read_examples(task: Task, split: str, limit: int | None = None) -> tuple[lis
                 "remove the duplicate"
             )
         seen.add(example.id)
+    return examples
+
+
+def first_examples(
+    task: Task, examples: list[Example], limit: int | None
+) -> tuple[list[Example], dict[str, int] | None]:
+    """As `read_examples`, from all examples of the split.
+
+    Raises:
+        BenchError: missing image files.
+    """
     subset = None
     if limit is not None:
         shorten: Callable[[Sequence[Example], int], Sequence[Example]] = getattr(

@@ -1,6 +1,6 @@
 """The leaderboard: measured rows beside published ones, a pure function of result files and results/published.
 
-Rows measured on the tiny world or on a `--limit` subset are kept apart: they never share a section with published rows.
+Rows measured on anything but a whole released split are kept apart: they never share a section with published rows.
 Everything here is in percent (caption metrics and AP x100).
 """
 
@@ -15,6 +15,7 @@ from beit3_bench.harness.leaderboard_names import OVERVIEW_SOURCE, REGIME_TITLES
 from beit3_bench.harness.leaderboard_published import SOURCE_KINDS, PublishedValue
 from beit3_bench.harness.leaderboard_results import Run
 from beit3_bench.harness.leaderboard_verdict import Standing, Verdict, judge, percent, ranks
+from beit3_bench.harness.released import apart as reasons_apart
 from beit3_bench.harness.schema import MetricValue, Result
 
 BEIT3 = "BEiT-3"
@@ -93,7 +94,7 @@ class ApartRow:
 
 @dataclass
 class Table:
-    """sections: comparable rows.  apart: tiny world and subsets.  pending: runs without a score of their own."""
+    """sections: comparable rows.  apart: tiny world, subsets, other data.  pending: runs without a score of their own."""
 
     sections: list[Section]
     apart: list[ApartRow]
@@ -136,7 +137,7 @@ def build_table(
                 pending.append(
                     f"{run.name}: {task} {result['split']}: {'; '.join([result['status'], *result['notes']])}"
                 )
-            elif why := _why_apart(result):
+            elif why := ", ".join(reasons_apart(result)):
                 headline = headline_of(result)
                 names = TASK_NAMES.get(task) or _names_of(result)
                 row = _measured_row(run, names, ())
@@ -170,13 +171,6 @@ def measured_cell(metric: MetricValue) -> Cell:
     value = percent(metric, metric["value"])
     low, high = (percent(metric, end) for end in metric["ci95"]) if metric["ci95"] else (None, None)
     return Cell(value, f"{value:.{metric['decimals']}f}", low, high)
-
-
-def _why_apart(result: Result) -> str:
-    reasons = ["tiny world"] if result["world"] == "tiny" else []
-    if result["subset"] is not None:
-        reasons.append(f"--limit {result['subset']['limit']}")
-    return ", ".join(reasons)
 
 
 def _names_of(result: Result) -> TaskNames:

@@ -23,7 +23,7 @@ class Overview:
 
 def build_overview(runs: Sequence[Run], published: Sequence[PublishedValue]) -> Overview:
     """Columns: what the paper prints (best previous system, giant), the best released base and large row, and the best
-    measured row of every preset. Runs on the tiny world or on subsets have no place here.
+    measured row of every preset. Runs on anything but a whole released split have no place here.
     """
     table = build_table(runs, published, tasks=[line.task for line in PAPER_TABLE_1], systems=["all"])
     sections = {(s.task, s.split, s.regime): s for s in table.sections}

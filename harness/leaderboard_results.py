@@ -11,7 +11,7 @@ from typing import Any, cast
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import read_limited
 from beit3_bench.backbones.text import visible, visible_values
-from beit3_bench.harness.schema import NUMBER, RESULT_SHAPE, SCHEMA, Result, check_shape
+from beit3_bench.harness.schema import DATA_SHAPE, NUMBER, RESULT_SHAPE, SCHEMA, Result, check_shape
 
 STATUSES = ("scored", "submitted", "not installed")
 _LARGEST = 2**26  # bytes
@@ -94,6 +94,8 @@ def read_result(path: Path) -> Result:
             raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")
     if raw["subset"] is not None:
         check_shape(raw["subset"], {"limit": int}, f"{path}: subset", _MEND)
+    if raw.get("data") is not None:
+        check_shape(raw["data"], DATA_SHAPE, f"{path}: data", _MEND)
     for name, metric in raw["metrics"].items():
         where = f"{path}: metrics[{name!r}]"
         interval = metric["ci95"]

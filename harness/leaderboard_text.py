@@ -16,7 +16,10 @@ LEGEND = (
     "[low, high] is the 95% bootstrap interval. Rows that cannot be told apart share a rank. A star marks a mean "
     "computed from published recalls."
 )
-APART_LEGEND = "Measured on synthetic data or on a part of a split. These numbers say nothing about the published ones."
+APART_LEGEND = (
+    "Measured on synthetic data, on a part of a split, or on other data than the released. "
+    "These numbers say nothing about the published ones."
+)
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 CSV_COLUMNS = (

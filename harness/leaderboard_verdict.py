@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from beit3_bench.harness.leaderboard_published import SOURCE_KINDS, PublishedValue
+from beit3_bench.harness.released import apart
 from beit3_bench.harness.schema import MetricValue, Result
 
 Kind = Literal["reproduces", "within noise", "differs", "no published value"]
@@ -49,11 +50,13 @@ def judge(result: Result, metric: MetricValue, references: Iterable[PublishedVal
     """Compare a measured value with the published ones of its split, metric and regime.
 
     Only values of the same released checkpoint at the same resolution count; of several, the one nearest to its
-    origin, then the one printed with most digits.
+    origin, then the one printed with most digits. A result over anything but the whole released split is not judged.
 
     *reproduces*: equal at the printed rounding. *within noise*: the printed value, give or take its rounding, lies in
     the 95% interval. *differs*: anything else, also when there is no interval.
     """
+    if why := apart(result):
+        return Verdict("no published value", reason=", ".join(why))
     weight = result["model"]["weight"]
     if weight is None:
         return Verdict("no published value", reason="not a released checkpoint")

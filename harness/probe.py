@@ -9,8 +9,16 @@ from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.harness import card
 from beit3_bench.harness.features import Features, KeepingSink
 from beit3_bench.harness.fingerprint import data_fingerprint
-from beit3_bench.harness.inputs import RunRequest, load_model, open_image_cache, read_examples, world_of
+from beit3_bench.harness.inputs import (
+    RunRequest,
+    first_examples,
+    load_model,
+    open_image_cache,
+    read_split,
+    world_of,
+)
 from beit3_bench.harness.provenance import provenance
+from beit3_bench.harness.released import data_notes, read_data
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.tasks.base import Example, Row, Task
 from beit3_bench.tasks.probing import FEATURES, Classifier
@@ -51,7 +59,9 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
 
     request = replace(request, checkpoint=checkpoint_file(request.checkpoint))
     task = FEATURES[features](request.data_root)
-    splits = {name: read_examples(task, name, request.limit) for name in (TRAIN, EVALUATED)}
+    whole = {name: read_split(task, name) for name in (TRAIN, EVALUATED)}
+    data = {name: read_data(task, name, examples) for name, examples in whole.items()}
+    splits = {name: first_examples(task, examples, request.limit) for name, examples in whole.items()}
     device = resolve_device(request.device)
     torch.manual_seed(request.seed)
     loaded = load_model(task, request)
@@ -68,7 +78,8 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
     chosen = task.fit(train.rows, train.examples, classifier, device, request.seed)
     scores = task.score(val.rows, val.examples)
     metrics, notes = metric_values(task, scores, request.seed)
-    notes += filter(None, map(task.left_out, splits))
+    for name in (TRAIN, EVALUATED):
+        notes += [f"split {name}: {line}" for line in data_notes(task, name, data[name])]
     if chosen.get("C") in (tried := sorted(map(float, chosen.get("held_out_top1", ()))))[:1] + tried[-1:]:
         notes.append(f"C = {chosen['C']:g} is the end of those tried; try more with -C")
     return {
@@ -79,6 +90,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
         "chosen": chosen,
         "notes": [*loaded.report.notes, *notes],
         "subset": {"limit": request.limit} if any(subset for _, subset in splits.values()) else None,
+        "data": data,
         "world": world_of(request.data_root),
         "model": card.model_card(request, loaded),
         "features_from_store": train.from_store + val.from_store,

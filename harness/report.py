@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.text import visible
+from beit3_bench.harness.released import other_data
 from beit3_bench.harness.scoring import shown
 
 _TIMING = {
@@ -29,6 +30,7 @@ def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished
     facts = [f"{model['preset']}, {model['image_size']} px", result["setting"]]
     facts += [f"first {result['subset']['limit']} only"] if result["subset"] else []
     facts += ["tiny world"] if result["world"] == "tiny" else []
+    facts += [other] if (other := other_data(result)) else []
     lines = [f"{result['task']} {result['split']} · {model['checkpoint']} ({', '.join(facts)})"]
     if result["status"] != "scored":
         lines.append(f"  {result['status']}")

@@ -29,7 +29,8 @@ def rescore(
         BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
             that the run saw.
     """
-    from beit3_bench.harness.run import read_examples
+    from beit3_bench.harness.inputs import first_examples, read_split
+    from beit3_bench.harness.released import data_notes, read_data
     from beit3_bench.tasks.registry import get_task
 
     store = RunStore.read(folder)
@@ -44,7 +45,9 @@ def rescore(
         task = task_class(place, chosen)
         if card["limit"] is not None and card["limit"] < 1:
             raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
-        examples, _ = read_examples(task, card["split"], card["limit"])
+        whole = read_split(task, card["split"])
+        notes = data_notes(task, card["split"], read_data(task, card["split"], whole))
+        examples, _ = first_examples(task, whole, card["limit"])
         seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
     except KeyError as error:
         raise BenchError(
@@ -57,7 +60,9 @@ def rescore(
     rows = store.rows()
     match_ids(list(rows), [example.id for example in examples], str(folder), "rows")
     with using_stored_rows(task, folder):
-        return task.score(rows, examples), task_class
+        scores = task.score(rows, examples)
+    scores.notes = [*notes, *scores.notes]
+    return scores, task_class
 
 
 @contextmanager

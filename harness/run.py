@@ -26,14 +26,16 @@ from beit3_bench.harness.inputs import (
     check_tokenizer,
     choose_split,
     find_tokenizer,
+    first_examples,
     load_model,
     open_image_cache,
-    read_examples,
+    read_split,
     tokenizer_file,
 )
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.leaks import find_leaks
 from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.released import data_notes, read_data
 from beit3_bench.harness.rescore import using_stored_rows
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
@@ -45,9 +47,26 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import LoadedModel
     from beit3_bench.backbones.tokenizer import Tokenizer
     from beit3_bench.harness.engine import Throughput
+    from beit3_bench.harness.schema import ReadData
 
 RUNS = Path("results") / "runs"
 NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the checkpoint is loaded: the task, its examples, and what a reader must know of the data.
+
+    subset, data: as in `schema.Result`.  notes: lines on the data, such as images that were left out.
+    """
+
+    task: Task
+    split: str
+    examples: list[Example]
+    subset: dict[str, int] | None
+    data: ReadData | None
+    notes: list[str]
+    tokenizer: Tokenizer | None
 
 
 @dataclass
@@ -95,16 +114,20 @@ def run_task(
     started = time.perf_counter()
     request = processes.together(lambda: replace(request, checkpoint=checkpoint_file(request.checkpoint)))
 
-    def prepare() -> tuple[Task, str, list[Example], dict[str, int] | None, Tokenizer | None]:
+    def prepare() -> Prepared:
         if request.output is not None:
             check_folder(request.output)
         with clock.stage("read"):
             task = task_class(request.data_root, request.options)
             split = choose_split(task, request.split)
-            examples, subset = read_examples(task, split, request.limit)
-        return task, split, examples, subset, find_tokenizer(task, request)
+            whole = read_split(task, split)
+            data = read_data(task, split, whole)
+            examples, subset = first_examples(task, whole, request.limit)
+            notes = data_notes(task, split, data)
+        return Prepared(task, split, examples, subset, data, notes, find_tokenizer(task, request))
 
-    task, split, examples, subset, tokenizer = processes.together(prepare)
+    prepared = processes.together(prepare)
+    task, split, examples, tokenizer = prepared.task, prepared.split, prepared.examples, prepared.tokenizer
 
     def load() -> tuple[LoadedModel, torch.device]:
         import torch
@@ -134,11 +157,13 @@ def run_task(
         )
     setting = request.setting or card.setting_of(task.name, request.checkpoint, loaded.metadata)
     folder = request.output or default_folder(task.name, split, request.checkpoint, short(fingerprints))
-    config = card.resolved_config(task, split, request, loaded, setting, subset, fingerprints)
+    config = card.resolved_config(task, split, request, loaded, setting, prepared.subset, fingerprints)
     config["device"] = str(device)
-    leaks = find_leaks(task.name, split, request.checkpoint, loaded.metadata)
-    left_out = task.left_out(split)
-    warnings = [*loaded.report.notes, *leaks, *([left_out] if left_out else [])]
+    warnings = [
+        *prepared.notes,
+        *loaded.report.notes,
+        *find_leaks(task.name, split, request.checkpoint, loaded.metadata),
+    ]
     for warning in warnings if processes.first else ():
         echo(f"warning: {warning}", err=True)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
@@ -154,8 +179,8 @@ def run_task(
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
                 verdict = score_rows(task, store, examples, request.seed)
-            verdict.notes += warnings
-            result = card.result(task, request, loaded, config, verdict, examples)
+            verdict.notes = [*prepared.notes, *verdict.notes, *warnings[len(prepared.notes) :]]
+            result = card.result(task, request, loaded, config, verdict, examples, prepared.data)
             images = images_fingerprint(examples, store.image_hashes(), request.data_root, folder)
             result["provenance"]["fingerprints"] = {**fingerprints, **images}
             result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - started)

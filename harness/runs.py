@@ -15,6 +15,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import clear_parts
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.locks import Held, hold, is_held
+from beit3_bench.harness.released import other_data
 from beit3_bench.harness.store import (
     CONFIG,
     LOCK,
@@ -49,6 +50,7 @@ class RunFolder:
     setting: str = ""
     subset: dict[str, int] | None = None
     world: str = ""
+    other_data: str = ""
     headline: dict[str, Any] | None = None
     time: str = ""
     rows: int = 0
@@ -130,6 +132,7 @@ def _described(path: Path, name: str) -> RunFolder:
         result["setting"],
         dict(result["subset"]) if result["subset"] else None,  # type: ignore[arg-type]
         result["world"],
+        other_data(result),
         headline,
         str(result["provenance"].get("time", "")),
         rows,

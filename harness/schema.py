@@ -5,7 +5,7 @@ Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from beit3_bench.backbones.errors import BenchError
 
@@ -34,6 +34,15 @@ class Subset(TypedDict):
 
     limit: int
     """How many examples `--limit` let through."""
+
+
+class ReadData(TypedDict):
+    """The whole split as it was read, before `--limit`; `harness.released` compares it with the released one."""
+
+    counts: dict[str, int]
+    """What it holds, named as in `tasks.expected.Counts`."""
+    ids: Literal["released", "other", "not known"]
+    """Whether its ids are those of the released split."""
 
 
 class ModelCard(TypedDict):
@@ -74,6 +83,8 @@ class Result(TypedDict):
     """scored: has metrics; submitted: a file for the official server; not installed: an optional stack is missing."""
     subset: Subset | None
     """None when the whole split was evaluated."""
+    data: NotRequired[ReadData | None]
+    """None on the tiny world, and for a split of which nothing is known; absent from results of earlier versions."""
     world: Literal["real", "tiny"]
     """tiny: the synthetic data of `beit3-bench data tiny`."""
     setting: Literal["fine-tuned", "zero-shot"]
@@ -148,6 +159,7 @@ RESULT_SHAPE = {
     "notes": [str],
     "status": str,
     "subset": (dict, type(None)),
+    "data?": (dict, type(None)),
     "world": str,
     "setting": str,
     "model": _MODEL,
@@ -155,6 +167,7 @@ RESULT_SHAPE = {
     "timing": _TIMING,
     "chance": (*NUMBER, type(None)),
 }
+DATA_SHAPE = {"counts": Each(int), "ids": str}
 CARD_SHAPE = {
     "task?": str,
     "split?": str,

@@ -19,6 +19,7 @@ from typing import Any
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.inputs import choose_split, world_of
 from beit3_bench.harness.provenance import cores
+from beit3_bench.harness.released import counts_of, ids_of
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.expected import Counts, Expected, Need, read_expected
 from beit3_bench.tasks.files import check_images
@@ -32,7 +33,8 @@ Progress = Callable[[int, int], None]
 class Finding:
     """One thing that is wrong.
 
-    check: files, checksum, reader, counts, images, decode, captions, ids or splits.  split: "" where it is not of one.
+    check: files, checksum, reader, notes, counts, images, decode, captions, ids or splits.  split: "" where it is not of
+        one.
     line: file: what is wrong; the mend.
     """
 
@@ -117,9 +119,9 @@ def verify(
         if examples is not None:
             read[name] = examples
     for name, examples in read.items():
-        found.splits.append(_counted(found, name, examples, expected.splits.get(name), expected.references_per_sample))
+        found.splits.append(_counted(found, name, examples, expected))
     if expected.karpathy:
-        _karpathy(found, task_class, data_root / expected.karpathy)
+        _karpathy(found, task_class, data_root / expected.karpathy, expected)
     _disjoint(found, read, expected)
     _decode(found, read, None if all_images else sample, progress)
     order = {name: n for n, name in enumerate(task_class.splits)}
@@ -216,6 +218,8 @@ def _read(found: Verification, task_class: type[Task], split: str) -> list[Examp
     if not examples:
         _add(found, "counts", split, f"{found.data_root}: split {split} is empty; check the files")
         return None
+    for line in task.data_notes(split):
+        _add(found, "notes", split, line)
     twice = [name for name, count in Counter(e.id for e in examples).items() if count > 1]
     if twice:
         line = (
@@ -233,9 +237,9 @@ def _counted(
     found: Verification,
     split: str,
     examples: Sequence[Example],
-    expected: Counts | None,
-    per_sample: tuple[int, int] | None,
+    expected: Expected,
 ) -> SplitReport:
+    per_sample = expected.references_per_sample
     references = reference_counts(examples) if per_sample else {}
     report = SplitReport(
         split,
@@ -247,10 +251,15 @@ def _counted(
     )
     if found.world != "real":
         return report
-    for name, wanted in expected.stated().items() if expected else ():
-        if (number := getattr(report, name)) != wanted:
-            line = f"{found.data_root}: split {split} has {number:,} {name}, the released data {wanted:,}"
+    wanted, counts = expected.splits.get(split, Counts()).stated(), counts_of(examples).stated()
+    for name, number in wanted.items():
+        if counts.get(name, 0) != number:
+            line = f"{found.data_root}: split {split} has {counts.get(name, 0):,} {name}, the released data {number:,}"
             _add(found, "counts", split, f"{line}; complete the download, or name the subset when you report numbers")
+    other_ids = split in expected.ids and expected.ids[split] != ids_of(examples, expected)
+    if other_ids and all(counts.get(name, 0) == number for name, number in wanted.items()):
+        line = f"{found.data_root}: split {split} has other ids than the released data"
+        _add(found, "ids", split, f"{line}; get the released files, or name the data when you report numbers")
     if per_sample and references:
         low, high = per_sample
         odd = [name for name, count in references.items() if not low <= count <= high]
@@ -275,17 +284,16 @@ def reference_counts(examples: Sequence[Example]) -> dict[str, int]:
     return counts
 
 
-def _karpathy(found: Verification, task_class: type[Task], path: Path) -> None:
+def _karpathy(found: Verification, task_class: type[Task], path: Path, expected: Expected) -> None:
     """The whole split file: known splits, the released counts, no image file twice, captions for every image."""
-    from beit3_bench.tasks.karpathy import RELEASED_COUNTS, read_karpathy
+    from beit3_bench.tasks.karpathy import SPLITS, read_karpathy
 
     try:
         images = read_karpathy(path, getattr(task_class, "image_folder", None))
     except BenchError as error:
         _add(found, "reader", "", str(error))
         return
-    released = RELEASED_COUNTS[path.name]
-    strange = sorted({image.split for image in images} - released.keys())
+    strange = sorted({image.split for image in images} - set(SPLITS))
     if strange:
         _add(found, "splits", "", f"{path}: has splits of other names ({_first(strange)}); get the released file")
     twice = [file for file, count in Counter(image.path for image in images).items() if count > 1]
@@ -300,16 +308,11 @@ def _karpathy(found: Verification, task_class: type[Task], path: Path) -> None:
             "",
             f"{path}: {len(silent)} images have no sentences ({_first(silent)}); get the released file",
         )
-    for split, (image_count, sentence_count) in released.items() if found.world == "real" else ():
-        chosen = [image for image in images if image.split == split]
-        sentences = sum(len(image.sentences) for image in chosen)
-        pairs = (("images", len(chosen), image_count), ("sentences", sentences, sentence_count))
-        for what, number, wanted in pairs:
-            if wanted is not None and number != wanted:
-                line = (
-                    f"{path}: split {split} has {number:,} {what}, the released file {wanted:,}; get the released file"
-                )
-                _add(found, "counts", split, line)
+    for split, wanted in expected.training_images.items() if found.world == "real" else ():
+        number = sum(image.split == split for image in images)
+        if number != wanted:
+            line = f"{path}: split {split} has {number:,} images, the released file {wanted:,}; get the released file"
+            _add(found, "counts", split, line)
     rest = [image for image in images if image.split not in task_class.splits]
     absent = sum(not (Path(found.data_root) / image.path).is_file() for image in rest)
     if absent:

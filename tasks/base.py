@@ -145,6 +145,7 @@ class Task(ABC):
         text_multiple: `collate` pads texts to a multiple of this many tokens, and `plan_batches` puts texts of one padded
             length into a batch: a row is then the same at any batch size. 1: equal lengths, no padding at all.
         outputs: what `labels` are, in the words of this task (``"answers"``, ``"classes"``).
+        data_of: the task whose file in `tasks.expected` says what the released data holds; "" = the task's own.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
     """
 
@@ -156,6 +157,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     layout: ClassVar[str] = ""
     uses_text: ClassVar[bool] = True
+    data_of: ClassVar[str] = ""
     text_multiple: ClassVar[int] = 8
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
     batch_size: ClassVar[int | None] = None
@@ -193,6 +195,13 @@ class Task(ABC):
         None where every file is one, and for tasks whose annotation file lists the images. Hidden files do not count.
         """
         return None
+
+    def data_notes(self, split: str) -> list[str]:
+        """What else a reader of a number on this split must know about its files, a line each.
+
+        Called after `examples`; needs no model. `data verify` reports the same lines as findings.
+        """
+        return []
 
     def model(self, config: BEiT3Config) -> torch.nn.Module:
         """The network of this task, untrained, in eval mode."""

@@ -75,8 +75,9 @@ class CaptioningTask(Task):
 
     def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
         """Caption metrics on pycocoevalcap's scale (CIDEr 0..10, the others fractions)."""
-        scored = score_captions({e.id: rows[e.id]["caption"] for e in examples}, {e.id: e.target for e in examples})
-        return to_scores(scored, {e.id: e.target for e in examples})
+        domains = {e.id: e.meta["domain"] for e in examples if e.meta.get("domain")}
+        captions = {e.id: rows[e.id]["caption"] for e in examples}
+        return self.scores_of(captions, {e.id: e.target for e in examples}, domains)
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return reduce_captions(sums)
@@ -325,21 +326,18 @@ DATA_ROOT/
         unique((e.id for e in examples), str(path), "image id")
         return examples
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
-        """Overall, and CIDEr per domain; see `scores_of`."""
-        domains = {e.id: e.meta["domain"] for e in examples if e.meta.get("domain")}
-        return self.scores_of(
-            {e.id: rows[e.id]["caption"] for e in examples}, {e.id: e.target for e in examples}, domains
-        )
-
     @classmethod
     def scores_of(
         cls, captions: Mapping[str, str], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
     ) -> Scores:
         """Overall, and CIDEr per domain: each domain is scored as a set of its own, with its own document frequencies."""
-        extra, columns = {}, {}
+        extra: dict[str, float] = {}
+        columns: dict[str, np.ndarray] = {}
+        notes: list[str] = []
         for domain in DOMAINS:
             part = [i for i in references if domains.get(i) == domain]
+            if len(part) == 1:
+                notes.append(f"no CIDEr/{domain}: it has a single image, and document frequencies need at least two")
             if len(part) > 1:
                 one = score_captions({i: captions[i] for i in part}, {i: references[i] for i in part}, ["CIDEr"])
                 extra[f"CIDEr/{domain}"] = one.metrics["CIDEr"]
@@ -348,8 +346,13 @@ DATA_ROOT/
         scores = to_scores(score_captions(captions, references), references, extra)
         assert scores.table is not None
         scores.table.columns |= columns
-        if not extra:
-            scores.notes.append("no CIDEr per domain: the annotation file does not tell the domains")
+        unknown = [i for i in references if domains.get(i) not in DOMAINS]
+        if len(unknown) == len(references):
+            notes.append("no CIDEr per domain: the annotation file does not tell the domains")
+        elif unknown:
+            first = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            notes.append(f"{len(unknown):,} images are of no known domain, and in the overall numbers only ({first})")
+        scores.notes += notes
         return scores
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

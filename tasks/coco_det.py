@@ -18,7 +18,14 @@ from beit3_bench.backbones.detection.plan import DetectorPlan
 from beit3_bench.backbones.detection.resize import ShortestEdge
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
-from beit3_bench.tasks.coco_instances import Instances, has_masks, read_instances, result_records, write_results
+from beit3_bench.tasks.coco_instances import (
+    Instances,
+    has_masks,
+    read_instances,
+    result_records,
+    write_results,
+    zero_id_note,
+)
 from beit3_bench.tasks.detector_training import DetectorTask, checked_image
 from beit3_bench.tasks.files import find, read_json, read_records
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
@@ -102,6 +109,13 @@ DATA_ROOT/
             )
             for image in content.images
         ]
+
+    def data_notes(self, split: str) -> list[str]:
+        """An object that COCOeval cannot find."""
+        objects = self.instances(split).objects or {}
+        path = find(self.data_root, ANNOTATIONS[split], ("annotations", "."), f"COCO {split} annotations")
+        note = zero_id_note(path, (record for records in objects.values() for record in records))
+        return [] if note is None else [note]
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Images resized and stacked at the top left of zeros: uint8 (n, 3, h, w), their true sizes beside them; and the
@@ -284,7 +298,8 @@ DATA_ROOT/
             file = inputs.annotations if str(error).startswith("annotations") else inputs.predictions
             raise BenchError(f"{file}: {error}") from error
         counts = {"images": len(truth["images"]), "detections": len(detections)}
-        return Scores(metrics=dict(scores.metrics), counts=counts, table=scores.table)
+        note = zero_id_note(inputs.annotations, truth["annotations"])
+        return Scores(dict(scores.metrics), counts, scores.table, [] if note is None else [note])
 
 
 def _stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:

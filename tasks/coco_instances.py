@@ -62,6 +62,21 @@ def read_instances(path: Path) -> Instances:
     return Instances(images, objects, sorted(categories, key=lambda category: category["id"]))
 
 
+def zero_id_note(path: Path, annotations: Iterable[Mapping[str, Any]]) -> str | None:
+    """A line on the object whose annotation id is 0, if there is one; a crowd is not to be found anyway.
+
+    COCOeval (cocoeval.py, ``dtMatches``) keeps the id of the matched annotation and takes 0 for "no match". Scores here
+    are those of COCOeval.
+    """
+    for record in annotations:
+        if record.get("id") in (0, "0") and not record.get("iscrowd", 0):
+            return (
+                f"{path}: the annotation with id 0 (image {record.get('image_id')}, category {record.get('category_id')}) "
+                'counts as never found: COCOeval takes its id for "not matched"; number the annotations from 1'
+            )
+    return None
+
+
 def _objects(
     annotations: list[Any], sizes: Mapping[int, tuple[int, int]], categories: Sequence[dict], path: Path
 ) -> dict[int, list[dict[str, Any]]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, reduce_zero_label
+from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, NO_CLASS, reduce_zero_label
 
 CLASSES = 150
 GREY = ("L", "I;16", "I")  # Pillow's modes of grey PNG files
@@ -59,7 +60,8 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 def read_prediction(path: str | Path, label: np.ndarray, zero_based: bool) -> np.ndarray:
-    """A prediction in the model's numbering, 0..149 wherever ``label`` is evaluated.
+    """A prediction in the model's numbering wherever ``label`` is evaluated: 0..149, or `NO_CLASS` where a prediction that
+    counts from 1 holds 0 (other), as in the official ``utils_eval.py`` of CSAILVision/sceneparsing.
 
     Raises:
         BenchError: as `read_map`; another size than the label's; a value that is no class on an evaluated pixel.
@@ -71,16 +73,81 @@ def read_prediction(path: str | Path, label: np.ndarray, zero_based: bool) -> np
         )
     first = 0 if zero_based else 1
     classes = values.astype(np.int64) - first
-    wrong = (label != IGNORE) & ((classes < 0) | (classes >= CLASSES))
+    wrong = (label != IGNORE) & ((values < 0) | (classes >= CLASSES))
     if wrong.any():
         value = int(values[wrong][0])
-        hint = "is --zero-based right?" if zero_based else "if they count from 0, give --zero-based"
+        hint = "is --zero-based right?" if zero_based else "0 (other) counts as wrong"
         raise BenchError(f"{path}: prediction holds {value}; classes are {first}..{CLASSES - 1 + first}; {hint}")
     return classes
 
 
 def size_of(values: np.ndarray) -> str:
     return f"{values.shape[1]}x{values.shape[0]}"
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """How a prediction does when it is read as counting from 1 and as counting from 0.
+
+    right: of the evaluated pixels, by the reading that was asked for.  otherwise: by the other one.
+    zeros: evaluated pixels of `NO_CLASS`.  last: whether a pixel holds 150, which only a count from 1 has.
+    """
+
+    evaluated: int = 0
+    right: int = 0
+    otherwise: int = 0
+    zeros: int = 0
+    last: bool = False
+
+    @classmethod
+    def of(cls, classes: np.ndarray, label: np.ndarray, zero_based: bool) -> Numbering:
+        """Of one prediction as `read_prediction` gives it."""
+        kept = label != IGNORE
+        predicted, truth = classes[kept], label[kept]
+        other = predicted + (-1 if zero_based else 1)
+        return cls(
+            int(kept.sum()),
+            int((predicted == truth).sum()),
+            int((other == truth).sum()),
+            int((predicted == NO_CLASS).sum()),
+            not zero_based and bool((classes == CLASSES - 1).any()),
+        )
+
+    def __add__(self, other: Numbering) -> Numbering:
+        return Numbering(
+            self.evaluated + other.evaluated,
+            self.right + other.right,
+            self.otherwise + other.otherwise,
+            self.zeros + other.zeros,
+            self.last or other.last,
+        )
+
+    def notes(self, folder: Path, first_zero: Path | None, zero_based: bool) -> list[str]:
+        """Lines on how the predictions were read.
+
+        Args:
+            first_zero: a file with zeros on evaluated pixels.
+
+        Raises:
+            BenchError: there are zeros, nothing tells that they are not the first class, and read so more pixels are right.
+        """
+        better = self.otherwise > self.right and not self.last
+        share = f"{self.otherwise / max(self.evaluated, 1):.1%} of the evaluated pixels would be right instead of "
+        share += f"{self.right / max(self.evaluated, 1):.1%}"
+        if zero_based:
+            return [f"{folder}: read as classes 1..{CLASSES}, {share}; is --zero-based right?"] if better else []
+        if better and first_zero is not None:
+            raise BenchError(
+                f"{first_zero}: prediction holds 0; classes are 1..{CLASSES}; read as classes 0..{CLASSES - 1}, {share}; "
+                "if they count from 0, give --zero-based"
+            )
+        notes = [f"{folder}: read as classes 0..{CLASSES - 1} (--zero-based), {share}"] if better else []
+        if self.zeros:
+            notes.append(
+                f"{self.zeros:,} of {self.evaluated:,} evaluated pixels are predicted as 0 (other): wrong, and of no class, "
+                "as in the official utils_eval.py"
+            )
+        return notes
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class ImageEmbeddings(ImageFolders, DualEncoder):
 
     name = "probe"
     title = "ImageNet-1K, probing of image embeddings"
+    data_of = "imagenet"
     uses_text = False
 
     def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):

@@ -14,7 +14,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.karpathy import read_karpathy, select
-from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks
+from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks, unit_rows
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
 
@@ -129,16 +129,19 @@ def score_embeddings(
     text_image_ids: np.ndarray,
     sample_ids: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Scores:
-    """Recalls of given embeddings; arrays as in `metrics.recall.retrieval_ranks`.
+    """Recalls of given embeddings by cosine; arrays as in `metrics.recall.retrieval_ranks`, of any length.
 
     sample_ids: names of the image queries and the text queries, for values per sample.
     """
+    image_embeddings, image_line = unit_rows(image_embeddings, "image_embeddings")
+    text_embeddings, text_line = unit_rows(text_embeddings, "text_embeddings")
     ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids)
     queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
     return Scores(
         metrics=recalls(ranks),
         counts={"images": len(image_embeddings), "texts": len(text_embeddings)},
         table=recall_table(ranks, image_ids),
+        notes=[line for line in (image_line, text_line) if line is not None],
         samples={
             f"{direction}@{k}": dict(zip(ids, np.where(found <= k, 100.0, 0.0).tolist(), strict=True))
             for direction, (ids, found) in queries.items()

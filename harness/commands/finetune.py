@@ -128,9 +128,10 @@ def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """One line on what came out."""
+    """A line on what came out, and one for each note on the data."""
     best = summary["best"]
-    return (
+    line = (
         f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s; best {best['metric']} "
         f"{best['value']:.4g} on the validation split at step {best['step']}; checkpoint: {summary['checkpoint']}"
     )
+    return "\n".join([line, *(f"note: {note}" for note in summary.get("notes", ()))])

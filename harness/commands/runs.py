@@ -85,6 +85,7 @@ def _table(runs: list[RunFolder]) -> str:
         value = f"{head['metric']} {shown(head['value'], head['unit'], head['decimals'])}" if head else ""
         marks = [f"first {run.subset['limit']}"] if run.subset else []
         marks += ["tiny world"] if run.world == "tiny" else []
+        marks += [run.other_data] if run.other_data else []
         lines.append(
             (
                 run.name,

@@ -72,6 +72,7 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:
+    from beit3_bench.harness.released import score_note
     from beit3_bench.tasks.base import ScoreInputs
     from beit3_bench.tasks.registry import get_task
 
@@ -85,4 +86,7 @@ def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tup
     }.items():
         if path is not None and not path.exists():
             raise BenchError(f"{path}: not found; check {option}")
-    return task_class.score_file(ScoreInputs(predictions, **files)), task_class
+    scores = task_class.score_file(ScoreInputs(predictions, **files))
+    given = [path for path in (predictions, files["annotations"]) if path is not None]
+    scores.notes += [note] if (note := score_note(task_class, scores.counts, given)) else []
+    return scores, task_class

@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Print the leaderboard: measured rows beside published ones.
 
-    Rows measured on the tiny world or with --limit are labelled and kept apart. Exit code 2 where results are damaged; the
-    others are in the table nevertheless.
+    Rows measured on the tiny world, with --limit or on other data than the released split are labelled and kept apart. Exit
+    code 2 where results are damaged; the others are in the table nevertheless.
     """
     from beit3_bench.harness.leaderboard import build_table
     from beit3_bench.harness.leaderboard_published import load_published

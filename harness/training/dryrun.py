@@ -94,6 +94,7 @@ def dry_run(
         "parallel": parallel if world > 1 else None,
         "training_samples": len(start.examples),
         "validation_samples": len(start.validation),
+        "notes": start.notes,
         "global_batch": recipe.batch,
         "samples_at_once": at_once,
         "accumulate": division.accumulate,
@@ -149,6 +150,7 @@ def describe_dry_run(facts: dict[str, Any]) -> str:
         f"{g['name']:24} {g['tensors']:>8} {g['parameters']:>12,} {g['lr']:>10.3g} {g['weight_decay']:>6.3g}"
         for g in facts["groups"]
     ]
+    lines += [f"note: {note}" for note in facts["notes"]]
     lines.append("recipe: " + " ".join(f"{k}={_plain(v)}" for k, v in facts["recipe"].items()))
     return "\n".join(lines)
 

@@ -100,6 +100,7 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "validation_samples": len(start.validation),
         "seed": request.seed,
         "fingerprints": start.fingerprints,
+        "notes": start.notes,
         "provenance": provenance(),
     }
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
@@ -149,4 +150,5 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
     finally:
         if processes.first:
             held.__exit__(None, None, None)
-    return {"task": start.task.name, "folder": str(folder), "checkpoint": str(folder / BEST), **summary}
+    where = {"task": start.task.name, "folder": str(folder), "checkpoint": str(folder / BEST)}
+    return {**where, **summary, "notes": start.notes}

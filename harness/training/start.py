@@ -72,6 +72,7 @@ class Start:
 
     report: what the pretrained checkpoint did not have or had too much; None from scratch.
     fingerprints: what has to be the same for a training to be resumed.
+    notes: what a reader of the validation scores must know, a line each.
     """
 
     task: Task
@@ -88,6 +89,7 @@ class Start:
     allowed: list[str]
     source: dict[str, Any]
     fingerprints: dict[str, str]
+    notes: list[str]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the optimizer: the task's own (``parameter_groups``), or the official ones."""
@@ -301,6 +303,7 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
         )
     check_images((path for e in examples for path in e.images), task.data_root)
     validation, _ = read_examples(task, _validation_split(task, recipe))
+    notes = task.data_notes(recipe.validation_split)
     with torch.device("meta") if shapes_only else nullcontext():
         own = getattr(task, "training_model", None)  # a task with a network of its own
         if own is not None:
@@ -341,7 +344,7 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
     }
     return Start(
         task, recipe, preset, config, model, preprocessing, tokenizer, tokenizer_file, examples, validation, report,
-        allowed, source, fingerprints,
+        allowed, source, fingerprints, notes,
     )  # fmt: skip
 
 

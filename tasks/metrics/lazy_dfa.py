@@ -132,6 +132,12 @@ def _one_of(characters: str) -> Node:
     return ("set", members.__contains__, members)
 
 
+Hopeless = set[tuple[int, int]]
+"""Positions, and the state before them (its ``id``), from where no further match is reached."""
+_NEAR = 64
+"""Characters of a scan that are not looked up among the hopeless places: nearly every token ends sooner."""
+
+
 @dataclass
 class _Graph:
     """A non-deterministic automaton: per node its empty moves, at most one character move, the rule that it ends."""
@@ -225,16 +231,37 @@ class Automaton:
         self._states: dict[frozenset[int], State] = {}
         self.start = self._state(self._closure(root))
 
-    def longest(self, text: str, begin: int, end: int) -> tuple[int, int]:
-        """The longest match from ``begin`` in ``text[begin:end]``: (rule, end), or (-1, begin) where there is none."""
+    def longest(self, text: str, begin: int, end: int, hopeless: Hopeless | None = None) -> tuple[int, int]:
+        """The longest match from ``begin`` in ``text[begin:end]``: (rule, end), or (-1, begin) where there is none.
+
+        Args:
+            hopeless: shared by all scans of one text up to the same ``end``; they then take linear time together (Reps
+                1998, "Maximal-munch tokenization in linear time"): an expression that stays alive to the end of the text
+                and never matches is followed there once, not from every character.
+        """
         state = self.start
         rule, stop = -1, begin
-        for at in range(begin, end):
+        near = min(end, begin + _NEAR)
+        for at in range(begin, near):
             state = state[text[at]]
             if state.rule >= 0:
                 rule, stop = state.rule, at + 1
             if state.dead:
+                return rule, stop
+        visited: list[tuple[int, int]] = []
+        for at in range(near, end):
+            here = (at, id(state))
+            if hopeless is not None and here in hopeless:
                 break
+            visited.append(here)
+            state = state[text[at]]
+            if state.rule >= 0:
+                rule, stop = state.rule, at + 1
+                visited.clear()
+            if state.dead:
+                break
+        if hopeless is not None:
+            hopeless.update(visited)
         return rule, stop
 
     def ends(self, text: str, begin: int, end: int) -> list[int]:

@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.metrics.lazy_dfa import Hopeless
 from beit3_bench.tasks.metrics.ptb_grammar import RULES, Grammar, grammar
 
 PUNCTUATION = frozenset(
@@ -31,9 +32,13 @@ PUNCTUATION = frozenset(
 LINE_SEPARATORS = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
 """What ends a line for the Java program; inside of a caption it counts as white space here."""
 
+IN_LINE = 64
+"""Characters of a token that are scanned in line; longer ones start again with `Automaton.longest`."""
+
 # Words that any context leaves whole: letters up to a space. The lexer splits the six listed; nothing else starts with
-# a letter and reaches over a space. White space of other kinds behind the space would belong to the same token.
-_PLAIN_WORDS = re.compile(r"(?:[A-Za-z]+ +)+(?=[!-~])")
+# a letter and reaches over a space. White space of other kinds behind the space would belong to the same token. Not
+# more than some at a time: of those behind one that is split, none is taken.
+_PLAIN_WORDS = re.compile(r"(?:[A-Za-z]+ +){1,32}(?=[!-~])")
 _SPLIT_WORDS = frozenset({"cannot", "gonna", "gotta", "lemme", "gimme", "wanna"})
 
 
@@ -70,14 +75,18 @@ def tokenize_lines(texts: Sequence[str], isolated: bool = False) -> list[list[st
     whole = "\n".join(lines)
     result = []
     begin = 0
+    hopeless: Hopeless = set()
     for line in lines:
-        result.append(_scan(whole, begin, begin + len(line), len(whole), compiled))
+        result.append(_scan(whole, begin, begin + len(line), len(whole), compiled, hopeless))
         begin += len(line) + 1
     return result
 
 
-def _scan(text: str, begin: int, end: int, horizon: int, compiled: Grammar) -> list[str]:
-    """Tokens of ``text[begin:end]``; context is looked for up to ``horizon``."""
+def _scan(
+    text: str, begin: int, end: int, horizon: int, compiled: Grammar, hopeless: Hopeless | None = None
+) -> list[str]:
+    """Tokens of ``text[begin:end]``; context is looked for up to ``horizon``, ``hopeless`` is of scans up to there."""
+    hopeless = set() if hopeless is None else hopeless
     tokens: list[str] = []
     start = compiled.automaton.start
     at = begin
@@ -89,14 +98,16 @@ def _scan(text: str, begin: int, end: int, horizon: int, compiled: Grammar) -> l
                 tokens.extend(filter(None, words))
                 at = plain.end()
                 continue
-        # The scan of `Automaton.longest`, in line: this loop is the tokenizer's time.
+        # The beginning of `Automaton.longest`, in line: this loop is the tokenizer's time.
         state, rule, stop = start, -1, at
-        for position in range(at, horizon):
+        for position in range(at, min(at + IN_LINE, horizon)):
             state = state[text[position]]
             if state.rule >= 0:
                 rule, stop = state.rule, position + 1
             if state.dead:
                 break
+        else:
+            rule, stop = compiled.automaton.longest(text, at, horizon, hopeless)
         if rule < 0:  # a character that the lexer does not know
             at += 1
             continue

@@ -22,6 +22,8 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ClusterTable
 
 CUTS = (1, 5, 10)
+UNIT_TOLERANCE = 2.0**-8
+"""How far from 1 the length of a unit vector may be that was stored in bfloat16."""
 RECALL_NAMES = (*(f"TR@{k}" for k in CUTS), *(f"IR@{k}" for k in CUTS), "mean_recall")
 
 
@@ -129,14 +131,49 @@ def estimate_recalls(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return values | {"mean_recall": np.asarray(sum(values.values()) / len(values))}
 
 
+def unit_rows(values: np.ndarray, name: str) -> tuple[np.ndarray, str | None]:
+    """Embeddings of unit length, so that dot products are cosines.
+
+    Args:
+        values: float (n, D).  name: of the array, for messages.
+
+    Returns:
+        The same values where all rows are of unit length within the rounding of bfloat16; else float32 (n, D), every
+        row divided by its length (a row of zeros stays), and a line that says so.
+
+    Raises:
+        BenchError: another shape or type, values that are not finite.
+    """
+    values = _checked(values, name)
+    peaks = np.abs(values).max(axis=1, keepdims=True).astype(np.float64)
+    scaled = values / np.where(peaks > 0, peaks, 1.0)  # squares of large values could overflow
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        true_lengths = lengths * peaks
+    off = np.abs(true_lengths - 1.0) > UNIT_TOLERANCE
+    if not off.any():
+        return values, None
+    line = (
+        f"{name}: {off.sum():,} of {len(values):,} rows are not of unit length "
+        f"({true_lengths.min():.3g} to {true_lengths.max():.3g}); normalised, as the protocol is cosine similarity"
+    )
+    if (zeros := int((peaks == 0).sum())) > 0:
+        line += f"; {zeros:,} rows of zeros have no direction, their cosines are 0"
+    return (scaled / np.where(lengths > 0, lengths, 1.0)).astype(np.float32), line
+
+
 def _embeddings(values: np.ndarray, name: str) -> np.ndarray:
+    return np.ascontiguousarray(_checked(values, name), dtype=np.float32)
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind != "f":
         raise BenchError(f"{name}: expected float rows (n, D), found {values.dtype} {values.shape}")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise BenchError(f"{name}: {bad.size} rows are not finite, the first is row {bad[0]}; encode them again")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return values
 
 
 def _owners(image_ids: np.ndarray, text_image_ids: np.ndarray, n: int, m: int) -> np.ndarray:

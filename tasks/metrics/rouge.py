@@ -26,9 +26,7 @@ def rouge_l(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[S
 
 def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     candidate = candidate or [""]
-    positions: dict[str, int] = {}
-    for index, word in enumerate(candidate):
-        positions[word] = positions.get(word, 0) | 1 << index
+    positions = _positions(candidate, {word for words in references for word in words or [""]})
     common = [
         (_common_subsequence(positions, len(candidate), words), len(words)) for words in (r or [""] for r in references)
     ]
@@ -37,6 +35,21 @@ def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     if precision == 0 or recall == 0:
         return 0.0
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+
+
+def _positions(candidate: Sequence[str], wanted: set[str]) -> dict[str, int]:
+    """Word -> the places where it stands in the candidate, as bits of an integer; only of words that are asked for."""
+    places: dict[str, list[int]] = {}
+    for index, word in enumerate(candidate):
+        if word in wanted:
+            places.setdefault(word, []).append(index)
+    masks = {}
+    for word, indices in places.items():
+        bits = bytearray(indices[-1] // 8 + 1)
+        for index in indices:
+            bits[index >> 3] |= 1 << (index & 7)
+        masks[word] = int.from_bytes(bits, "little")
+    return masks
 
 
 def _common_subsequence(positions: dict[str, int], length: int, words: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import ClusterTable
 
 IGNORE = 255
+NO_CLASS = -1
+"""A prediction that is wrong wherever the label is evaluated, and of no class."""
 AREAS = ("intersect", "union", "prediction", "label")
 
 
@@ -31,7 +33,7 @@ def class_histograms(prediction: np.ndarray, label: np.ndarray, classes: int, ig
     """Pixel counts of one image: int64 (4, classes), rows intersect, union, prediction, label.
 
     Args:
-        prediction: integer (H, W), classes 0..classes-1 wherever the label is not ``ignore``.
+        prediction: integer (H, W), classes 0..classes-1 or ``NO_CLASS`` wherever the label is not ``ignore``.
         label: integer (H, W), 0..classes-1 or ``ignore``; ignored pixels are left out altogether.
 
     Raises:
@@ -45,12 +47,12 @@ def class_histograms(prediction: np.ndarray, label: np.ndarray, classes: int, ig
         raise BenchError(f"prediction map is {prediction.shape}, label map {label.shape}; they have to be of one size")
     kept = label != ignore
     predicted, truth = prediction[kept].astype(np.int64), label[kept].astype(np.int64)
-    for name, values in (("label", truth), ("prediction", predicted)):
-        if values.size and (values.min() < 0 or values.max() >= classes):
-            wrong = values.min() if values.min() < 0 else values.max()
+    for name, values, least in (("label", truth, 0), ("prediction", predicted, NO_CLASS)):
+        if values.size and (values.min() < least or values.max() >= classes):
+            wrong = values.min() if values.min() < least else values.max()
             raise BenchError(f"{name} map holds class {wrong}, outside 0..{classes - 1}")
     intersect = np.bincount(truth[predicted == truth], minlength=classes)
-    area_predicted = np.bincount(predicted, minlength=classes)
+    area_predicted = np.bincount(predicted[predicted != NO_CLASS], minlength=classes)
     area_label = np.bincount(truth, minlength=classes)
     return np.stack([intersect, area_predicted + area_label - intersect, area_predicted, area_label]).astype(np.int64)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from beit3_bench.harness import verify as module
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.verify import git_blob, verify
-from beit3_bench.tasks.expected import Counts, Expected, read_expected
+from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, read_expected
 from beit3_bench.tasks.registry import get_task
 
 DENSE = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
@@ -36,10 +36,6 @@ def spoilt(native, tmp_path):
 @pytest.fixture
 def no_counts(monkeypatch):
     """The released counts and checksums do not hold for the mini world; everything else does."""
-    monkeypatch.setattr("beit3_bench.tasks.karpathy.RELEASED_COUNTS", {
-        name: {split: (None, None) for split in ("train", "restval", "val", "test")}
-        for name in ("dataset_coco.json", "dataset_flickr30k.json")
-    })  # fmt: skip
 
     def without(task):
         expected = read_expected(task)
@@ -281,6 +277,34 @@ def test_split_that_nobody_asked_for_may_be_absent(spoilt, no_counts):
     assert [check for check, _ in lines(asked)] == ["files", "reader"]
 
 
+def test_released_counts_with_other_ids_are_found(spoilt, monkeypatch):
+    root = spoilt("nlvr2")
+    task = get_task("nlvr2")(root)
+    counts = Counts(samples=len(task.examples("dev")))
+    own = digest_of_ids(e.id for e in task.examples("dev"))
+    needs = read_expected("nlvr2").needs
+    for digest, expected in ((own, []), ("0" * 64, ["ids"])):
+        there = Expected(
+            tuple(type(n)(n.path, n.folders, n.splits) for n in needs), {"dev": counts}, ids={"dev": digest}
+        )
+        monkeypatch.setattr(module, "read_expected", lambda task, there=there: there)
+        found = verify(get_task("nlvr2"), root, split="dev", sample=0)
+        assert [check for check, _ in lines(found)] == expected
+
+
+def test_split_file_with_restval_moved_to_train_is_found_and_still_evaluated(spoilt):
+    root = spoilt("coco-retrieval")
+
+    def move(content):
+        for image in images_of(content, "restval"):
+            image["split"] = "train"
+
+    edit_json(root / "dataset_coco.json", move)
+    found = verify(get_task("coco-retrieval"), root, sample=0)
+    assert any("split restval has 0 images, the released file 30,504" in line for _, line in lines(found))
+    assert get_task("coco-retrieval")(root).examples("test")
+
+
 # ---- checksums ----------------------------------------------------------------------------------------------------------
 
 
@@ -341,14 +365,15 @@ def test_table_names_only_splits_and_files_that_the_task_has(native, task):
 
 
 def test_counts_of_the_readers_are_those_of_the_table():
-    from beit3_bench.tasks import imagenet, vqav2
+    from beit3_bench.tasks import karpathy, vqav2
 
     counts = read_expected("vqav2").splits
     assert counts["train"].samples + counts["val"].samples == vqav2.RELEASED_ANNOTATIONS
     assert counts["minival"].images == vqav2.MINIVAL_IMAGES
-    assert read_expected("imagenet").splits["val"].images == imagenet.VALIDATION_IMAGES
     assert read_expected("imagenet") == read_expected("imagenet-linear")
-    assert read_expected("task-of-another-package") == Expected()
+    assert read_expected("task-of-another-package") == read_expected("../expected/nlvr2") == Expected()
+    for task in ("coco-retrieval", "coco-caption", "flickr30k"):
+        assert {*read_expected(task).training_images, *read_expected(task).splits} <= set(karpathy.SPLITS)
 
 
 # ---- the verb -----------------------------------------------------------------------------------------------------------

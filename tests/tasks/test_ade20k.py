@@ -75,6 +75,89 @@ def test_zero_based_predictions_score_the_same(maps: tuple[Path, Path], tmp_path
     assert score(tmp_path / "zero", maps[1], zero_based=True) == score(*maps)
 
 
+def test_zeros_are_wrong_and_of_no_class_as_in_the_official_tool(maps: tuple[Path, Path]) -> None:
+    """utils_eval.py of CSAILVision/sceneparsing; a value of 150 says that the predictions count from 1."""
+    write(maps[0] / "a.png", [[0, 1, 0], [2, 2, 150]])
+    scores = ADE20K.score_file(ScoreInputs(*maps))
+    # wall: 4 of 7 labelled, 4 predicted; building: 2 of 2; sky: 2 predicted only; flag: 1 of 1
+    assert {k: scores.metrics[f"IoU/{k}"] for k in ("wall", "building", "sky", "flag")} == pytest.approx(
+        {"wall": 4 / 7, "building": 1.0, "sky": 0.0, "flag": 1.0}
+    )
+    assert scores.metrics["aAcc"] == pytest.approx(7 / 10)
+    assert scores.notes == [
+        "1 of 10 evaluated pixels are predicted as 0 (other): wrong, and of no class, as in the official utils_eval.py"
+    ]
+    for name, old in (("wall", 0), ("sky", 2)):
+        assert class_names()[old] == name
+    table = scores.table
+    assert table is not None
+    assert {k: float(v) for k, v in ADE20K(maps[0]).estimate(table.sums()).items() if np.isfinite(v)} == pytest.approx(
+        scores.metrics
+    )
+
+
+def official(predicted: Path, labels: Path) -> tuple[float, float]:
+    """Mean IoU over the classes that are there, and pixel accuracy, after ``intersectionAndUnion`` and ``pixelAccuracy``."""
+    areas = np.zeros((3, CLASSES + 1))
+    right = labelled = 0
+    for path in sorted(labels.iterdir()):
+        truth = np.asarray(Image.open(path)).astype(int)
+        values = np.asarray(Image.open(predicted / path.name)).astype(int) * (truth > 0)
+        areas += [np.bincount(x.ravel(), minlength=CLASSES + 1) for x in (values * (values == truth), values, truth)]
+        right, labelled = right + int(((values == truth) & (truth > 0)).sum()), labelled + int((truth > 0).sum())
+    intersection, union = areas[0, 1:], (areas[1] + areas[2] - areas[0])[1:]
+    return float((intersection[union > 0] / union[union > 0]).mean()), right / labelled
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_predictions_with_zeros_score_as_the_official_tool_scores_them(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    random, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("maps")
+    for n in range(3):
+        label = random.choice([0, 1, 2, 77, 150], (5, 6))
+        guess = np.where(random.random((5, 6)) < 0.7, label, random.choice([0, 1, 3, 150], (5, 6)))
+        guess[0, 0] = 150
+        write(folder / "labels" / f"{n}.png", label)
+        write(folder / "predicted" / f"{n}.png", guess)
+    found = score(folder / "predicted", folder / "labels")
+    assert (found["mIoU"], found["aAcc"]) == pytest.approx(official(folder / "predicted", folder / "labels"))
+
+
+@pytest.mark.parametrize(
+    ("values", "zero_based", "note", "error"),
+    [
+        ([[0, 0, 0], [1, 1, 149]], False, None, r"a\.png: prediction holds 0; .*give --zero-based"),
+        ([[3, 1, 2], [2, 2, 2]], True, "is --zero-based right?", None),
+        ([[5, 2, 2], [1, 1, 149]], True, None, None),
+    ],
+)
+def test_advice_on_the_numbering_goes_by_what_more_pixels_say(
+    maps: tuple[Path, Path], values: Any, zero_based: bool, note: str | None, error: str | None
+) -> None:
+    write(maps[1] / "a.png", [[0, 1, 1], [2, 2, 150]])
+    write(maps[0] / "a.png", values)
+    for folder in maps:
+        (folder / "b.png").unlink()
+    if error is not None:
+        with pytest.raises(BenchError, match=error):
+            score(*maps, zero_based=zero_based)
+        return
+    notes = ADE20K.score_file(ScoreInputs(*maps, zero_based=zero_based)).notes
+    assert any(note in line for line in notes) if note is not None else notes == []
+
+
+@pytest.mark.parametrize("count", [999, 1001, 2001])
+def test_a_part_of_the_validation_images_is_read(tmp_path: Path, count: int) -> None:
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        folder = tmp_path / kind / "validation"
+        folder.mkdir(parents=True)
+        for n in range(count):
+            (folder / f"ADE_val_{n + 1:08d}.{suffix}").touch()
+    assert len(ADE20K(tmp_path).examples("val")) == count
+
+
 def test_score_prints_the_golden_values(tmp_path: Path) -> None:
     folder = metrics_golden("segmentation")
     words = ["--predictions", str(folder / "predictions"), "--annotations", str(folder / "annotations"), "--zero-based"]
@@ -114,7 +197,6 @@ def test_partial_predictions_need_permission(maps: tuple[Path, Path]) -> None:
     ("name", "values", "mode", "more", "message"),
     [
         ("predicted/a.png", np.ones((3, 2)), None, {}, r"a\.png: prediction is 2x3, its annotation 3x2"),
-        ("predicted/a.png", np.zeros((2, 3)), None, {}, r"a\.png: prediction holds 0; classes are 1\.\.150; .*--zero-based"),
         ("predicted/a.png", np.full((2, 3), 150), None, {"zero_based": True}, r"holds 150; classes are 0\.\.149; is --zero-based right"),
         ("predicted/a.png", np.full((2, 3), 151), None, {}, r"prediction holds 151"),
         ("predicted/a.png", np.ones((2, 3)), "P", {}, r"a\.png: prediction is a palette image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -67,6 +68,19 @@ def test_image_ids_may_be_strings_or_whole_floats_in_predictions(native, tmp_pat
     scores = CocoCaption.score_file(ScoreInputs(path, native.root("coco-caption") / "dataset_coco.json"))
     assert scores.metrics["BLEU-1"] == pytest.approx(1.0)
     assert set(scores.samples["CIDEr"]) == set(references)
+
+
+@pytest.mark.parametrize("part", ["cannot & ", "word ", "\U0001f600"])
+def test_a_caption_of_a_hundred_thousand_characters_is_scored_in_seconds(native, tmp_path, no_java, part):
+    annotations = native.root("coco-caption") / "dataset_coco.json"
+    records = [{"image_id": int(i), "caption": captions[0]} for i, captions in read_references(annotations).items()]
+    records[0]["caption"] = part * (100_000 // len(part))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(records))
+    start = time.process_time()
+    scores = CocoCaption.score_file(ScoreInputs(path, annotations))
+    assert time.process_time() - start < 15  # 3 s at most on a free core
+    assert scores.samples["CIDEr"][str(records[0]["image_id"])] == pytest.approx(0, abs=1e-6)
 
 
 BAD = [
@@ -209,6 +223,48 @@ def test_nocaps_is_scored_by_domain(native, no_java):
     scores = task.score(rows, examples)
     assert not any("/" in name for name in scores.metrics)
     assert any("domain" in note for note in scores.notes)
+
+
+def nocaps_files(native, to, change=lambda images: None):
+    """An annotation file and results in which every image gets its first caption but one."""
+    path = native.root("nocaps") / "nocaps_val_4500_captions.json"
+    content = json.loads(path.read_text())
+    change(content["images"])
+    (to / "nocaps.json").write_text(json.dumps(content))
+    references = read_references(path)
+    records = [{"image_id": int(i), "caption": captions[1]} for i, captions in references.items()]
+    (to / "results.json").write_text(json.dumps(records))
+    return ["score", "--task", "nocaps", "--predictions", to / "results.json", "--annotations", to / "nocaps.json"]
+
+
+def test_a_file_of_nocaps_is_scored_by_domain_as_a_run_is(native, tmp_path, no_java):
+    done = invoke(*nocaps_files(native, tmp_path), "--json")
+    task = NoCaps(native.root("nocaps"))
+    examples = task.examples("val")
+    rows = {e.id: {"id": e.id, "caption": e.target[1]} for e in examples}
+    metrics = task.score(rows, examples).metrics
+    assert {"CIDEr/in-domain", "CIDEr/near-domain", "CIDEr/out-domain"} <= set(metrics)
+    assert json.loads(done.stdout) == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "domains"),
+    [
+        (lambda images: [i.pop("domain") for i in images], "the annotation file does not tell the domains", 0),
+        (lambda images: [i.update(domain=3) for i in images], "the annotation file does not tell the domains", 0),
+        (lambda images: images[0].update(domain="elsewhere"), "1 images are of no known domain", 3),
+        (
+            lambda images: [i.update(domain=f"{'in' if n else 'out'}-domain") for n, i in enumerate(images)],
+            "no CIDEr/out-domain: it has a single image",
+            1,
+        ),
+    ],
+)
+def test_domains_that_a_file_does_not_tell_are_noted(native, tmp_path, no_java, change, told, domains):
+    words = nocaps_files(native, tmp_path, change)
+    assert f"note: {told}" in invoke(*words).stdout.replace("no CIDEr per domain: ", "")
+    scores = json.loads(invoke(*words, "--json").stdout)
+    assert sum(name.startswith("CIDEr/") for name in scores) == domains
 
 
 def test_nocaps_test_is_submitted(native, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import zipfile
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import COMMITTED, metrics_golden
-from native import invoke
+from native import edit_json, invoke
 from PIL import Image
 from random_detector import random_detector
 
@@ -73,6 +74,73 @@ def predicted(coco: Path, checkpoint: Path, count: int = 4, **options: str) -> t
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------------
+
+
+def from_zero(content: dict) -> None:
+    """Annotations numbered from 0; the first one is no crowd."""
+    content["annotations"].sort(key=lambda a: a.get("iscrowd", 0))
+    for number, record in enumerate(content["annotations"]):
+        record["id"] = number
+
+
+def perfect(coco: Path, to: Path, change: Any = lambda content: None) -> list[object]:
+    """The words that score detections which are the annotations of val2017."""
+    content = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    change(content)
+    (to / "instances.json").write_text(json.dumps(content))
+    records = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
+        for a in content["annotations"]
+    ]
+    (to / "detections.json").write_text(json.dumps(records))
+    files = ["--predictions", to / "detections.json", "--annotations", to / "instances.json"]
+    return ["score", "--task", "coco-det", "--iou-type", "bbox", *files]
+
+
+def test_annotation_id_0_counts_as_cocoeval_counts_it_and_is_named(coco, tmp_path):
+    assert "id 0" not in invoke(*perfect(coco, tmp_path)).stdout
+    words = perfect(coco, tmp_path, from_zero)
+    own = json.loads(invoke(*words, "--json").stdout)
+    assert own["bbox/AP"] < 1
+    assert own == pytest.approx(json.loads(invoke(*words, "--ap-backend", "pycocotools", "--json").stdout), abs=1e-12)
+    record = json.loads((tmp_path / "instances.json").read_text())["annotations"][0]
+    told = (
+        f"the annotation with id 0 (image {record['image_id']}, category {record['category_id']}) counts as never found"
+    )
+    assert f"note: {tmp_path / 'instances.json'}: {told}" in invoke(*words).stdout
+
+
+def test_a_crowd_with_id_0_changes_nothing_and_is_not_named(coco, tmp_path):
+    def crowd_first(content: dict) -> None:
+        from_zero(content)
+        content["annotations"][0]["iscrowd"] = 1
+
+    words = perfect(coco, tmp_path, crowd_first)
+    assert "id 0" not in invoke(*words).stdout
+
+    def from_one(content: dict) -> None:
+        crowd_first(content)
+        for record in content["annotations"]:
+            record["id"] += 1
+
+    first = json.loads(invoke(*words, "--json").stdout)
+    assert first == json.loads(invoke(*perfect(coco, tmp_path, from_one), "--json").stdout)
+
+
+def test_annotation_id_0_is_named_by_run_and_verify(coco, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "coco"
+    shutil.copytree(coco, root)
+    edit_json(root / "annotations" / "instances_val2017.json", from_zero)
+    words = ["--checkpoint", checkpoint, "--data-root", root, "--workers", 0, "--device", "cpu", "--limit", 2]
+    done = invoke("run", "--task", "coco-det", *words, "--output", tmp_path / "run", "-o", "engine=native")
+    assert done.exit_code == 0, done.output
+    told = f"{root / 'annotations' / 'instances_val2017.json'}: the annotation with id 0 (image "
+    assert f"note: {told}" in done.stdout
+    assert f"warning: {told}" in done.stderr
+    verified = invoke("data", "verify", "--task", "coco-det", "--data-root", root, "--split", "val2017")
+    assert verified.exit_code == 2
+    assert f"finding (notes): {told}" in verified.stdout
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

@@ -214,6 +214,21 @@ def test_twenty_five_thousand_captions_take_seconds():
     assert lines[7][:5] == ["a", "man", "number", "7", "riding"]
 
 
+@pytest.mark.parametrize("part", ["&", "a'", "\U0001f600", "1;2", "<!--", "cannot ", "a man rides ", "a", "<a href='"])
+def test_the_time_of_a_long_caption_grows_with_its_length_alone(part):
+    start = time.process_time()
+    tokens = tokenize_lines([part * (40_000 // len(part))])
+    assert time.process_time() - start < 8  # at most 1.2 s on a free core; the square of the length took minutes
+    assert len(tokens) == 1
+
+
+def test_captions_that_begin_a_tag_and_never_end_it_do_not_read_each_other_again_and_again():
+    start = time.process_time()
+    lines = tokenize_lines(["a dog <a href='x"] * 5_000)
+    assert time.process_time() - start < 8
+    assert lines[0] == lines[4_999]
+
+
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 @pytest.mark.skipif(find_spec("pycocoevalcap") is None, reason="needs pycocoevalcap")
 def test_random_lines_are_tokenised_as_by_the_java_program(tmp_path):
@@ -259,6 +274,17 @@ def automaton(*rules: str) -> Automaton:
 )
 def test_automaton_takes_the_longest_match_of_the_earliest_rule(rules, text, expected):
     assert automaton(*rules).longest(text, 0, len(text)) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text("ab<>", max_size=400), st.text("ab<>", min_size=1, max_size=4), st.integers(0, 100))
+def test_what_is_known_to_be_hopeless_changes_no_match(text, part, times):
+    text += part * times
+    scanner = automaton("a+b|<[ab<]*>", "b(ab)*b", "<(<a)*b")
+    hopeless = set()
+    for begin in range(len(text)):
+        alone = scanner.longest(text, begin, len(text))
+        assert scanner.longest(text, begin, len(text), hopeless) == alone
 
 
 def test_automaton_lists_every_end_of_a_match():
