@@ -161,7 +161,7 @@ def test_results_are_found_by_folder_and_an_absent_folder_holds_none(tmp_path: P
         ({"model": {"preset": "base"}}, "model: key 'checkpoint' is missing"),
         ({"subset": {}}, "subset: key 'limit' is missing"),
         ({"data": {"counts": {}}}, "data: key 'ids' is missing"),
-        ({"data": {"counts": {"images": "20"}, "ids": "other"}}, "data: counts"),
+        ({"data": {"counts": {"images": "20"}, "ids": "other"}}, "holds '20' of another kind"),
     ],
 )
 def test_a_damaged_result_is_one_line_that_names_file_and_key(tmp_path: Path, change: dict, message: str) -> None:

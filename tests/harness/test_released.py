@@ -128,7 +128,7 @@ def test_a_part_of_a_split_is_labelled_by_run_and_kept_apart_by_table(native, tm
     assert all(item["row"]["rank"] is None for item in table["apart"])
     listed = json.loads(invoke("runs", "--runs", tmp_path / "runs", "--json").stdout)
     assert [run["other_data"] for run in listed] == [label, label]
-    assert label in invoke("score", "--run", tmp_path / "runs" / "part").stdout
+    assert label in invoke("score", "--run", tmp_path / "runs" / "part", "--data-root", root).stdout
 
 
 def test_runs_on_the_tiny_world_are_labelled_as_ever(native, tmp_path):

@@ -225,7 +225,7 @@ def test_nocaps_is_scored_by_domain(native, no_java):
     assert any("domain" in note for note in scores.notes)
 
 
-def nocaps_files(native, to, change=lambda images: None):
+def nocaps_case(native, to, change=lambda images: None):
     """An annotation file and results in which every image gets its first caption but one."""
     path = native.root("nocaps") / "nocaps_val_4500_captions.json"
     content = json.loads(path.read_text())
@@ -238,7 +238,7 @@ def nocaps_files(native, to, change=lambda images: None):
 
 
 def test_a_file_of_nocaps_is_scored_by_domain_as_a_run_is(native, tmp_path, no_java):
-    done = invoke(*nocaps_files(native, tmp_path), "--json")
+    done = invoke(*nocaps_case(native, tmp_path), "--json")
     task = NoCaps(native.root("nocaps"))
     examples = task.examples("val")
     rows = {e.id: {"id": e.id, "caption": e.target[1]} for e in examples}
@@ -261,7 +261,7 @@ def test_a_file_of_nocaps_is_scored_by_domain_as_a_run_is(native, tmp_path, no_j
     ],
 )
 def test_domains_that_a_file_does_not_tell_are_noted(native, tmp_path, no_java, change, told, domains):
-    words = nocaps_files(native, tmp_path, change)
+    words = nocaps_case(native, tmp_path, change)
     assert f"note: {told}" in invoke(*words).stdout.replace("no CIDEr per domain: ", "")
     scores = json.loads(invoke(*words, "--json").stdout)
     assert sum(name.startswith("CIDEr/") for name in scores) == domains
