@@ -205,18 +205,13 @@ class Training:
 
         def read() -> dict[str, Any]:
             state = read_state(path)
-            check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
+            with _reading(path):
+                check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
             return state
 
         state = self.processes.together(read)
-        try:
+        with _reading(path):
             self._take(state)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = str(error).split("\n")[0][:120]
-            raise BenchError(
-                f"{path}: does not fit this training ({type(error).__name__}: {reason}); it was damaged or edited: restore it, "
-                "or start again with --overwrite"
-            ) from error
 
     def _take(self, state: dict[str, Any]) -> None:
         average = None if self.average is None else self.average.module
@@ -371,6 +366,23 @@ class Training:
         if better:
             self.best = {"metric": metric.name, "value": value, "step": self.step, "metrics": dict(scores.metrics)}
             self.processes.on_first(lambda: save_checkpoint(self.folder / BEST, result, self.start.metadata(self.step)))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A state that holds other things than a training keeps.
+
+    Raises:
+        BenchError: names the file.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise BenchError(
+            f"{path}: does not fit this training ({type(error).__name__}: {reason}); it was damaged or edited: restore it, "
+            "or start again with --overwrite"
+        ) from error
 
 
 def place_tokenizer(start: Start, folder: Path) -> None:
