@@ -104,7 +104,7 @@ def _described(path: Path, name: str) -> RunFolder:
         if not (path / CONFIG).is_file() and not (path / RESULT).is_file():
             raise BenchError(f"{path / CONFIG}: is no file; delete the folder and run again")
         rows = len(RunStore.read(path).done()) if (path / CONFIG).is_file() else 0
-        if not (path / RESULT).is_file():
+        if not os.path.lexists(path / RESULT):
             card = read_card(path / CONFIG)
             return RunFolder(
                 name,

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -212,3 +213,55 @@ def test_processes_may_fill_one_folder_at_once(tmp_path):
     assert all(one in (expected, expected[::-1]) for one in found)
     assert len(entries(tmp_path / "cache")) == 30
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+# ---- what is no entry, and somebody else's folder -----------------------------------------------------------------------
+
+
+def sparse(path):
+    with open(path, "wb") as file:
+        file.truncate(1 << 42)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, sparse, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_entry_is_replaced_by_one(make, picture, tmp_path):
+    cache = ImageCache(tmp_path / "cache", SQUASH)
+    expected = cache.load(picture)
+    (entry,) = entries(tmp_path)
+    whole = entry.read_bytes()
+    entry.unlink()
+    make(entry)
+    again = ImageCache(tmp_path / "cache", SQUASH)
+    assert torch.equal(again.load(picture), expected)
+    assert (again.hits, again.misses, again.trouble) == (0, 1, None)
+    assert not entry.is_symlink()
+    assert entry.read_bytes() == whole
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_file_behind_a_link_at_an_entry_stays(make, picture, tmp_path):
+    cache = ImageCache(tmp_path / "cache", SQUASH)
+    cache.load(picture)
+    (entry,) = entries(tmp_path)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    entry.unlink()
+    make(victim, entry)
+    ImageCache(tmp_path / "cache", SQUASH).load(picture)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("level", ["preprocessing", "first letters"])
+def test_nothing_is_stored_through_a_link_to_a_folder(level, picture, tmp_path):
+    cache = ImageCache(tmp_path / "cache", SQUASH)
+    expected = cache.load(picture)
+    (entry,) = entries(tmp_path)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = entry.parent if level == "first letters" else cache.folder
+    shutil.rmtree(folder)
+    folder.symlink_to(outside)
+    again = ImageCache(tmp_path / "cache", SQUASH)
+    assert torch.equal(again.load(picture), expected)
+    assert "link" in again.trouble
+    assert not list(outside.rglob("*"))

@@ -75,3 +75,56 @@ def test_error_line_controls_nothing():
     assert done.exit_code == 2
     assert hidden(done.stderr) == []
     assert r"\x1b[2J" in done.stderr
+
+
+# ---- one bad run hides no other -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json", "html", "latex"])
+def test_damaged_results_are_told_and_the_others_are_in_the_table(tmp_path, form):
+    good = result()
+    good["model"]["checkpoint"] = "good.pth"
+    write_run(tmp_path, "a", good)
+    folder = write_run(tmp_path, "b", good)
+    (folder / "result.json").write_text('{"schema": 1')
+    one = invoke("table", "--runs", tmp_path, "--format", form)
+    assert (one.exit_code, one.stderr.count("\n")) == (2, 1)
+    assert str(folder / "result.json") in one.stderr
+    assert "good" in one.stdout
+    other = write_run(tmp_path, "c", good)
+    (other / "result.json").unlink()
+    (other / "result.json").mkdir()
+    many = invoke("table", "--runs", tmp_path, "--format", form)
+    assert (many.exit_code, many.stderr.count("\n")) == (2, 1)  # a folder of that name is no result
+    assert many.stdout == one.stdout
+
+
+def test_table_is_written_through_no_link(tmp_path):
+    write_run(tmp_path / "runs", "a", result())
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for suffix in (".md", ".csv", ".html"):
+        (tmp_path / f"board{suffix}").symlink_to(victim)
+    done = invoke("table", "--runs", tmp_path / "runs", "--output", tmp_path / "board", "--format", "html")
+    assert done.exit_code == 0, done.stderr
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "board.md").is_symlink()
+
+
+def test_runs_with_files_that_are_none_are_listed_as_damaged(tmp_path):
+    import os
+
+    write_run(tmp_path, "good", result())
+    for name, file in (("a", "config.json"), ("b", "result.json")):
+        (tmp_path / name / "rows").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"task": "vqav2"}')
+        (tmp_path / name / file).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name / file)
+    (tmp_path / "b" / "rows" / "notes.txt").write_text("of the user")
+    done = invoke("runs", "--runs", tmp_path, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert {run["name"]: run["status"] for run in json.loads(done.stdout)} == {
+        "a": "damaged",
+        "b": "damaged",
+        "good": "scored",
+    }

@@ -273,3 +273,43 @@ def test_an_image_that_changed_while_it_was_encoded_is_not_stored(tmp_path):
     features.keep([{"id": "image:1", "embedding": np.ones(16, np.float32)}])
     features.close()
     assert not list((tmp_path / "store").rglob("*.pack"))
+
+
+# ---- damage, and somebody else's folder ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 2**20 + 1, 2**31, 2**32 - 1])
+def test_another_length_in_the_header_of_a_pack_serves_nothing(tmp_path, length):
+    content = vectors(5)
+    space = filled(tmp_path, content)
+    (pack,) = packs(space)
+    data = bytearray(pack.read_bytes())
+    data[40:44] = length.to_bytes(4, "little")
+    pack.write_bytes(data)
+    assert space.find(content) == {}
+
+
+def test_holes_of_terabytes_are_not_read(tmp_path):
+    content = vectors(5)
+    space = filled(tmp_path, content)
+    with open(packs(space)[0], "r+b") as file:
+        file.truncate(1 << 42)
+    assert same(space.find([*content, b"x" * 32]), content)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_no_pack(tmp_path, make):
+    content = vectors(5)
+    space = filled(tmp_path, content)
+    make(space.folder / f"0123{feature_store.SUFFIX}")
+    assert same(space.find([*content, b"x" * 32]), content)
+
+
+def test_nothing_is_stored_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    name = FeatureSpace(tmp_path / "store", {"weights": "a"}).folder.name
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BenchError, match=f"{name}: cannot be a feature store \\(is a link\\)"):
+        FeatureSpace(tmp_path / "planted", {"weights": "a"})
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -17,7 +17,7 @@ import pytest
 import torch
 import toy_task
 from native import Native, run_words
-from ranks import TORCHRUN, Finished, environment, run_ranks, strike
+from ranks import TORCHRUN, Finished, environment, run_ranks, strike, wait_until
 from toy_task import ToyTask, write_toy_data
 from training_cases import finetune_words, furthest, mini_world, request_for, train, weights
 
@@ -379,3 +379,36 @@ def test_only_a_lost_connection_is_called_a_lost_process(world, error, lost):
         raise error
     assert ("another of the 2 processes died" in str(raised.value)) == lost
     assert lost or raised.value is error
+
+
+# ---- process 0 is gone, another lives on ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_run_goes_on_while_a_process_of_the_dead_start_still_writes(data, tmp_path):
+    """Nothing that is stored is lost or stored twice, whenever the orphan wakes up."""
+    output = tmp_path / "run"
+    command = toy(data, output, "--batch-size", 2, "-o", "slow=0.1")  # the options are part of what a run is
+    shard = output / "rows" / "rank-00001.jsonl"
+    stored: list[set[str]] = []
+
+    def meanwhile(running: list[subprocess.Popen]) -> None:
+        wait_until(lambda: shard.exists() and shard.read_bytes().count(b'"commit"') >= 2, running)
+        running[1].send_signal(signal.SIGSTOP)
+        running[0].kill()
+        running[0].wait()
+        stored.append(RunStore.read(output).done())
+        done = subprocess.run([str(w) for w in command], capture_output=True, text=True, check=False, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert "rank-00001.jsonl: a process of an earlier start still runs" in done.stderr
+        running[1].send_signal(signal.SIGCONT)
+
+    run_ranks([command, command], meanwhile, BEIT3_BENCH_TIMEOUT="20")
+    rows = RunStore.read(output).rows()
+    assert len(rows) == 40
+    assert stored[0] <= rows.keys()
+    lines = [line for path in (output / "rows").iterdir() for line in path.read_bytes().splitlines()]
+    assert len([line for line in lines if not line.startswith(b'{"commit"')]) == 40
+    again = subprocess.run([str(w) for w in command], capture_output=True, text=True, check=False, env=environment())
+    assert again.returncode == 0, again.stderr
+    assert "was finished already" in again.stdout

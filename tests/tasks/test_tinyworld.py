@@ -582,3 +582,18 @@ def test_every_built_in_task_reads_every_split_of_its_folder(world: Path) -> Non
             examples = task(world / FOLDER_OF[name]).examples(split)
             assert examples, f"{name} {split}"
             assert all(Path(image).is_file() for example in examples for image in example.images), f"{name} {split}"
+
+
+@pytest.mark.parametrize("name", ["tiny_world.started.json", "coco", "imagenet"])
+def test_world_is_written_through_no_link(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "world", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (outside / "file").write_text("precious")
+    (root / "tiny_world.started.json").write_text("{}")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(outside / "file" if name.endswith("json") else outside)
+    with pytest.raises(BenchError, match=f"{name}: is a link"):
+        write_tiny_world(root, size="mini")
+    assert (outside / "file").read_text() == "precious"
+    assert len(list(outside.iterdir())) == 1
