@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import open_regular, write_atomic
 from beit3_bench.backbones.image_hashes import note
+from beit3_bench.backbones.images import read_image_file
 from beit3_bench.backbones.preprocess import Preprocessing, decode
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ImageCache:
             BenchError: missing or undecodable file.
         """
         try:
-            content = Path(path).read_bytes()
+            content = read_image_file(path)
         except OSError:
             return self.preprocessing.load(path)  # says what is wrong with it
         digest = hashlib.sha256(content).digest()

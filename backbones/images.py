@@ -23,6 +23,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 under the name of JPEG. Of several frames the first is read."""
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: as many pixels, four channels of 16 bits, not compressed
 MAX_SIDE = 65_535  # JPEG's own limit; resizing keeps whole rows of the longer side in memory
 
 _KINDS = {  # how files begin that are often called .jpg or .png
@@ -69,8 +70,7 @@ def opened(
     """
     try:
         if content is None:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
+            _check_file(os.stat(path), path, what)
             content = read_noted(path)
         with Image.open(path if content is None else io.BytesIO(content), formats=tuple(formats)) as image:
             _check_size(image, path, what)
@@ -95,10 +95,29 @@ def opened(
         raise BenchError(f"{path}: {what} does not decode ({words}); download it again, or replace it") from error
 
 
+def read_image_file(path: str | Path) -> bytes:
+    """The bytes of an image file, for `opened`.
+
+    Raises:
+        OSError: it cannot be read.
+        BenchError: no file, but a folder or a device; or larger than any image that is read.
+    """
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        _check_file(os.fstat(file.fileno()), path, "image")
+        return file.read()
+
+
 def check_header(path: str | Path) -> None:
     """Raise, as `opened` does, for a file that is no image of an accepted format and size; its pixels are not decoded."""
     with opened(path):
         pass
+
+
+def _check_file(state: os.stat_result, path: str | Path, what: str) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
+    if state.st_size > MAX_BYTES:
+        raise _too_large(path, what, f"a file of {state.st_size:,} bytes")
 
 
 def _check_size(image: Image.Image, path: str | Path, what: str) -> None:

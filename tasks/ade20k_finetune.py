@@ -14,6 +14,7 @@ from beit3_bench.backbones.config import PRESETS, BEiT3Config
 from beit3_bench.backbones.environment import announced_processes
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.file_kinds import checkpoint_file
+from beit3_bench.backbones.images import check_header
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.files import check_images
 from beit3_bench.tasks.label_maps import check_map
@@ -104,10 +105,15 @@ def choose_preset(request: Any, source: Checkpoint | None) -> str:
     return known
 
 
-def check_labels(examples: list[Example]) -> None:
-    """Raise for the first annotation that is no grey PNG, by its header alone."""
+def check_headers(examples: list[Example]) -> None:
+    """Raise for the first image that is none, or annotation that is no grey PNG, by their headers alone."""
+
+    def check(example: Example) -> None:
+        check_header(example.images[0])
+        check_map(example.target, "annotation")
+
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for _ in pool.map(lambda example: check_map(example.target, "annotation"), examples):
+        for _ in pool.map(check, examples):
             pass
 
 
@@ -138,7 +144,7 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
     for line in filter(None, map(task.left_out, ("train", "val"))):
         print(f"warning: {line}", file=sys.stderr)
     check_suffixes(training)
-    check_labels([*training, *validation])
+    check_headers([*training, *validation])
 
     import beit3_bench.backbones.mmseg_adapter  # noqa: F401  (says what to install)
     from beit3_bench.backbones.checkpoint import read_checkpoint

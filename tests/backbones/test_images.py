@@ -141,8 +141,9 @@ def test_what_is_no_image_is_named_for_what_it_is(tmp_path, content, words):
 def test_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
     for place in (tmp_path / "x.jpg", tmp_path):
-        with pytest.raises(BenchError, match="does not decode"):
-            decode(place)
+        for use in (decode, ImageCache(tmp_path / "cache", Preprocessing(8)).load):
+            with pytest.raises(BenchError, match="does not decode"):
+                use(place)
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------------------------
@@ -185,6 +186,15 @@ def test_tiles_that_are_larger_than_their_image_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(TooLargeError, match="tiles of 65,520 x 65,520"):
         decode(path)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path):
+    path = tmp_path / "x.jpg"
+    saved(path, "JPEG")
+    os.truncate(path, 100 * 2**30)  # sparse
+    for use in (decode, ImageCache(tmp_path / "cache", Preprocessing(8)).load):
+        with pytest.raises(TooLargeError, match=r"a file of 107,374,182,400 bytes"):
+            use(path)
 
 
 def test_the_first_of_many_frames_is_read(tmp_path):
