@@ -337,7 +337,10 @@ def _differences(shapes: Mapping[str, Any], preset: str) -> list[str]:
 
 @dataclass
 class LoadedModel:
-    """A model with its weights, and everything that belongs to them."""
+    """A model with its weights, and everything that belongs to them.
+
+    shape: settings of the network beside ``config`` that no tensor shows and a file beside the checkpoint told.
+    """
 
     model: nn.Module
     config: BEiT3Config
@@ -347,6 +350,7 @@ class LoadedModel:
     sha256: str
     preset: str | None
     path: Path
+    shape: dict[str, Any] = field(default_factory=dict)
 
 
 def load_model_for(

@@ -58,7 +58,11 @@ INSTALL_LINES = {
     "pycocoevalcap": "pip install 'beit3-bench[captions]'",
     "faster_coco_eval": "pip install 'beit3-bench[fast]'",
     "transformers": "pip install 'beit3-bench[dev]'",
-    "detectron2": "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'",
+    # pkg_resources, of which setuptools 82 has none; shapely cuts polygons where detectron2's own launcher trains
+    "detectron2": (
+        "pip install 'setuptools<82' wheel ninja shapely && "
+        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+    ),
     "mmcv": "pip install 'setuptools<81' wheel ninja && pip install --no-build-isolation 'beit3-bench[dense]'",
     "mmengine": "pip install --no-build-isolation 'beit3-bench[dense]'",
     "mmseg": "pip install --no-build-isolation 'beit3-bench[dense]'",

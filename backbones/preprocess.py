@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 
 from beit3_bench.backbones.crop import resized_crop
 from beit3_bench.backbones.errors import BenchError
@@ -29,18 +29,55 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CODECS = ("jpg", "libjpeg_turbo", "webp", "libtiff", "zlib")
 
 
-def decode(path: str | Path, content: bytes | None = None) -> Image.Image:
-    """Open an image file as RGB. EXIF orientation is not applied, as in the official loader.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what puts the pixels upright."""
+ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+def decode(path: str | Path, content: bytes | None = None, upright: bool = False) -> Image.Image:
+    """Open an image file as RGB.
 
     Args:
         content: the file's bytes, where they have been read already.
+        upright: turn it by its EXIF orientation, as detectron2 and annotation tools do; the official loader of BEiT-3's
+            own tasks does not.
 
     Raises:
         BenchError: missing or undecodable file, or one of another format or size than `images.opened` reads.
     """
     with opened(path, content) as image:
         image.load()
+        if upright and (turn := TURNS.get(orientation(image))) is not None:
+            return image.transpose(turn).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image, too
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where there is none that can be read, as detectron2 takes it."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises errors of many kinds on damaged EXIF; the pixels are whole
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file once it is upright, from its header.
+
+    Raises:
+        BenchError: as `images.opened`.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        return (height, width) if orientation(image) in ON_ITS_SIDE else (width, height)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def fingerprints_of(
     return {
         "task": task.name,
         "checkpoint": loaded.sha256,
-        "model": digest(loaded.config.to_dict()),
+        "model": digest({**loaded.config.to_dict(), **loaded.shape}),
         "data": data_fingerprint(examples, request.data_root),
         "preprocessing": loaded.preprocessing.canary_hash(),
         "tokenizer": tokenizer.fingerprint if tokenizer else "none",

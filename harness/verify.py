@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 class Finding:
     """One thing that is wrong.
 
-    check: files, checksum, reader, notes, counts, images, decode, captions, ids or splits.  split: "" where it is not of
+    check: files, checksum, reader, notes, counts, images, decode, sizes, captions, ids or splits.  split: "" where it is not of
         one.
     line: file: what is wrong; the mend.
     """
@@ -124,6 +124,7 @@ def verify(
         _karpathy(found, task_class, data_root / expected.karpathy, expected)
     _disjoint(found, read, expected)
     _decode(found, read, None if all_images else sample, progress)
+    _sizes(found, task_class(data_root), read, None if all_images else sample)
     order = {name: n for n, name in enumerate(task_class.splits)}
     found.splits.sort(key=lambda report: order[report.name])
     return found
@@ -398,6 +399,26 @@ _IMAGE_FAULTS = {  # check -> what is wrong, the mend
     ),
     "label map": ("are no label maps of this data set", "get the annotations again, or mend them"),
 }
+
+
+def _sizes(found: Verification, task: Task, read: dict[str, list[Example]], sample: int | None) -> None:
+    """Compare the sizes of images with what their truth says, by file headers."""
+
+    def problem(example: Example) -> str | None:
+        try:
+            return task.size_problem(example)
+        except BenchError:  # a file that does not open is found by decoding
+            return None
+
+    with ThreadPoolExecutor(max(cores(), 1)) as pool:
+        for split, examples in read.items():
+            chosen = examples
+            if sample is not None and len(examples) > sample:
+                chosen = random.Random(f"{found.task} {split}").sample(examples, sample)
+            wrong = [line for line in pool.map(problem, chosen) if line is not None]
+            if wrong:
+                line = f"{found.data_root}: {len(wrong)} of {len(chosen)} images of split {split} contradict their annotations"
+                _add(found, "sizes", split, f"{line}: {_first(wrong)}")
 
 
 def image_problem(path: str, is_map: bool = False) -> tuple[str, str] | None:

@@ -180,6 +180,20 @@ DATA_ROOT/                        = ADEChallengeData2016
     def labels(self) -> list[str]:
         return class_names()
 
+    def size_problem(self, example: Example) -> str | None:
+        """The label map must have the size of the upright image, as mmseg reads it."""
+        if example.target is None:
+            return None
+        from beit3_bench.backbones.images import opened
+        from beit3_bench.backbones.preprocess import upright_size
+
+        width, height = upright_size(example.images[0])
+        with opened(example.target, what="annotation") as label:
+            found = label.size
+        if found == (width, height):
+            return None
+        return f"{example.target}: annotation is {found[0]}x{found[1]}, its image {width}x{height}"
+
     # ---- prediction --------------------------------------------------------------------------------------------------
 
     def load_model(

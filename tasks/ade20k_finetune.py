@@ -42,12 +42,7 @@ def apply_recipe(settings: SegmentationSettings, recipe: Recipe, batch: int) -> 
     batch: samples of one forward pass on one process.
     """
     values = {name: getattr(recipe, name) for name in SAME}
-    stride = (
-        settings.stride
-        if recipe.image_size == settings.crop
-        else round(settings.stride * recipe.image_size / settings.crop)
-    )
-    return settings.replace(**values, crop=recipe.image_size, stride=stride, batch=batch)
+    return settings.cropped(recipe.image_size).replace(**values, batch=batch)
 
 
 def divide_batch(recipe: Recipe, world: int) -> tuple[int, int]:

@@ -203,6 +203,14 @@ class Task(ABC):
         """
         return []
 
+    def size_problem(self, example: Example) -> str | None:
+        """How the size of a sample's image contradicts its truth, in words and from file headers; None where it fits.
+
+        Raises:
+            BenchError: a file does not open.
+        """
+        return None
+
     def model(self, config: BEiT3Config) -> torch.nn.Module:
         """The network of this task, untrained, in eval mode."""
         from beit3_bench.backbones.models import build_model

@@ -21,20 +21,24 @@ from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
 from beit3_bench.tasks.coco_instances import (
     Instances,
     has_masks,
+    mask_notes,
+    official_id,
     read_instances,
     result_records,
     write_results,
     zero_id_note,
 )
-from beit3_bench.tasks.detector_training import DetectorTask, checked_image
+from beit3_bench.tasks.detector_training import DetectorTask, checked_image, size_problem
 from beit3_bench.tasks.files import find, read_json, read_records
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
+from beit3_bench.tasks.metrics.coco_truth import has_mask
 
 if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.detection.described import DescribedDetector
 
 ANNOTATIONS = {
     "val2017": "instances_val2017.json",
@@ -105,7 +109,8 @@ DATA_ROOT/
                 cluster=str(image["id"]),
                 target=None if content.objects is None else content.objects[image["id"]],
                 kind="image",
-                meta={"height": image["height"], "width": image["width"]},
+                meta={"height": image["height"], "width": image["width"]}
+                | ({"image_id": image["id"]} if isinstance(image["id"], str) else {}),
             )
             for image in content.images
         ]
@@ -116,6 +121,11 @@ DATA_ROOT/
         path = find(self.data_root, ANNOTATIONS[split], ("annotations", "."), f"COCO {split} annotations")
         note = zero_id_note(path, (record for records in objects.values() for record in records))
         return [] if note is None else [note]
+
+    def size_problem(self, example: Example) -> str | None:
+        from beit3_bench.backbones.preprocess import upright_size
+
+        return size_problem(example, upright_size(example.images[0]))
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Images resized and stacked at the top left of zeros: uint8 (n, 3, h, w), their true sizes beside them; and the
@@ -146,39 +156,46 @@ DATA_ROOT/
     ) -> LoadedModel:
         """A detector from a file with detectron2's names (its ``model_final.pth``, or one that `finetune` wrote).
 
+        At which size and with which windows it was trained is in the file, or in detectron2's ``config.yaml`` beside it;
+        what neither says is a note in the result.
+
         Raises:
             BenchError: another kind of checkpoint, another head or number of classes than asked for.
         """
         from beit3_bench.backbones.checkpoint import LoadedModel, LoadReport, read_checkpoint
         from beit3_bench.backbones.config import BEiT3Config
-        from beit3_bench.backbones.detection.plan import plan_of, preset_of, tower_of
+        from beit3_bench.backbones.detection.described import describe_detector
+        from beit3_bench.backbones.detection.plan import preset_of
         from beit3_bench.backbones.detection.weights import load_detector
 
         if allow_missing:
             raise BenchError(f"task {self.name}: detectors are loaded whole; leave out --allow-missing")
         source = read_checkpoint(checkpoint)
-        origin, own = str(source.path), source.metadata.get("config") or {}
         settings = source.metadata.get("head_arguments") if source.metadata.get("head") == self.head else None
-        plan = self._asked(plan_of(source.tensors, origin, settings), bool(settings), image_size, origin)
-        heads = own.get("num_heads") or (BEiT3Config.preset(preset).num_heads if preset else None)
-        tower = tower_of(source.tensors, origin, heads)
-        model = self.build(plan, tower)
-        load_detector(model, source.tensors, origin)
-        config = plan.input_config(tower)
+        heads = BEiT3Config.preset(preset).num_heads if preset else None
+        described = describe_detector(source, settings, heads)
+        plan = self._asked(described, image_size)
+        notes = self._load_notes(described, image_size)
+        if described.config is not None:  # the result says what it was
+            self.options.window_size, self.options.proposals = plan.window_size, plan.proposals
+        model = self.build(plan, described.tower)
+        load_detector(model, source.tensors, str(source.path))
+        preprocessing = self.preprocessing_of(plan, described.config if image_size is None else None)
         return LoadedModel(
             model,
-            config,
-            LoadReport(loaded=list(source.tensors), notes=source.notes),
-            self.preprocessing_of(plan),
+            plan.input_config(described.tower),
+            LoadReport(loaded=list(source.tensors), notes=[*source.notes, *notes]),
+            preprocessing,
             source.metadata,
             source.sha256,
-            preset or source.metadata.get("preset") or preset_of(tower),
+            preset or source.metadata.get("preset") or preset_of(described.tower),
             source.path,
+            {"plan": plan.to_dict()} if described.config is not None else {},
         )
 
-    def _asked(self, plan: DetectorPlan, told: bool, image_size: int | None, origin: str) -> DetectorPlan:
+    def _asked(self, described: DescribedDetector, image_size: int | None) -> DetectorPlan:
         """The checkpoint's plan, with what was asked for where that is a choice."""
-        o = self.options
+        o, plan, origin = self.options, described.plan, described.origin
         if o.head is not None and o.head != plan.head:
             raise BenchError(f"{origin}: holds a {plan.head} head, -o head={o.head} was asked for; leave it out")
         if len(self.classes) != plan.num_classes:
@@ -189,7 +206,7 @@ DATA_ROOT/
         for key in ("window_size", "proposals"):
             wanted = getattr(o, key)
             if wanted is not None and wanted != getattr(plan, key):
-                if told:
+                if key in described.told:
                     raise BenchError(f"{origin}: was trained with {key} {getattr(plan, key)}; leave out -o {key}")
                 plan = plan.replace(**{key: wanted})
         if image_size is not None:
@@ -211,6 +228,24 @@ DATA_ROOT/
             "the checkpoint carries no categories: its outputs are taken to be those of the annotations in order of id"
         )
         return [*notes, said]
+
+    def _load_notes(self, described: DescribedDetector, image_size: int | None) -> list[str]:
+        """What is not known of the detector's training, and where its own evaluation would be another; for the result."""
+        notes = list(described.notes)
+        given = {"image_size": image_size, "window_size": self.options.window_size, "proposals": self.options.proposals}
+        if assumed := described.assumed(given):
+            notes.append(
+                f"{described.origin}: does not say how it was trained; assumed: {', '.join(assumed)} "
+                "(give --image-size, -o window_size=N, -o proposals=N, or put detectron2's config.yaml beside it)"
+            )
+        if described.config is not None:
+            own = self.options.inference()
+            own["soft_nms"] = self.options.soft_nms if self.options.soft_nms != "none" else None
+            theirs = {"soft_nms": None, **described.config.inference}
+            other = [f"{k} {theirs[k]} instead of {own[k]}" for k in own if k in theirs and theirs[k] != own[k]]
+            if other:
+                notes.append(f"{described.config.path}: would be tested with {', '.join(other)}")
+        return notes
 
     def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
         """Detections of each image in official terms: boxes x, y, width, height in pixels, masks as RLE."""
@@ -245,16 +280,17 @@ DATA_ROOT/
         the image by itself.
         """
         ordered = [rows[e.id] for e in examples]
+        image_ids = {e.id: official_id(e) for e in examples}
         truth = {
-            "images": [{"id": int(e.id), **e.meta} for e in examples],
+            "images": [{"id": image_ids[e.id], **e.meta} for e in examples],
             "annotations": [o for e in examples for o in e.target],
             "categories": self.classes,
         }
-        known = all(o.get("segmentation") for o in truth["annotations"])
-        masks = known and has_masks(ordered)
+        bare = sum(not has_mask(o.get("segmentation")) for o in truth["annotations"])
+        masks = not bare and has_masks(ordered)
         kinds = {"bbox": "bbox", "segm": "segmentation"} if masks else {"bbox": "bbox"}
         found = [
-            coco_ap(truth, result_records(ordered, [key]), kind, backend=self.options.ap_backend)
+            coco_ap(truth, result_records(ordered, [key], image_ids), kind, backend=self.options.ap_backend)
             for kind, key in kinds.items()
         ]
         table = found[0].table
@@ -273,9 +309,10 @@ DATA_ROOT/
                 f"{kind}/AP": {str(image): ap for image, ap in scores.per_image.items()}
                 for kind, scores in zip(kinds, found, strict=True)
             },
-            notes=[]
-            if masks
-            else [f"the {'detector has no mask head' if known else 'annotations have no masks'}: boxes only"],
+            notes=[
+                *([] if masks else [_boxes_only(bare, len(truth["annotations"]))]),
+                *mask_notes(truth["annotations"]),
+            ],
         )
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -283,7 +320,9 @@ DATA_ROOT/
 
     def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
         """Official result files; for test-dev the zip files that the evaluation server takes."""
-        return write_results([rows[e.id] for e in examples], folder, TEST_SETS.get(self.split), self.options.algorithm)
+        image_ids = {e.id: official_id(e) for e in examples}
+        ordered = [rows[e.id] for e in examples]
+        return write_results(ordered, folder, TEST_SETS.get(self.split), self.options.algorithm, image_ids)
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:
@@ -298,8 +337,9 @@ DATA_ROOT/
             file = inputs.annotations if str(error).startswith("annotations") else inputs.predictions
             raise BenchError(f"{file}: {error}") from error
         counts = {"images": len(truth["images"]), "detections": len(detections)}
-        note = zero_id_note(inputs.annotations, truth["annotations"])
-        return Scores(dict(scores.metrics), counts, scores.table, [] if note is None else [note])
+        zero = zero_id_note(inputs.annotations, truth["annotations"])
+        notes = [*([] if zero is None else [zero]), *(mask_notes(truth["annotations"]) if inputs.iou_type == "segm" else [])]
+        return Scores(metrics=dict(scores.metrics), counts=counts, table=scores.table, notes=notes)
 
 
 def _stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -329,6 +369,13 @@ def _row(identity: str, found: Mapping[str, torch.Tensor], category_ids: Sequenc
         for detection, rle in zip(detections, mask.encode(bitmaps), strict=True):
             detection["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
     return {"id": identity, "detections": detections, "masks": "masks" in found}
+
+
+def _boxes_only(bare: int, objects: int) -> str:
+    if not bare:
+        return "the detector has no mask head: boxes only"
+    whose = "the annotations have" if bare == objects else f"{bare} of {objects} objects have"
+    return f"{whose} no masks: boxes only"
 
 
 def _or_nan(value: float) -> float:

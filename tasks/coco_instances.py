@@ -11,8 +11,9 @@ from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import replacing
-from beit3_bench.tasks.base import Row
-from beit3_bench.tasks.files import field, read_json, unique, write_json
+from beit3_bench.tasks.base import Example, Row
+from beit3_bench.tasks.files import field, read_json, write_json
+from beit3_bench.tasks.metrics.coco_truth import Identity, read_truth, short_polygons
 
 ALGORITHM = re.compile(r"[A-Za-z0-9.-]+")
 
@@ -27,7 +28,7 @@ class Instances:
     """
 
     images: list[dict[str, Any]]
-    objects: dict[int, list[dict[str, Any]]] | None
+    objects: dict[Identity, list[dict[str, Any]]] | None
     categories: list[dict[str, Any]]
 
 
@@ -35,31 +36,23 @@ def read_instances(path: Path) -> Instances:
     """Read and check an annotation file.
 
     Raises:
-        BenchError: a missing key, a duplicated id, an object of an unknown image or category, a box that is not four
-            finite numbers, an RLE of another size than its image.
+        BenchError: as `read_truth`; an image without file name, or no image or category at all.
     """
-    content = read_json(path, "COCO instances")
-    images = field(content, "images", list, str(path))
-    categories = field(content, "categories", list, str(path))
-    sizes: dict[int, tuple[int, int]] = {}
-    for number, image in enumerate(images):
-        source = f"{path}: images[{number}]"
-        height, width = (field(image, key, int, source) for key in ("height", "width"))
-        field(image, "file_name", str, source)
-        if height < 1 or width < 1:
-            raise BenchError(f"{source}: {width}x{height} pixels; an image has at least one")
-        sizes[field(image, "id", int, source)] = (height, width)
-    unique((image["id"] for image in images), f"{path}: images", "id")
-    for number, category in enumerate(categories):
+    truth = read_truth(read_json(path, "COCO instances"), str(path), ("bbox", "segm"), optional=True)
+    for number, image in enumerate(truth.images):
+        field(image, "file_name", str, f"{path}: images[{number}]")
+    for number, category in enumerate(truth.categories):
         field(category, "name", str, f"{path}: categories[{number}]")
-        field(category, "id", int, f"{path}: categories[{number}]")
-    unique((category["id"] for category in categories), f"{path}: categories", "id")
-    if not images or not categories:
-        raise BenchError(f"{path}: lists {len(images)} images and {len(categories)} categories; get the file again")
-    objects = None
-    if "annotations" in content:
-        objects = _objects(field(content, "annotations", list, str(path)), sizes, categories, path)
-    return Instances(images, objects, sorted(categories, key=lambda category: category["id"]))
+    if not truth.images or not truth.categories:
+        raise BenchError(
+            f"{path}: lists {len(truth.images)} images and {len(truth.categories)} categories; get the file again"
+        )
+    objects: dict[Identity, list[dict[str, Any]]] | None = None
+    if truth.annotations is not None:
+        objects = {image["id"]: [] for image in truth.images}
+        for record in truth.annotations:
+            objects[record["image_id"]].append(record)
+    return Instances(truth.images, objects, sorted(truth.categories, key=lambda category: category["id"]))
 
 
 def zero_id_note(path: Path, annotations: Iterable[Mapping[str, Any]]) -> str | None:
@@ -77,70 +70,29 @@ def zero_id_note(path: Path, annotations: Iterable[Mapping[str, Any]]) -> str | 
     return None
 
 
-def _objects(
-    annotations: list[Any], sizes: Mapping[int, tuple[int, int]], categories: Sequence[dict], path: Path
-) -> dict[int, list[dict[str, Any]]]:
-    objects: dict[int, list[dict[str, Any]]] = {image: [] for image in sizes}
-    known = {category["id"] for category in categories}
-    for number, record in enumerate(annotations):
-        wrong = _wrong(record, sizes, known)
-        if wrong:
-            raise BenchError(
-                f"{path}: annotations[{number}]: {wrong}; get the official file again, or mend this record"
-            )
-        record.setdefault("iscrowd", 0)
-        objects[record["image_id"]].append(record)
-    return objects
+def mask_notes(objects: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is to be known about polygons of fewer than three points, in lines for a report."""
+    short = sum(short_polygons(record.get("segmentation")) for record in objects)
+    return [f"{short} polygons of fewer than three points cover nothing; training leaves them out"] if short else []
 
 
-def _wrong(record: Any, sizes: Mapping[int, tuple[int, int]], known: set[int]) -> str | None:
-    """What is wrong with an annotation record, in words."""
-    if not isinstance(record, dict):
-        return f"expected an object, found {type(record).__name__}"
-    for key, ids, what in (("image_id", sizes, "images"), ("category_id", known, "categories")):
-        value = record.get(key)
-        if type(value) is not int or value not in ids:
-            return f"{key} {value!r:.40} is not among the {what}"
-    if not is_box(record.get("bbox")):
-        return f"bbox {record.get('bbox')!r:.60} is not [x, y, width, height], all finite"
-    if not _is_number(record.get("area")):
-        return f"area {record.get('area')!r:.40} is not a finite number"
-    if record.get("iscrowd", 0) not in (0, 1):
-        return f"iscrowd {record['iscrowd']!r:.40} is not 0 or 1"
-    mask, size = record.get("segmentation"), sizes[record["image_id"]]
-    if isinstance(mask, dict):
-        if mask.get("size") != list(size):
-            return f"RLE size {mask.get('size')!r:.40} differs from the image's {list(size)}"
-        if not isinstance(mask.get("counts"), (str, list)):
-            return f"RLE counts {mask.get('counts')!r:.40} are neither text nor a list"
-    elif mask is not None and not (isinstance(mask, list) and mask and all(map(_is_polygon, mask))):
-        return f"segmentation {mask!r:.60} is neither RLE nor a list of polygons of three or more points"
-    return None
+def official_id(example: Example) -> Identity:
+    """An example's image id as the annotation file has it: a number, or text where the file's ids are text."""
+    return example.meta["image_id"] if "image_id" in example.meta else int(example.id)
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a value is a number whose square is finite; JSON may hold whole numbers beyond any float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e150 < value < 1e150
+def result_records(rows: Iterable[Row], keys: Sequence[str], image_ids: Mapping[str, Identity]) -> list[dict[str, Any]]:
+    """Rows as official result records: image_id, category_id, score and ``keys`` (``bbox``, ``segmentation``).
 
-
-def _is_polygon(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(_is_number, value))
-
-
-def is_box(value: Any) -> bool:
-    """Whether a value is ``[x, y, width, height]`` of finite numbers, sizes 0 or more."""
-    return (
-        isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and value[2] >= 0 and value[3] >= 0
-    )
-
-
-def result_records(rows: Iterable[Row], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows as official result records: image_id, category_id, score and ``keys`` (``bbox``, ``segmentation``)."""
+    image_ids: the annotation file's id of each row's image.
+    """
     wanted = ("category_id", "score", *keys)
-    return [{"image_id": int(row["id"]), **{k: d[k] for k in wanted}} for row in rows for d in row["detections"]]
+    return [{"image_id": image_ids[row["id"]], **{k: d[k] for k in wanted}} for row in rows for d in row["detections"]]
 
 
-def write_results(rows: Sequence[Row], folder: Path, test_set: str | None, algorithm: str) -> list[Path]:
+def write_results(
+    rows: Sequence[Row], folder: Path, test_set: str | None, algorithm: str, image_ids: Mapping[str, Identity]
+) -> list[Path]:
     """Result files of a run.
 
     Without ``test_set``: ``bbox_results.json`` and ``segm_results.json``. For a test set of the evaluation server, as it
@@ -149,7 +101,7 @@ def write_results(rows: Sequence[Row], folder: Path, test_set: str | None, algor
     kinds = {"bbox": ["bbox"], "segm": ["segmentation"]} if has_masks(rows) else {"bbox": ["bbox"]}
     written = []
     for kind, keys in kinds.items():
-        records = result_records(rows, keys)
+        records = result_records(rows, keys, image_ids)
         if test_set is None:
             path = folder / f"{kind}_results.json"
             write_json(path, records)

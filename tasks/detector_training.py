@@ -11,12 +11,14 @@ from beit3_bench.backbones.detection.resize import MODE, ShortestEdge
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.base import Example, Task
 from beit3_bench.tasks.detector_options import DetectionOptions
+from beit3_bench.tasks.metrics.coco_truth import valid_polygons
 
 if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.checkpoint import Checkpoint, LoadReport
     from beit3_bench.backbones.config import BEiT3Config
+    from beit3_bench.backbones.detection.training_config import TrainingConfig
     from beit3_bench.tasks.recipes import Recipe
 
 TRAINING_SPLIT = "train2017"
@@ -82,11 +84,16 @@ class DetectorTask(Task):
         """Names of the categories in order of their ids."""
         return [category["name"] for category in self.classes]
 
-    def preprocessing_of(self, plan: DetectorPlan) -> ShortestEdge:
-        """The resizing of evaluation: options, or the longer side becomes the detector's square."""
+    def preprocessing_of(self, plan: DetectorPlan, config: TrainingConfig | None = None) -> ShortestEdge:
+        """The resizing of evaluation: options, or that of detectron2's own evaluation (``config``) where it fits into the
+        detector's square, or the longer side becomes that square.
+        """
         mean, std = (tuple(v / 255 for v in values) for values in (plan.pixel_mean, plan.pixel_std))
         side, o = plan.image_size, self.options
-        short, longest = o.short_side or side, o.max_size or side
+        short = longest = side
+        if config is not None and config.short_side and config.longest_side and config.longest_side <= side:
+            short, longest = config.short_side, config.longest_side
+        short, longest = o.short_side or short, o.max_size or longest
         return ShortestEdge(side, MODE, mean, std, short_side=short, longest_side=longest)  # type: ignore[arg-type]
 
     def training_preprocessing(self, image_size: int) -> ShortestEdge:
@@ -116,6 +123,8 @@ class DetectorTask(Task):
                 raise BenchError(
                     f"image {example.id} of {TRAINING_SPLIT}: an object without {key}; for data with boxes only use -o masks=0"
                 )
+            if self.options.masks:
+                objects = _with_valid_polygons(objects)
             if objects:
                 example.target = [
                     {"bbox": o["bbox"], key: o[key], "class": position[o["category_id"]]} for o in objects
@@ -133,7 +142,8 @@ class DetectorTask(Task):
         """
         from beit3_bench.backbones.checkpoint import config_from_tensors
         from beit3_bench.backbones.config import BEiT3Config
-        from beit3_bench.backbones.detection.plan import NET, plan_of, start_detector, strided, tower_of
+        from beit3_bench.backbones.detection.described import describe_detector
+        from beit3_bench.backbones.detection.plan import NET, start_detector, strided
 
         runtime = {"drop_path_rate": recipe.drop_path, "checkpoint_activations": recipe.checkpoint_activations}
         plan = self.new_plan(recipe.image_size)
@@ -143,11 +153,15 @@ class DetectorTask(Task):
             origin, known = str(checkpoint.path), checkpoint.metadata.get("config") or {}
             heads = known.get("num_heads") or BEiT3Config.preset(preset).num_heads
             if any(name.startswith(NET) for name in checkpoint.tensors):
-                base = tower_of(checkpoint.tensors, origin, heads)
-                shown = plan_of(checkpoint.tensors, origin, checkpoint.metadata.get("head_arguments"))
-                plan = shown.replace(head=plan.head, num_classes=plan.num_classes, image_size=plan.image_size)
+                described = describe_detector(checkpoint, checkpoint.metadata.get("head_arguments"), heads)
+                base, asked = described.tower, {"head": plan.head, "num_classes": plan.num_classes}
+                asked |= {"image_size": plan.image_size, "with_masks": plan.with_masks}
+                chosen = [n for n in ("window_size", "proposals") if getattr(self.options, n) is not None]
+                asked |= {n: getattr(plan, n) for n in chosen if n not in described.told}
+                plan = described.plan.replace(**asked)
             else:
                 base = config_from_tensors(checkpoint.tensors, origin, None if known else preset, num_heads=heads)
+                base = base.replace(layer_norm_eps=known.get("layer_norm_eps", base.layer_norm_eps))
         tower = strided(base, **runtime)
         self.plan = plan
         model = self.build(plan, tower)
@@ -183,13 +197,35 @@ class DetectorTask(Task):
         return sum(losses.values())  # type: ignore[return-value]
 
 
+def _with_valid_polygons(objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Objects without polygons of fewer than three points, and without those that have no other: as detectron2."""
+    kept: list[Mapping[str, Any]] = []
+    for record in objects:
+        mask = record["segmentation"]
+        if isinstance(mask, list):
+            mask = valid_polygons(mask)
+            if not mask:
+                continue
+        kept.append({**record, "segmentation": mask})
+    return kept
+
+
 def checked_image(example: Example) -> Any:
+    """The example's image, upright (`_apply_exif_orientation` of detectron2) and of the size that the annotations say."""
     from beit3_bench.backbones.preprocess import decode
 
-    image = decode(example.images[0])
-    if (image.height, image.width) != (example.meta["height"], example.meta["width"]):
-        raise BenchError(
-            f"{example.images[0]}: is {image.width}x{image.height} pixels, the annotations say "
-            f"{example.meta['width']}x{example.meta['height']}; download image or annotations again"
-        )
+    image = decode(example.images[0], upright=True)
+    if problem := size_problem(example, image.size):
+        raise BenchError(problem)
     return image
+
+
+def size_problem(example: Example, size: tuple[int, int]) -> str | None:
+    """What is wrong with an upright image of ``size`` (width, height), in words; None where the annotations say the same."""
+    expected = (example.meta["width"], example.meta["height"])
+    if size == expected:
+        return None
+    told = f"{example.images[0]}: is {size[0]}x{size[1]} pixels, the annotations say {expected[0]}x{expected[1]}"
+    if size == expected[::-1]:
+        told += " (an EXIF orientation counts, as in detectron2: annotations are those of the upright image)"
+    return f"{told}; give image and annotations of one data set"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import Checkpoint, LoadReport
     from beit3_bench.backbones.detection.detector import Detector
 
-NET = "backbone.net."
+NET, MASK_HEAD = "backbone.net.", "roi_heads.mask_head."
 STRIDE = 16
 HALF = (127.5, 127.5, 127.5)
 
@@ -177,7 +177,8 @@ def plan_of(state: Mapping[str, Tensor], source: str, settings: Mapping[str, Any
 def start_detector(detector: Detector, checkpoint: Checkpoint) -> tuple[LoadReport, list[str]]:
     """Fill a new detector with pretrained weights: an official BEiT-3's vision tower, or another detector.
 
-    From a detector everything is taken but the layers that depend on the classes, where their number differs.
+    From a detector everything is taken but the layers that depend on the classes, where their number differs, and but a
+    mask head that only one of both has (Objects365 has boxes only).
 
     Returns:
         The report, and the names that stay new.
@@ -204,6 +205,8 @@ def start_detector(detector: Detector, checkpoint: Checkpoint) -> tuple[LoadRepo
     if found != wanted:
         parts = (".cls_score.", ".bbox_pred.", "mask_head.predictor.")
         changed = [n for n in state if any(p in n for p in parts) and state[n].shape != own[n].shape]
+    taken = {name: value for name, value in checkpoint.tensors.items() if name in own or not name.startswith(MASK_HEAD)}
+    changed += [name for name in own if name.startswith(MASK_HEAD) and name not in taken]
     with torch.no_grad():
-        load_detector(detector, {**checkpoint.tensors, **{name: own[name].clone() for name in changed}}, origin)
+        load_detector(detector, {**taken, **{name: own[name].clone() for name in changed}}, origin)
     return LoadReport(loaded=[n for n in state if n not in changed], missing=changed), changed

@@ -19,8 +19,9 @@ import importlib
 import importlib.util
 from typing import Any
 
-from beit3_bench.backbones.errors import requires
+from beit3_bench.backbones.errors import INSTALL_LINES, BenchError, requires
 
+PURPOSE = "the detectron2 engine"
 _PUBLIC = {
     "BEiT3Checkpointer": "checkpointer",
     "BEiT3FeaturePyramid": "backbone",
@@ -35,24 +36,45 @@ _PUBLIC = {
     "register_coco": "data",
     "training_config": "recipe",
 }
-__all__ = ["is_available", *sorted(_PUBLIC)]
+__all__ = ["is_available", "problem", *sorted(_PUBLIC)]
 
 
 def is_available() -> bool:
-    """Whether detectron2 with its compiled part imports here."""
-    if importlib.util.find_spec("detectron2") is None:
-        return False
+    """Whether the detectron2 engine can be used: all that it imports does, the compiled part and ``pkg_resources`` too."""
+    return importlib.util.find_spec("detectron2") is not None and problem() is None
+
+
+def problem() -> str | None:
+    """Why the detectron2 engine cannot be used, and the line that installs it; None where it can."""
     try:
-        importlib.import_module("detectron2._C")
-    except ImportError:
-        return False
-    return True
+        _import_all()
+    except BenchError as error:
+        return str(error)
+    return None
+
+
+def _import_all() -> None:
+    """Import every module of the adapter.
+
+    Raises:
+        BenchError: detectron2, or something that it needs itself, does not import; says how to install it.
+    """
+    requires("detectron2._C", PURPOSE)
+    for module in ("heads", "lazy"):
+        try:
+            importlib.import_module(f"{__name__}.{module}")
+        except Exception as error:  # a detectron2 of another age or build fails in ways of its own
+            line = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+            raise BenchError(
+                f"{PURPOSE} needs detectron2, which does not import here ({line}); "
+                f"install it with: {INSTALL_LINES['detectron2']}"
+            ) from ImportError(line)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    requires("detectron2._C", "the detectron2 engine")
+    _import_all()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 

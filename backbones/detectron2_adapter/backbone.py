@@ -31,6 +31,7 @@ class BEiT3ViT(SpatialBEiT3, Backbone):
     Args:
         grid: patches along a side at which positions are stored (224 / 16). Weights of another grid are interpolated to
             it, with a warning: 24 keeps those of a 384-pixel checkpoint, 30 those of a 480-pixel one.
+        shared_attention: of the file that ``weights`` names (the paper's giant); the tower itself is the same.
         weights: file of an official BEiT-3, whose vision tower is loaded at once (see ``load_report``); None = random.
         out_feature: name of the only output, (N, embed_dim, H/16, W/16).
     """
@@ -48,6 +49,8 @@ class BEiT3ViT(SpatialBEiT3, Backbone):
         cls_token: bool = False,
         final_norm: bool = True,
         checkpoint_activations: bool = False,
+        shared_attention: bool = False,
+        layer_norm_eps: float = 1e-5,
         weights: str | None = None,
         out_feature: str = "last_feat",
     ) -> None:
@@ -60,6 +63,8 @@ class BEiT3ViT(SpatialBEiT3, Backbone):
             ffn_dim=ffn_dim,
             drop_path_rate=drop_path_rate,
             checkpoint_activations=checkpoint_activations,
+            shared_attention=shared_attention,
+            layer_norm_eps=layer_norm_eps,
         )
         super().__init__(config, window_size, global_blocks, cls_token, final_norm, STRIDE)
         self._out_features = [out_feature]
@@ -105,6 +110,8 @@ def add_beit3_config(cfg: CfgNode) -> None:
             "CLS_TOKEN": False,
             "FINAL_NORM": True,
             "CHECKPOINT_ACTIVATIONS": False,
+            "SHARED_ATTENTION": False,
+            "LAYER_NORM_EPS": 1e-5,
             "WEIGHTS": "",
             "OUT_CHANNELS": 256,
             "SQUARE_PAD": 1024,

@@ -56,6 +56,8 @@ def model_config(
         cls_token=plan.cls_token,
         final_norm=plan.final_norm,
         checkpoint_activations=tower.checkpoint_activations,
+        shared_attention=tower.shared_attention,
+        layer_norm_eps=tower.layer_norm_eps,
         weights=weights,
         out_feature="last_feat",
     )

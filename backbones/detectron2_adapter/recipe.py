@@ -18,12 +18,17 @@ from beit3_bench.backbones.detection.plan import DetectorPlan, strided
 from beit3_bench.backbones.detection.recipe import layer_decay_factor
 from beit3_bench.backbones.detectron2_adapter.data import register_coco
 from beit3_bench.backbones.detectron2_adapter.lazy import model_config
+from beit3_bench.backbones.errors import requires
 
-COCO_IMAGES, BATCH = 118_000, 64
+BATCH = 64
+IMAGES = {"coco": 118_000, "objects365": 1_742_289}
+"""Training images: ViTDet's count of COCO 2017; Objects365 v2 (the BEiT-3 paper does not say which release)."""
+CLASSES = {"coco": 80, "objects365": 365}
 LAYER_DECAY = {"base": 0.7, "large": 0.8, "giant": 0.9}
 DROP_PATH = {"base": 0.1, "large": 0.4, "giant": 0.6}
 """base and large: ViTDet; giant: BEiT-3 paper."""
 DATA_ROOT = "BEIT3_BENCH_COCO"
+OBJECTS365_ROOT = "BEIT3_BENCH_OBJECTS365"
 
 
 def lr_factor(name: str, rate: float, num_layers: int) -> float:
@@ -32,25 +37,35 @@ def lr_factor(name: str, rate: float, num_layers: int) -> float:
 
 
 def training_config(
-    preset: str, head: str, image_size: int = 1024, lr: float = 1e-4, epochs: float = 100, **plan: Any
+    preset: str,
+    head: str,
+    image_size: int = 1024,
+    lr: float = 1e-4,
+    epochs: float = 100,
+    dataset: str = "coco",
+    **plan: Any,
 ) -> tuple[DictConfig, DictConfig, DictConfig, DictConfig, DictConfig]:
     """``model, dataloader, optimizer, lr_multiplier, train`` of a LazyConfig file.
 
-    100 epochs are 184,375 steps of 64 images; the rate drops to a tenth at 8/9 and again at 26/27 of them.
+    100 epochs of COCO are 184,375 steps of 64 images; the rate drops to a tenth at 8/9 and again at 26/27 of them.
     Data sets are detectron2's ``coco_2017_train`` and ``coco_2017_val``, or those below the folder that the environment
-    variable BEIT3_BENCH_COCO names.
+    variable BEIT3_BENCH_COCO names. Objects365 has boxes only, so that its detectors have no mask head; its folder, in
+    COCO's layout, is that of BEIT3_BENCH_OBJECTS365, or ``objects365_train`` and ``objects365_val`` are registered by you.
 
     Args:
         preset: base, large or giant.
+        dataset: coco or objects365.
         plan: further fields of `DetectorPlan`, such as ``num_classes``.
     """
-    tower = strided(BEiT3Config.preset(preset), drop_path_rate=DROP_PATH[preset])
+    runtime = {"drop_path_rate": DROP_PATH[preset], "checkpoint_activations": preset == "giant"}
+    tower = strided(BEiT3Config.preset(preset), **runtime)
+    plan = {"num_classes": CLASSES[dataset], "with_masks": dataset == "coco", **plan}
     model = model_config(DetectorPlan(head=head, image_size=image_size, **plan), tower)
 
     train = model_zoo.get_config("common/train.py").train
     train.amp.enabled = True
     train.ddp.fp16_compression = True
-    train.max_iter = round(epochs * COCO_IMAGES / BATCH)
+    train.max_iter = round(epochs * IMAGES[dataset] / BATCH)
     lr_multiplier = L(WarmupParamScheduler)(
         scheduler=L(MultiStepParamScheduler)(
             values=[1.0, 0.1, 0.01],
@@ -64,15 +79,23 @@ def training_config(
     optimizer.lr = lr
     optimizer.params.lr_factor_func = partial(lr_factor, rate=LAYER_DECAY[preset], num_layers=tower.depth)
     optimizer.params.overrides = {"pos_embed": {"weight_decay": 0.0}}
-    return model, jitter_loader(image_size), optimizer, lr_multiplier, train
+    return model, jitter_loader(image_size, dataset, plan["with_masks"]), optimizer, lr_multiplier, train
 
 
-def jitter_loader(image_size: int) -> DictConfig:
-    """Large-scale jitter for training; longer side ``image_size`` for evaluation."""
+def jitter_loader(image_size: int, dataset: str = "coco", with_masks: bool = True) -> DictConfig:
+    """Large-scale jitter for training; longer side ``image_size`` for evaluation.
+
+    Raises:
+        BenchError: shapely, with which detectron2 crops polygons, is not installed.
+    """
+    requires("shapely", "the large-scale jitter of detectron2's launcher")
     dataloader = model_zoo.get_config("common/data/coco.py").dataloader
-    if os.environ.get(DATA_ROOT):
-        names = register_coco(os.environ[DATA_ROOT])
+    root = os.environ.get(DATA_ROOT if dataset == "coco" else OBJECTS365_ROOT)
+    if root:
+        names = register_coco(root, f"beit3_bench_{dataset}")
         dataloader.train.dataset.names, dataloader.test.dataset.names = names["train2017"], names["val2017"]
+    elif dataset == "objects365":
+        dataloader.train.dataset.names, dataloader.test.dataset.names = "objects365_train", "objects365_val"
     mapper = dataloader.train.mapper
     mapper.augmentations = [
         L(T.RandomFlip)(horizontal=True),
@@ -80,7 +103,7 @@ def jitter_loader(image_size: int) -> DictConfig:
         L(T.FixedSizeCrop)(crop_size=[image_size, image_size], pad=False),
     ]
     mapper.image_format = "RGB"
-    mapper.recompute_boxes = True
+    mapper.use_instance_mask = mapper.recompute_boxes = with_masks
     dataloader.train.total_batch_size = BATCH
     dataloader.test.mapper.augmentations = [
         L(T.ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size),

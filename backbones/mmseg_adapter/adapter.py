@@ -78,12 +78,12 @@ class Sampling(nn.Module):
 
 
 class Injector(nn.Module):
-    """Tower tokens + gamma * what they sample from the three spatial maps; gamma starts at 0."""
+    """Tower tokens + gamma * what they sample from the three spatial maps; gamma starts at ``gamma``."""
 
-    def __init__(self, dim: int, heads: int, points: int, ratio: float) -> None:
+    def __init__(self, dim: int, heads: int, points: int, ratio: float, gamma: float) -> None:
         super().__init__()
         self.sampling = Sampling(dim, heads, 3, points, ratio)
-        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.gamma = nn.Parameter(torch.full((dim,), gamma))
 
     def forward(self, tokens: Tensor, spatial: Tensor, tower: Places, maps: Places) -> Tensor:
         return tokens + self.gamma * self.sampling(tokens, spatial, at=tower, of=maps)
@@ -176,6 +176,7 @@ class BEiT3Adapter(BaseModule):
         conv_channels: of the stem.  deform_heads: None = the tower's number of heads.  deform_points, deform_ratio: of
             deformable attention.  ffn_ratio: hidden width of the extractors' FFN relative to the tower's.
         interactions: parts into which the blocks are divided.
+        gamma: at which the injectors' factors start; ViT-Adapter's configs on BEiT say 1e-6 (``init_values``), its paper 0.
         norm_cfg: of stem and outputs; batch norms are synchronised by ``sync_bn = "torch"`` in the config.
     """
 
@@ -192,6 +193,7 @@ class BEiT3Adapter(BaseModule):
         deform_ratio: float = 0.5,
         ffn_ratio: float = 0.25,
         interactions: int = 4,
+        gamma: float = 1e-6,
         norm_cfg: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
@@ -207,7 +209,7 @@ class BEiT3Adapter(BaseModule):
         final = self.last_blocks[-1]
         self.interactions = nn.ModuleList(
             Interaction(
-                Injector(dim, heads, deform_points, deform_ratio),
+                Injector(dim, heads, deform_points, deform_ratio, gamma),
                 [
                     Extractor(dim, heads, deform_points, deform_ratio, ffn_ratio, drop_path_rate)
                     for _ in range(3 if last == final else 1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, Checkpoint, LoadReport
@@ -23,6 +23,7 @@ from beit3_bench.backbones.files import save_atomic
 from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
 from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings, variant
 
+RESIZES = ("Resize", "ResizeToMultiple")
 SETTINGS_KEY = "segmentation"
 """Where a fine-tuned checkpoint's metadata hold its settings."""
 
@@ -76,8 +77,8 @@ class SegmentationPreprocessing:
 def _resizes(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The resizing transforms in a step of a pipeline, those of test-time augmentation included."""
     if step["type"] == "TestTimeAug":
-        return [inner for stage in step["transforms"] for inner in stage if inner["type"] == "Resize"]
-    return [step] if step["type"] == "Resize" else []
+        return [inner for stage in step["transforms"] for inner in stage if inner["type"] in RESIZES]
+    return [step] if step["type"] in RESIZES else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,9 @@ def evaluation_config(source: Checkpoint, config: str | None, protocol: Protocol
             f"{source.path}: does not say how its segmentation head was built; "
             "name its mmseg config with -o config=FILE.py (or a variant: -o config=large-896)"
         )
-    changed = {name: value for name in ("mode", "crop", "stride") if (value := getattr(protocol, name)) is not None}
-    if "crop" in changed and "stride" not in changed:
-        changed["stride"] = max(round(settings.stride * changed["crop"] / settings.crop), 1)
-    return Config(config_dict(settings.replace(**changed)))
+    if protocol.mode is not None:
+        settings = settings.replace(mode=protocol.mode)
+    return Config(config_dict(settings.cropped(protocol.crop or settings.crop, protocol.stride)))
 
 
 def pipeline_of(cfg: Config, multi_scale: bool) -> list[dict[str, Any]]:
@@ -232,9 +232,9 @@ def save_segmentor(path: Path, model: nn.Module, settings: SegmentationSettings,
 
     Plain values and tensors only, whole or not at all.
     """
-    from mmseg.datasets import ADE20KDataset
-
-    classes, palette = ADE20KDataset.METAINFO["classes"], ADE20KDataset.METAINFO["palette"]
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        dataset: Any = DATASETS.get(settings.dataset_facts.type)
+    classes, palette = dataset.METAINFO["classes"], dataset.METAINFO["palette"]
     content = {
         "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
         "meta": {"dataset_meta": {"classes": list(classes), "palette": [list(colour) for colour in palette]}},

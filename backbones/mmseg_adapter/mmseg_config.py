@@ -1,6 +1,6 @@
 """mmseg configs from `SegmentationSettings`: model, pipelines, loaders, schedule, as plain dictionaries.
 
-Where the settings have no value, it is that of mmseg's Mask2Former configs for ADE20K.
+Where the settings have no value, it is that of mmseg's Mask2Former configs for ADE20K; ViT-Adapter's are the same there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def model_dict(s: SegmentationSettings) -> dict[str, Any]:
     test_cfg: dict[str, Any] = {"mode": s.mode}
     if s.mode == "slide":
         test_cfg.update(crop_size=(s.crop, s.crop), stride=(s.stride, s.stride))
+    if s.sigmoid_first:
+        test_cfg["sigmoid_first"] = True
     return {
         "type": "BEiT3Segmentor",
         "data_preprocessor": preprocessor,
@@ -137,18 +139,40 @@ def mask2former_dict(s: SegmentationSettings, channels: int) -> dict[str, Any]:
 
 def _scale(s: SegmentationSettings, ratio: float = 1.0) -> tuple[int, int]:
     """(longest side, shorter side) after resizing with kept aspect ratio."""
-    return round(4 * s.crop * ratio), round(s.crop * ratio)
+    return round(s.longest_side * ratio), round(s.crop * ratio)
+
+
+def _annotations(s: SegmentationSettings) -> dict[str, Any]:
+    zero = {"reduce_zero_label": True} if s.dataset_facts.ignores_zero else {}
+    return {"type": "LoadAnnotations", **zero}
+
+
+def _training_resize(s: SegmentationSettings) -> dict[str, Any]:
+    if s.resizing == "range":
+        return {"type": "RandomResize", "scale": _scale(s), "ratio_range": s.scale_range, "keep_ratio": True}
+    low, high = (round(10 * factor) for factor in s.scale_range)
+    sides = [int(s.crop * tenths * 0.1) for tenths in range(low, high + 1)]
+    return {
+        "type": "RandomChoiceResize",
+        "scales": sides,
+        "resize_type": "ResizeShortestEdge",
+        "max_size": s.longest_side,
+    }
 
 
 def train_pipeline(s: SegmentationSettings) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations", "reduce_zero_label": True},
-        {"type": "RandomResize", "scale": _scale(s), "ratio_range": s.scale_range, "keep_ratio": True},
+        _annotations(s),
+        _training_resize(s),
         {"type": "RandomCrop", "crop_size": (s.crop, s.crop), "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": s.flip},
     ]
     return [*steps, *([{"type": "PhotoMetricDistortion"}] if s.photometric else []), {"type": "PackSegInputs"}]
+
+
+def _to_multiples(s: SegmentationSettings) -> list[dict[str, Any]]:
+    return [{"type": "ResizeToMultiple", "size_divisor": s.multiple}] if s.multiple else []
 
 
 def evaluation_pipeline(s: SegmentationSettings, labels: bool = True) -> list[dict[str, Any]]:
@@ -156,21 +180,19 @@ def evaluation_pipeline(s: SegmentationSettings, labels: bool = True) -> list[di
     steps: list[dict[str, Any]] = [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": _scale(s), "keep_ratio": True},
+        *_to_multiples(s),
     ]
-    return [
-        *steps,
-        *([{"type": "LoadAnnotations", "reduce_zero_label": True}] if labels else []),
-        {"type": "PackSegInputs"},
-    ]
+    return [*steps, *([_annotations(s)] if labels else []), {"type": "PackSegInputs"}]
 
 
 def tta_pipeline(s: SegmentationSettings, labels: bool = True) -> list[dict[str, Any]]:
     """Every ratio, plain and flipped."""
     stages: list[list[dict[str, Any]]] = [
         [{"type": "Resize", "scale": _scale(s, ratio), "keep_ratio": True} for ratio in s.ratios],
+        *([_to_multiples(s)] if s.multiple else []),
         [{"type": "RandomFlip", "prob": probability, "direction": "horizontal"} for probability in (0.0, 1.0)],
     ]
-    stages += [[{"type": "LoadAnnotations", "reduce_zero_label": True}]] if labels else []
+    stages += [[_annotations(s)]] if labels else []
     return [
         {"type": "LoadImageFromFile"},
         {"type": "TestTimeAug", "transforms": [*stages, [{"type": "PackSegInputs"}]]},
@@ -179,16 +201,17 @@ def tta_pipeline(s: SegmentationSettings, labels: bool = True) -> list[dict[str,
 
 def dataloader(s: SegmentationSettings, data_root: str, split: str, workers: int = 4) -> dict[str, Any]:
     """``"training"`` (endless, shuffled) or ``"validation"`` (one image at a time)."""
-    training = split == "training"
+    training, data = split == "training", s.dataset_facts
+    folder = data.splits[split]
     return {
         "batch_size": s.batch if training else 1,
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "sampler": {"type": "InfiniteSampler" if training else "DefaultSampler", "shuffle": training},
         "dataset": {
-            "type": "ADE20KDataset",
+            "type": data.type,
             "data_root": data_root,
-            "data_prefix": {"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
+            "data_prefix": {"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
             "pipeline": train_pipeline(s) if training else evaluation_pipeline(s),
         },
     }
@@ -211,18 +234,24 @@ def schedule(s: SegmentationSettings) -> list[dict[str, Any]]:
 
 
 def config_dict(
-    s: SegmentationSettings, data_root: str = "data/ade/ADEChallengeData2016", workers: int = 4, interval: int = 5000
+    s: SegmentationSettings, data_root: str | None = None, workers: int = 4, interval: int = 5000
 ) -> dict[str, Any]:
     """A whole mmseg config, for `mmengine.Config` and mmseg's tools.
 
     Args:
+        data_root: None = where mmseg's own configs look for the data set.
         interval: steps between validations and saved states.
     """
+    data_root = data_root or s.dataset_facts.root
     wrapper: dict[str, Any] = {
         "type": "OptimWrapper",
         "optimizer": {"type": "AdamW", "lr": s.lr, "betas": s.betas, "eps": s.eps, "weight_decay": s.weight_decay},
         "constructor": "BEiT3LayerDecay",
-        "paramwise_cfg": {"layer_decay": s.layer_decay, "backbone_lr_mult": s.backbone_lr_mult},
+        "paramwise_cfg": {
+            "layer_decay": s.layer_decay,
+            "backbone_lr_mult": s.backbone_lr_mult,
+            "head_embeddings_first": s.head_embeddings_first,
+        },
     }
     if s.clip_grad:
         wrapper["clip_grad"] = {"max_norm": s.clip_grad, "norm_type": 2}

@@ -17,7 +17,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from mmengine.runner import Runner
 
 from beit3_bench.backbones.checkpoint import PRESETS, Checkpoint, config_from_tensors, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.detection.plan import NET
+from beit3_bench.backbones.detection.plan import tower_of as detector_tower
 from beit3_bench.backbones.environment import announced_processes
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import read_limited, write_atomic
@@ -92,6 +94,9 @@ def tower_of(source: Checkpoint, preset: str | None) -> dict[str, Any]:
         config = SegmentationSettings.from_dict(source.metadata[SETTINGS_KEY], origin).config()
     elif "config" in source.metadata:
         config = BEiT3Config.from_dict(source.metadata["config"], origin)
+    elif any(name.startswith(NET) for name in source.tensors):  # a segmentor of mmseg's own tools
+        heads = BEiT3Config.preset(preset).num_heads if preset else None
+        config = detector_tower(source.tensors, origin, heads)
     else:
         config = config_from_tensors(source.tensors, origin, preset)
     if preset is not None and preset != "tiny" and config.embed_dim != PRESETS[preset]["embed_dim"]:
@@ -189,17 +194,31 @@ def decided(job: TrainingJob) -> dict[str, Any]:
     }
 
 
+def resumed_settings(job: TrainingJob) -> SegmentationSettings:
+    """The job's settings, but for those that its state was trained without: they keep what they stood for then."""
+    stored = _stored_job(job.output)
+    known = stored.get("settings", {}) if isinstance(stored, Mapping) else {}
+    later = [f for f in fields(SegmentationSettings) if f.name not in known]
+    return job.settings.replace(
+        **{f.name: f.default for f in later if f.name not in ("batch", "checkpoint_activations")}
+    )
+
+
+def _stored_job(folder: Path) -> Any:
+    path = folder / JOB
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({error}); start again with --overwrite") from error
+
+
 def check_same(job: TrainingJob) -> None:
     """Raise if the folder's training was made with other settings; names what differs.
 
     Raises:
         BenchError: the first differences as "key old -> new".
     """
-    path = job.output / JOB
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path}: cannot be read ({error}); start again with --overwrite") from error
+    path, stored = job.output / JOB, _stored_job(job.output)
     now = json.loads(json.dumps(decided(job)))
     flat = [{**{k: v for k, v in d.items() if k != "settings"}, **d.get("settings", {})} for d in (stored, now)]
     differing = [f"{k} {flat[0].get(k)} -> {flat[1].get(k)}" for k in flat[1] if flat[0].get(k) != flat[1][k]]
@@ -327,6 +346,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
     """
     started = time.perf_counter()
     if job.resume:
+        job = replace(job, settings=resumed_settings(job))
         check_same(job)
     cfg = training_config(job)
     previous = None

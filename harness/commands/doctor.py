@@ -82,7 +82,7 @@ def examine() -> list[Finding]:
     findings = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")]
     findings += [module_finding(name, "every task", "pip install beit3-bench") for name in CORE]
     findings.append(_guarded("device", _device))
-    findings += [module_finding(name, purpose, INSTALL_LINES[name]) for name, purpose in STACKS.items()]
+    findings += [stack_finding(name, purpose) for name, purpose in STACKS.items()]
     findings += [_guarded("java", _java), _guarded("SPICE model", _spice), _guarded("tasks", _tasks)]
     findings += [_guarded("pinned hashes", _pins), _guarded("free disk space", lambda: _disk(Path.cwd()))]
     return findings
@@ -102,6 +102,17 @@ def module_finding(name: str, purpose: str, install: str) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         version = "installed"
     return Finding(name, "ok", version, purpose)
+
+
+def stack_finding(name: str, purpose: str) -> Finding:
+    """As `module_finding`, of an optional stack; detectron2 must import with all that its engine needs."""
+    finding = module_finding(name, purpose, INSTALL_LINES[name])
+    if name == "detectron2" and finding.state == "ok":
+        from beit3_bench.backbones import detectron2_adapter
+
+        if problem := detectron2_adapter.problem():
+            return Finding(name, "broken", problem.partition("; install it")[0], purpose, INSTALL_LINES[name])
+    return finding
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:

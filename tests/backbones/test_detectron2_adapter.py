@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.machinery
 import importlib.util
+import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,39 @@ def test_importing_the_adapter_loads_neither_torch_nor_detectron2():
     code = (
         "import sys, beit3_bench.backbones.detectron2_adapter as a; dir(a)\n"
         "assert not {'torch', 'detectron2'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_detectron2_that_lacks_what_it_needs_is_not_available(monkeypatch):
+    """detectron2's model zoo imports pkg_resources, which setuptools has no more: auto must then be the native engine."""
+    from beit3_bench.tasks.detector_options import DetectionOptions
+
+    fake = types.ModuleType("detectron2")
+    fake.__path__, fake.__spec__ = [], importlib.machinery.ModuleSpec("detectron2", None)
+    compiled = types.ModuleType("detectron2._C")
+    monkeypatch.setitem(sys.modules, "detectron2", fake)
+    monkeypatch.setitem(sys.modules, "detectron2._C", compiled)
+    for name in [n for n in sys.modules if n.startswith(("detectron2.", f"{adapter.__name__}."))]:
+        if name != "detectron2._C":
+            monkeypatch.delitem(sys.modules, name)
+    assert not adapter.is_available()
+    assert "install it with: pip install 'setuptools<82' wheel ninja shapely && " in adapter.problem()
+    options = DetectionOptions()
+    options.settle_engine()
+    assert options.engine == "native"
+    with pytest.raises(BenchError, match=r"needs detectron2.*setuptools<82"):
+        _ = adapter.build_model
+
+
+@needs_detectron2
+def test_without_pkg_resources_auto_is_the_native_engine():
+    code = (
+        "import sys; sys.modules['pkg_resources'] = None\n"
+        "from beit3_bench.backbones import detectron2_adapter as a\n"
+        "assert not a.is_available(); assert 'setuptools<82' in a.problem(), a.problem()\n"
+        "from beit3_bench.tasks.detector_options import DetectionOptions\n"
+        "o = DetectionOptions(); o.settle_engine(); assert o.engine == 'native'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -227,19 +263,77 @@ def test_every_config_file_loads_with_the_published_numbers():
     import beit3_bench.backbones.detectron2_adapter.configs as configs
 
     files = sorted(Path(configs.__path__[0]).glob("[!_]*.py"))
-    assert len(files) == 8
+    assert len(files) == 13
     for file in files:
         config = LazyConfig.load(str(file))
-        large, side = "large" in file.name, 1280 if "1280" in file.name else 1024
-        assert config.train.max_iter == (184375 if side == 1024 else 36875)
+        preset = next(name for name in ("base", "large", "giant") if name in file.name)
+        objects, side = "objects365" in file.name, 1280 if "1280" in file.name else 1024
+        assert config.train.max_iter == (408349 if objects else 184375 if side == 1024 else 36875)
+        assert config.optimizer.lr == (5e-5 if side == 1280 else 1e-4)
         assert config.model.backbone.square_pad == config.dataloader.test.mapper.augmentations[0].max_size == side
         assert config.dataloader.train.total_batch_size == 64
-        assert config.model.backbone.net.depth == (24 if large else 12)
-        assert ("box_heads" in config.model.roi_heads) == file.name.startswith("cascade")
+        depth, rate = {"base": (12, 0.7), "large": (24, 0.8), "giant": (40, 0.9)}[preset]
+        net, heads = config.model.backbone.net, config.model.roi_heads
+        assert (net.depth, net.shared_attention) == (depth, preset == "giant")
+        assert ("box_heads" in heads) == file.name.startswith("cascade")
+        assert heads.num_classes == (365 if objects else 80)
+        masks = config.dataloader.train.mapper.use_instance_mask, config.dataloader.train.mapper.recompute_boxes
+        assert {"mask_head" in heads, *masks} == {not objects}
         factor = config.optimizer.params.lr_factor_func
-        assert factor("backbone.net.blocks.0.attn.qkv.weight") == pytest.approx(0.8**24 if large else 0.7**12)
-        if side == 1024:
+        assert factor("backbone.net.blocks.0.attn.qkv.weight") == pytest.approx(rate**depth)
+        if side == 1024 and not objects:
             assert list(config.lr_multiplier.scheduler.milestones) == [163889, 177546]
+
+
+@needs_detectron2
+def test_what_the_launcher_stores_beside_a_detector_is_read_back(tmp_path):
+    """`LazyConfig.save` as `default_setup` calls it, names of functions and anchors included."""
+    from detectron2.config import LazyConfig, instantiate
+    from detectron2.data.transforms import ResizeShortestEdge
+    from omegaconf import OmegaConf
+
+    from beit3_bench.backbones.detection.training_config import config_beside
+    from beit3_bench.backbones.detectron2_adapter.recipe import training_config
+
+    tower = TOWER.replace(layer_norm_eps=1e-6)
+    own = plan("cascade_mask_rcnn", global_blocks=(1,), proposals=70, pixel_mean=(120.0, 121.0, 122.0))
+    parts = training_config("base", "cascade_mask_rcnn")
+    config = OmegaConf.create(dict(zip(("dataloader", "optimizer", "lr_multiplier", "train"), parts[1:], strict=True)))
+    config.model = adapter.model_config(own, tower, score_threshold=0.01, soft_nms={"method": "linear"})
+    config.dataloader.test.mapper.augmentations[0].update(short_edge_length=96, max_size=112)
+    LazyConfig.save(config, str(tmp_path / "config.yaml"))
+    assert "!!python" in (tmp_path / "config.yaml").read_text()
+    found, problem = config_beside(tmp_path / "model_final.pth")
+    assert problem is None
+    said = own.to_dict()
+    assert {name: list(v) if isinstance(v, tuple) else v for name, v in found.plan.items()} == {
+        name: said[name] for name in found.plan
+    }
+    assert set(found.plan) == set(said) - {"head", "fc_dim", "with_masks"}
+    assert found.tower == {
+        name: getattr(tower, name) for name in ("embed_dim", "depth", "num_heads", "ffn_dim", "layer_norm_eps")
+    }
+    assert (found.short_side, found.longest_side) == (96, 112)
+    assert found.inference == {
+        "score_threshold": 0.01, "nms_threshold": 0.5, "detections_per_image": 100, "soft_nms": "linear"
+    }  # fmt: skip
+    assert isinstance(instantiate(config.dataloader.test.mapper.augmentations[0]), ResizeShortestEdge)
+
+
+@needs_detectron2
+def test_what_train_net_stores_for_a_yaml_configuration_is_read_back(tmp_path):
+    from detectron2.config import get_cfg
+
+    from beit3_bench.backbones.detection.training_config import config_beside
+
+    cfg = get_cfg()
+    adapter.add_beit3_config(cfg)
+    cfg.MODEL.BEIT3.SQUARE_PAD, cfg.MODEL.BEIT3.WINDOW_SIZE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 1280, 16, 500
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    found, problem = config_beside(tmp_path / "model_final.pth")
+    assert problem is None
+    assert (found.plan["image_size"], found.plan["window_size"], found.plan["proposals"]) == (1280, 16, 500)
+    assert found.tower["num_heads"] == 12
 
 
 @needs_detectron2
@@ -352,3 +446,82 @@ def test_official_weights_fill_the_tower(tmp_path, way):
             state[f"beit3.encoder.layers.2.ffn.A.{name}.weight"],
         )
     assert torch.equal(model.roi_heads.box_head.fc1.weight, head)
+
+
+class Evil:
+    """Runs when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@needs_detectron2
+@pytest.mark.parametrize("name", ["a.pkl", "a.PKL", "a.pickle", "a.pyth", "a.pth", "a.bin"])
+@pytest.mark.parametrize("way", ["pickle", "torch"])
+def test_nothing_in_a_file_is_executed(tmp_path, name, way):
+    marker, path = tmp_path / "EXECUTED", tmp_path / name
+    content = {"model": {}, "__author__": "x", "evil": Evil(marker)}
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(BenchError, match=r"a\..*"):
+        adapter.BEiT3Checkpointer(torch.nn.Linear(1, 1)).load(str(path))
+    assert not marker.exists()
+
+
+@needs_detectron2
+def test_a_training_is_resumed_with_optimizer_and_iteration(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    adapter.BEiT3Checkpointer(model, str(tmp_path), optimizer=optimizer).save("model_0000007", iteration=7)
+    other = torch.nn.Linear(2, 2)
+    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
+    rest = adapter.BEiT3Checkpointer(other, str(tmp_path), optimizer=fresh).resume_or_load("", resume=True)
+    assert rest["iteration"] == 7
+    assert fresh.param_groups[0]["lr"] == 0.5
+    assert torch.equal(other.weight, model.weight)
+
+
+@needs_detectron2
+def test_files_of_pycls_are_matched_by_the_ends_of_their_names(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    path = tmp_path / "a.pyth"
+    torch.save({"model_state": {"0.weight": torch.ones(3, 2), "0.bias": torch.zeros(3)}}, path)
+    adapter.BEiT3Checkpointer(model).load(str(path))
+    assert torch.equal(model[0].weight, torch.ones(3, 2))
+
+
+@needs_detectron2
+def test_the_giant_form_is_passed_on_to_detectron2(tmp_path, caplog):
+    """Shared attention has no branch letter in a file; its epsilon is the checkpoint's."""
+    from detectron2.config import instantiate
+
+    from beit3_bench.backbones.models import build_model
+
+    giant = BEiT3Config.preset(
+        "giant",
+        embed_dim=32,
+        num_heads=2,
+        ffn_dim=64,
+        depth=4,
+        vl_layers=1,
+        vocab_size=64,
+        layer_norm_eps=1e-6,
+        image_size=56,
+    )
+    state = official_state_dict(build_model("retrieval", giant))
+    path = str(tmp_path / "giant.pth")
+    torch.save({"model": state}, path)
+    model = instantiate(adapter.model_config(plan(), strided(giant), weights=path))
+    net = model.backbone.net
+    assert torch.equal(
+        net.state_dict()["blocks.1.attn.proj.weight"], state["beit3.encoder.layers.1.self_attn.out_proj.weight"]
+    )
+    assert {m.eps for m in net.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    assert net.load_report.resized == {"beit3.vision_embed.proj.weight": "14x14 -> 16x16"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from beit3_golden import document, inputs, outputs, tensors
 from torch import Tensor, nn
 
+from beit3_bench.backbones.checkpoint import Checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 
@@ -22,7 +25,7 @@ pytest.importorskip("mmdet.models", reason="mmdetection is not installed (extra:
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
 
 from beit3_bench.backbones.mmseg_adapter import BEiT3, BEiT3Adapter, BEiT3Segmentor, configs
 from beit3_bench.backbones.mmseg_adapter.adapter import Places, Sampling
@@ -31,7 +34,7 @@ from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict, model_
 from beit3_bench.backbones.mmseg_adapter.optimizer import layer_of
 from beit3_bench.backbones.mmseg_adapter.settings import VARIANTS, SegmentationSettings, variant
 from beit3_bench.backbones.mmseg_adapter.tower import load_official
-from beit3_bench.backbones.mmseg_adapter.training import StopAtNaN
+from beit3_bench.backbones.mmseg_adapter.training import StopAtNaN, TrainingJob, resumed_settings, tower_of
 
 ARCH = {"image_size": 64, "patch_size": 16, "embed_dim": 48, "num_heads": 3, "ffn_dim": 96, "depth": 3}
 GOLDEN = {**ARCH, "num_heads": 4, "ffn_dim": 192}
@@ -283,7 +286,8 @@ def test_published_settings() -> None:
     assert large896.ratios == pytest.approx((0.714286, 0.857143, 1.0), abs=1e-6)
     assert (pyramid.crop, pyramid.mode, pyramid.lr, pyramid.clip_grad, pyramid.power) == (512, "whole", 1e-4, 0.01, 0.9)
     config = config_dict(large896)
-    assert config["model"]["test_cfg"] == {"mode": "slide", "crop_size": (896, 896), "stride": (512, 512)}
+    windows = {"mode": "slide", "crop_size": (896, 896), "stride": (512, 512)}
+    assert config["model"]["test_cfg"] == {**windows, "sigmoid_first": True}
     assert config["test_pipeline"][1]["scale"] == (3584, 896)
     head = config["model"]["decode_head"]
     assert (head["num_classes"], len(head["loss_cls"]["class_weight"]), head["train_cfg"]["num_points"]) == (
@@ -291,6 +295,93 @@ def test_published_settings() -> None:
         151,
         12544,
     )
+
+
+@pytest.mark.parametrize("name", ["base-pyramid", "large-pyramid"])
+def test_pyramid_variants_resize_and_warm_up_as_mmseg(name: str) -> None:
+    settings = VARIANTS[name]
+    config = config_dict(settings)
+    resize = config["train_pipeline"][2]
+    crop = settings.crop
+    assert resize == {
+        "type": "RandomChoiceResize", "scales": [int(crop * x * 0.1) for x in range(5, 21)],
+        "resize_type": "ResizeShortestEdge", "max_size": 4 * crop,
+    }  # fmt: skip
+    assert [(part["type"], part["begin"]) for part in config["param_scheduler"]] == [("PolyLR", 0)]
+    assert "sigmoid_first" not in config["model"]["test_cfg"]
+    assert "ResizeToMultiple" not in [step["type"] for step in config["test_pipeline"]]
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        made = TRANSFORMS.build(resize)(
+            {"img": np.zeros((60, 600, 3), np.uint8), "gt_seg_map": np.zeros((60, 600), np.uint8)}
+        )
+    assert max(made["img"].shape) == 4 * crop
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("base", 2048), ("base-640", 2048), ("large", 2048), ("large-896", 3584)]
+)
+def test_adapter_variants_resize_as_vit_adapter(name: str, longest: int) -> None:
+    settings = VARIANTS[name]
+    config = config_dict(settings)
+    assert config["train_pipeline"][2]["scale"] == config["test_pipeline"][1]["scale"] == (longest, settings.crop)
+    assert config["test_pipeline"][2] == {"type": "ResizeToMultiple", "size_divisor": 32}
+    stages = config["tta_pipeline"][1]["transforms"]
+    assert stages[1] == [{"type": "ResizeToMultiple", "size_divisor": 32}]
+    assert settings.cropped(448).longest_side == round(longest * 448 / settings.crop)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        steps = [TRANSFORMS.build(dict(step)) for step in config["test_pipeline"][1:3]]
+    record = {"img": np.zeros((333, 500, 3), np.uint8), "img_shape": (333, 500)}
+    for step in steps:
+        record = step(record)
+    assert all(side % 32 == 0 for side in record["img"].shape[:2])
+    assert min(record["img"].shape[:2]) == settings.crop
+
+
+def test_896_pixels_start_from_a_segmentor_of_coco_stuff() -> None:
+    stuff, ade = VARIANTS["large-896-coco-stuff"], VARIANTS["large-896"]
+    assert stuff.replace(dataset="ade20k", classes=150) == ade
+    config = config_dict(stuff)
+    assert config["train_dataloader"]["dataset"]["type"] == "COCOStuffDataset"
+    assert config["train_dataloader"]["dataset"]["data_prefix"] == {
+        "img_path": "images/train2017", "seg_map_path": "annotations/train2017"
+    }  # fmt: skip
+    assert config["train_pipeline"][1] == config["test_pipeline"][3] == {"type": "LoadAnnotations"}
+    head = config["model"]["decode_head"]
+    assert (head["num_classes"], len(head["loss_cls"]["class_weight"])) == (171, 172)
+    from mmseg.datasets import COCOStuffDataset
+
+    assert len(COCOStuffDataset.METAINFO["classes"]) == 171
+
+
+def test_settings_of_an_earlier_version_keep_what_they_stood_for() -> None:
+    later = {"dataset", "longest", "resizing", "multiple", "sigmoid_first", "head_embeddings_first"}
+    stored = {k: v for k, v in VARIANTS["large"].to_dict().items() if k not in later}
+    settings = SegmentationSettings.from_dict(stored, "best.pth")
+    config = config_dict(settings)
+    assert config["model"]["test_cfg"] == {"mode": "slide", "crop_size": (640, 640), "stride": (426, 426)}
+    assert [step["type"] for step in config["test_pipeline"]] == [
+        "LoadImageFromFile", "Resize", "LoadAnnotations", "PackSegInputs"
+    ]  # fmt: skip
+    assert config["test_pipeline"][1]["scale"] == (2560, 640)
+    assert config["train_pipeline"][2]["type"] == "RandomResize"
+    assert not config["optim_wrapper"]["paramwise_cfg"]["head_embeddings_first"]
+
+
+def test_a_state_of_an_earlier_version_is_resumed_under_its_settings(tmp_path: Path) -> None:
+    stored = {k: v for k, v in VARIANTS["tiny"].to_dict().items() if k not in ("multiple", "sigmoid_first", "batch")}
+    (tmp_path / "training.json").write_text(json.dumps({"settings": stored}))
+    job = TrainingJob(VARIANTS["tiny"].replace(multiple=32, sigmoid_first=True, batch=2), tmp_path, tmp_path)
+    assert resumed_settings(job) == VARIANTS["tiny"].replace(batch=2)
+
+
+def test_a_segmentor_of_mmsegs_own_tools_tells_its_tower(tmp_path: Path) -> None:
+    arch = {**BEiT3Config.preset("tiny", patch_size=16).to_dict(), "num_pieces": None}
+    model = segmentor(SMALL.replace(arch=arch))
+    source = Checkpoint(tmp_path / "iter_9.pth", dict(model.state_dict()), {}, {}, "")
+    found = tower_of(source, "tiny")
+    assert {k: found[k] for k in ("embed_dim", "depth", "num_heads", "ffn_dim", "image_size", "patch_size")} == {
+        "embed_dim": 96, "depth": 4, "num_heads": 4, "ffn_dim": 384, "image_size": 64, "patch_size": 16
+    }  # fmt: skip
 
 
 def test_two_lines_are_enough_in_a_plain_config(tmp_path: Path) -> None:
@@ -370,6 +461,29 @@ def test_one_window_is_the_whole_image() -> None:
     assert torch.equal(slide.inference(images, [meta(64, 64)]), whole.inference(images, [meta(64, 64)]))
 
 
+@torch.no_grad()
+def test_masks_go_through_the_sigmoid_before_they_are_enlarged_as_in_vit_adapter() -> None:
+    plain, first = segmentor(SMALL), segmentor(SMALL.replace(sigmoid_first=True))
+    images = noise(2, 3, 64, 96)
+    metas = [meta(64, 96)] * 2
+    from mmseg.structures import SegDataSample
+
+    scores, masks = plain.decode_head(plain.extract_feat(images), [SegDataSample(metainfo=m) for m in metas])
+    classes, masks = scores[-1].softmax(dim=-1)[..., :-1], masks[-1]
+    assert masks.shape[2:] == (16, 24)
+    coarse = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+    expected = F.interpolate(coarse, size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(first.encode_decode(images, metas), expected)
+    fine = F.interpolate(masks, size=(64, 96), mode="bilinear", align_corners=False).sigmoid()
+    torch.testing.assert_close(plain.encode_decode(images, metas), torch.einsum("bqc,bqhw->bchw", classes, fine))
+    assert (expected - plain.encode_decode(images, metas)).abs().max() > 1e-3
+
+
+def test_injectors_start_where_vit_adapter_starts_them() -> None:
+    for interaction in BEiT3Adapter(arch=ARCH).interactions:
+        assert torch.equal(interaction.injector.gamma, torch.full((48,), 1e-6))
+
+
 def test_the_segmentor_is_mmsegs_but_for_the_crops_size() -> None:
     assert MODELS.get("BEiT3Segmentor") is BEiT3Segmentor
     own = {name for name in vars(BEiT3Segmentor) if not name.startswith("__")}
@@ -405,6 +519,35 @@ def test_layer_decay_reaches_every_parameter_once(neck: str) -> None:
         assert decay[name] == (0.0 if free else 0.05), name
     assert layer_of("backbone.interactions.0.injector.gamma", 12) == 13
     assert layer_of("backbone.net.blocks.11.norm1.weight", 12) == 12
+
+
+def test_queries_learn_at_the_rate_of_the_first_layer_in_vit_adapters_recipe() -> None:
+    """As its `LayerDecayOptimizerConstructor`: rate ** (depth + 1) for them, and they decay as matrices do."""
+    model = segmentor(SMALL)
+    settings = SMALL.replace(
+        lr=1.0, layer_decay=0.5, weight_decay=0.05, head_embeddings_first=True, backbone_lr_mult=0.1
+    )
+    wrapper = Config(config_dict(settings)).optim_wrapper
+    kind = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper.pop("constructor"))
+    groups = kind(wrapper, wrapper.pop("paramwise_cfg"))(model).optimizer.param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found.keys() == set(names.values())
+    first = 0.5**4
+    for name in (
+        "query_embed.weight",
+        "query_feat.weight",
+        "level_embed.weight",
+        "cls_embed.weight",
+        "mask_embed.0.weight",
+    ):
+        assert found[f"decode_head.{name}"] == (first, 0.05), name
+    assert found["decode_head.cls_embed.bias"] == (first, 0.0)
+    assert found["backbone.net.pos_embed"] == (pytest.approx(0.1 * first), 0.0)
+    assert found["decode_head.pixel_decoder.level_encoding.weight"] == (1.0, 0.05)
+    assert found["backbone.level_embed"] == (1.0, 0.05)
+    assert VARIANTS["large"].head_embeddings_first
+    assert not VARIANTS["large-pyramid"].head_embeddings_first
 
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:

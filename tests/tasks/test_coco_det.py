@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from goldens import COMMITTED, metrics_golden
 from native import edit_json, invoke
-from PIL import Image
+from PIL import Image, ImageOps
 from random_detector import random_detector
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
@@ -25,6 +26,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.compare import compare
 from beit3_bench.harness.inputs import read_examples
 from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.verify import verify
 from beit3_bench.tasks.base import ScoreInputs
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.recipes import Recipe
@@ -348,6 +350,65 @@ def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path)
     assert run_task(request, CocoDetection).was_finished
 
 
+def detectron2_file(folder: Path) -> Path:
+    """What detectron2's launcher leaves: a ``model_final.pth`` of names and tensors."""
+    folder.mkdir()
+    tower = BEiT3Config.preset("tiny", patch_size=16)
+    return save(folder / "model_final.pth", PLAN.replace(window_size=5, proposals=40), tower, metadata=False)
+
+
+CONFIG_YAML = """\
+model:
+  backbone: {net: {window_size: 5, num_heads: 4}, square_pad: 96}
+  proposal_generator: {post_nms_topk: [40, 40]}
+  roi_heads: {box_predictor: {test_score_thresh: 0.0}}
+  hook: !!python/object/apply:os.system ['touch EXECUTED']
+"""
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_what_was_assumed(coco, tmp_path, told):
+    path = detectron2_file(tmp_path / "d2")
+    if told:
+        (path.parent / "config.yaml").write_text(CONFIG_YAML)
+    request = RunRequest(
+        "coco-det", path, coco, device="cpu", workers=0, limit=2, output=tmp_path / "run", preset="tiny",
+        options={"engine": "native", "score_threshold": "0.2"}, image_size=None if told else 96,
+    )  # fmt: skip
+    result = run_task(request, CocoDetection).result
+    assert result["model"]["image_size"] == 96
+    notes = [note for note in result["notes"] if str(path.parent) in note]
+    if told:
+        assert result["provenance"]["options"]["window_size"] == 5
+        assert notes == [f"{path.parent}/config.yaml: would be tested with score_threshold 0.0 instead of 0.2"]
+        before = result["provenance"]["fingerprints"]["model"]
+        (path.parent / "config.yaml").write_text(
+            CONFIG_YAML.replace("window_size: 5", "window_size: 5, global_blocks: [0]")
+        )
+        again = run_task(dataclasses.replace(request, output=tmp_path / "again"), CocoDetection).result
+        assert again["provenance"]["fingerprints"]["model"] != before
+    else:
+        (note,) = notes
+        assert "assumed: 14 tokens along a window, 1000 proposals" in note
+
+
+def test_training_goes_on_from_a_detector_as_it_was_trained(coco, tmp_path):
+    path = detectron2_file(tmp_path / "d2")
+    (path.parent / "config.yaml").write_text(CONFIG_YAML)
+    own = task(coco, **{k: v for k, v in SMALL.items() if k not in ("window_size", "proposals")}, head="mask_rcnn")
+    own.training_examples()
+    own.training_model("tiny", RECIPE, read_checkpoint(path))
+    assert (own.plan.window_size, own.plan.proposals) == (5, 40)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_mask_head_that_only_one_of_both_has_is_new_or_left_out(coco, tmp_path, before):
+    path = save(tmp_path / "objects.pth", PLAN.replace(num_classes=11, with_masks=before))
+    _, _, model, _, _, new = trainable(coco, path, masks="0" if before else "1")
+    assert (model.roi_heads.mask_head is None) == before
+    assert any(name.startswith("roi_heads.mask_head.") for name in new) == (not before)
+
+
 def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
     for name, options in {"a": {}, "b": {"score_threshold": "0.9", "ap_backend": "pycocotools"}}.items():
         request = RunRequest(
@@ -383,6 +444,87 @@ def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp
         records = json.loads(archive.read(f"{name}.json"))
     assert records
     assert set(records[0]) == {"image_id", "category_id", "score", "segmentation"}
+
+
+# ---- orientation ------------------------------------------------------------------------------------------------------
+
+
+def tag(path: Path, orientation: int) -> None:
+    """Store an image again as JPEG with an EXIF orientation; its pixels stay as they are."""
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.convert("RGB").save(path, "JPEG", exif=exif, quality=95)
+
+
+def turned(coco: Path, tmp_path: Path, orientation: int, swap: bool, split: str = "val2017") -> tuple[Path, Path]:
+    """A copy of the data whose first image is stored on its side; ``swap``: the annotations are of the upright one."""
+    root = tmp_path / "coco"
+    shutil.copytree(coco, root)
+    place = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(place.read_text())
+    first = next(image for image in content["images"] if image["height"] != image["width"])
+    if swap:
+        first["height"], first["width"] = first["width"], first["height"]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != first["id"]]
+        box = {"bbox": [4.0, 6, 30, 40], "segmentation": [[4.0, 6, 34, 6, 34, 46, 4, 46]], "area": 1200.0, "iscrowd": 0}
+        content["annotations"].append(
+            {**box, "id": 10**6, "image_id": first["id"], "category_id": content["categories"][0]["id"]}
+        )
+    place.write_text(json.dumps(content))
+    tag(root / split / first["file_name"], orientation)
+    return root, root / split / first["file_name"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright_as_by_detectron2(coco, tmp_path, checkpoint, orientation):
+    root, path = turned(coco, tmp_path, orientation, swap=orientation > 4)
+    own = task(root)
+    example = next(e for e in own.examples("val2017") if e.images[0] == str(path))
+    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
+    batch = own.collate([example])
+    with Image.open(path) as picture:
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        assert (np.asarray(upright).shape == np.asarray(picture).shape) == (orientation < 5)
+    height, width = batch["shapes"][0][0]
+    assert torch.equal(batch["images"][0][:, :height, :width], own.preprocessing.pixels(upright))
+    assert batch["sizes"] == [(upright.height, upright.width)]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_training_sees_the_upright_image_with_its_boxes(coco, tmp_path, orientation):
+    root, path = turned(coco, tmp_path, orientation, swap=orientation > 4, split="train2017")
+    own = task(root, jitter_min="1", jitter_max="1")
+    example = next(e for e in own.training_examples() if e.images[0] == str(path))
+    own.configure_training({**RECIPE.to_dict(), "image_size": 320, "flip": 0.0})
+    (made,) = own.training_collate([example], torch.Generator().manual_seed(0), lambda *_: None)["inputs"]
+    with Image.open(path) as picture:
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    factor = 320 / max(upright.size)
+    size = (round(upright.width * factor), round(upright.height * factor))
+    expected = np.asarray(upright.resize(size, Image.Resampling.BILINEAR))
+    assert np.array_equal(made["image"].permute(1, 2, 0).numpy(), expected)
+    if orientation == 6:
+        np.testing.assert_allclose(made["instances"]["boxes"][0].numpy(), np.array([4, 6, 34, 46]) * factor, rtol=1e-2)
+
+
+def test_an_orientation_that_nobody_can_read_counts_as_upright(coco, tmp_path):
+    from beit3_bench.backbones.preprocess import decode, upright_size
+
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(path, exif=b"Exif\0\0II*\0" + bytes(range(40)))
+    assert decode(path, upright=True).size == upright_size(path) == (8, 6)
+
+
+def test_verify_compares_sizes_with_the_upright_image(coco, tmp_path):
+    root, path = turned(coco, tmp_path, 6, swap=False)
+    found = verify(CocoDetection, root, split="val2017")
+    (line,) = [f.line for f in found.findings if f.check == "sizes"]
+    assert str(path) in line
+    assert "EXIF orientation" in line
+    assert "sizes" not in {
+        f.check for f in verify(CocoDetection, turned(coco, tmp_path / "b", 6, swap=True)[0], split="val2017").findings
+    }
 
 
 # ---- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -491,21 +633,29 @@ def set_in(where: str, index: int, **values: Any):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (set_in("annotations", 2, category_id=55), r"annotations\[2\]: category_id 55 is not among"),
-        (set_in("annotations", 2, image_id=-1), r"annotations\[2\]: image_id -1 is not among"),
+        (set_in("annotations", 2, category_id=55), r"annotations\[2\]: category_id 55 is not in the categories"),
+        (set_in("annotations", 2, image_id=-1), r"annotations\[2\]: image_id -1 is not in the images"),
         (set_in("annotations", 0, bbox=[1, 2, 3]), r"annotations\[0\]: bbox \[1, 2, 3\]"),
         (set_in("annotations", 0, bbox=[1, 2, -3, 4]), r"annotations\[0\]: bbox"),
         (set_in("annotations", 1, segmentation={"size": [3, 3], "counts": "0"}), r"RLE size \[3, 3\] differs"),
-        (set_in("annotations", 1, segmentation=[[1, 2, 3]]), r"annotations\[1\]: segmentation"),
-        (set_in("annotations", 1, category_id={}), r"annotations\[1\]: category_id \{\}"),
-        (set_in("annotations", 1, area=None), r"annotations\[1\]: area None"),
-        (set_in("annotations", 1, area=10**400), r"annotations\[1\]: area 1000"),
+        (set_in("annotations", 1, segmentation={"size": None, "counts": "0"}), r"RLE size None differs"),
+        (set_in("annotations", 1, segmentation=[[1, 2, "3"] * 3]), r"annotations\[1\]: polygon \[1, 2, '3'"),
+        (set_in("annotations", 1, segmentation="x"), r"annotations\[1\]: segmentation should be RLE"),
+        (set_in("annotations", 1, category_id={}), r"annotations\[1\]: 'category_id' should be an integer, found \{\}"),
+        (set_in("annotations", 1, image_id="1"), r"annotations\[1\]: 'image_id' should be an integer, found '1'"),
+        (set_in("annotations", 1, id=None), r"annotations\[1\]: 'id' should be an integer, found None"),
+        (set_in("annotations", 1, id=1.5), r"annotations\[1\]: 'id' should be an integer, found 1.5"),
+        (set_in("images", 1, id="a\nb"), r"images\[1\]: 'id' should be an integer, found 'a\\nb'"),
+        (set_in("images", 1, id="1"), r"images\[1\]: id '1' and that of the first record are text and number"),
+        (set_in("annotations", 1, area=None), r"annotations\[1\]: 'area' should be a finite number, found None"),
+        (set_in("annotations", 1, area=10**400), r"annotations\[1\]: 'area' should be a finite number, found 1000"),
         (set_in("annotations", 0, bbox=[0, 0, 10**400, 1]), r"annotations\[0\]: bbox"),
-        (set_in("annotations", 0, segmentation=[[0, 0, 1, 0, 1, -(10**400)]]), r"annotations\[0\]: segmentation"),
-        (set_in("annotations", 1, iscrowd=2), r"annotations\[1\]: iscrowd 2"),
-        (set_in("images", 1, height="12"), r"images\[1\]: 'height' should be int"),
-        (lambda content: content.pop("categories"), r"'categories' is missing"),
-        (lambda content: content["images"].append(content["images"][0]), r"listed twice"),
+        (set_in("annotations", 0, segmentation=[[0, 0, 1, 0, 1, -(10**400)]]), r"annotations\[0\]: polygon"),
+        (set_in("annotations", 1, iscrowd=2), r"annotations\[1\]: iscrowd is 2"),
+        (set_in("images", 1, height="12"), r"images\[1\]: 'height' should be an integer, found '12'"),
+        (set_in("images", 1, height=0), r"images\[1\]: height is 0"),
+        (lambda content: content.pop("categories"), r"'categories' is missing or no list"),
+        (lambda content: content["images"].append(content["images"][0]), r"comes twice"),
         (lambda content: content.update(images=[]), r"0 images"),
     ],
 )

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pycocotools import mask
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.metrics.coco_ap import BACKENDS, coco_ap, rle_pixels
+from beit3_bench.tasks.metrics.coco_ap import BACKENDS, coco_ap
+from beit3_bench.tasks.metrics.coco_truth import rle_pixels
 
 
 def backend_or_skip(backend):
