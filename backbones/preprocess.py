@@ -76,6 +76,8 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         BenchError: as `images.opened`.
     """
     with opened(path) as image:
+        if image.format == "TIFF":  # Pillow turns it, and drops the tag, when it decodes
+            image.load()
         width, height = image.size
         return (height, width) if orientation(image) in ON_ITS_SIDE else (width, height)
 

@@ -181,13 +181,14 @@ DATA_ROOT/                        = ADEChallengeData2016
         return class_names()
 
     def size_problem(self, example: Example) -> str | None:
-        """The label map must have the size of the upright image, as mmseg reads it."""
+        """The label map must have the size of the image as mmseg reads it: upright, but for WebP, which OpenCV leaves as it is."""
         if example.target is None:
             return None
         from beit3_bench.backbones.images import opened
         from beit3_bench.backbones.preprocess import upright_size
 
-        width, height = upright_size(example.images[0])
+        with opened(example.images[0]) as image:
+            width, height = image.size if image.format == "WEBP" else upright_size(example.images[0])
         with opened(example.target, what="annotation") as label:
             found = label.size
         if found == (width, height):

@@ -73,7 +73,14 @@ def zero_id_note(path: Path, annotations: Iterable[Mapping[str, Any]]) -> str | 
 def mask_notes(objects: Iterable[Mapping[str, Any]]) -> list[str]:
     """What is to be known about polygons of fewer than three points, in lines for a report."""
     short = sum(short_polygons(record.get("segmentation")) for record in objects)
-    return [f"{short} polygons of fewer than three points cover nothing; training leaves them out"] if short else []
+    if not short:
+        return []
+    what = (
+        "1 polygon of fewer than three points covers"
+        if short == 1
+        else f"{short} polygons of fewer than three points cover"
+    )
+    return [f"{what} nothing; training leaves such out"]
 
 
 def official_id(example: Example) -> Identity:

@@ -516,6 +516,23 @@ def test_an_orientation_that_nobody_can_read_counts_as_upright(coco, tmp_path):
     assert decode(path, upright=True).size == upright_size(path) == (8, 6)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 5, 6, 8])
+def test_a_header_tells_the_size_that_decoding_gives(tmp_path, kind, orientation):
+    from beit3_bench.backbones.preprocess import decode, upright_size
+
+    image = Image.new("RGB", (8, 6), (1, 2, 3))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a", kind, exif=exif)
+    assert (
+        upright_size(tmp_path / "a")
+        == decode(tmp_path / "a", upright=True).size
+        == ((8, 6) if orientation == 1 else (6, 8))
+    )
+    assert decode(tmp_path / "a").size == ((6, 8) if kind == "TIFF" and orientation > 1 else (8, 6))
+
+
 def test_verify_compares_sizes_with_the_upright_image(coco, tmp_path):
     root, path = turned(coco, tmp_path, 6, swap=False)
     found = verify(CocoDetection, root, split="val2017")

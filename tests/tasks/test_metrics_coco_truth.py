@@ -207,7 +207,7 @@ def test_short_polygons_are_a_note_of_the_score(coco, tmp_path):
     examples = own.examples("val2017")
     scores = own.score(perfect_rows(examples), examples)
     assert scores.metrics["segm/AP"] == 1.0
-    assert scores.notes == ["1 polygons of fewer than three points cover nothing; training leaves them out"]
+    assert scores.notes == ["1 polygon of fewer than three points covers nothing; training leaves such out"]
 
 
 def test_an_object_of_two_points_leaves_boxes_to_be_scored(coco, tmp_path):
