@@ -338,7 +338,10 @@ DATA_ROOT/
             raise BenchError(f"{file}: {error}") from error
         counts = {"images": len(truth["images"]), "detections": len(detections)}
         zero = zero_id_note(inputs.annotations, truth["annotations"])
-        notes = [*([] if zero is None else [zero]), *(mask_notes(truth["annotations"]) if inputs.iou_type == "segm" else [])]
+        notes = [
+            *([] if zero is None else [zero]),
+            *(mask_notes(truth["annotations"]) if inputs.iou_type == "segm" else []),
+        ]
         return Scores(metrics=dict(scores.metrics), counts=counts, table=scores.table, notes=notes)
 
 
