@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
             status = super().main(words, prog_name or "beit3-bench", **extra)
         except BaseException as error:
             if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
-                traceback.print_exception(error, file=sys.stderr)
+                echo("".join(traceback.format_exception(error)), err=True, nl=False)
             message, status = explain(error)
             if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
                 echo(_ranked(message), err=True)

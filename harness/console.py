@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import click
@@ -10,8 +11,10 @@ from beit3_bench.backbones.text import visible, visible_lines
 
 
 def echo(text: object, err: bool = False, nl: bool = True) -> None:
-    """Print lines of text on stdout, or on stderr."""
-    click.echo(visible_lines(str(text)), err=err, nl=nl)
+    """Print lines of text on stdout, or on stderr; what its encoding cannot write is written out, too."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    shown = visible_lines(str(text)).encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(shown, err=err, nl=nl)
 
 
 def columns(lines: Iterable[Sequence[str]]) -> list[str]:

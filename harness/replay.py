@@ -191,7 +191,7 @@ _WITHIN = {
     "batch_size": (1, 2**20),
     "workers": (0, 2**10),
     "image_size": (1, 2**13),
-    "seed": (-(2**63), 2**63),
+    "seed": (0, 2**63),
 }
 _ONE_OF: dict[str, tuple[str | None, ...]] = {
     "dtype": ("fp32", "bf16", "fp16"),

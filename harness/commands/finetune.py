@@ -45,7 +45,13 @@ FILE = click.Path(path_type=Path)
     "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
 )
 @image_cache
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides order, augmentation and new weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Decides order, augmentation and new weights.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last saved state in the folder.")
 @click.option("--overwrite", is_flag=True, help="Discard an earlier training in the folder.")
 @click.option(

@@ -52,7 +52,13 @@ from beit3_bench.harness.console import echo
 )
 @click.option("--compile", is_flag=True, help="Compile the encoder.")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of the bootstrap.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the split and of the bootstrap.",
+)
 @click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
 @click.option("--image-size", type=click.IntRange(min=1), metavar="S", help="Input side [default: the checkpoint's].")
 @image_cache

@@ -84,7 +84,13 @@ class BatchSize(click.ParamType):
 @click.option(
     "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap and of missing weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the bootstrap and of missing weights.",
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder [default: below results/runs]."
 )

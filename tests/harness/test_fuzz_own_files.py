@@ -33,8 +33,7 @@ def spoil_rows(random_: random.Random, whole: bytes) -> bytes:
     if random_.random() < 0.2:
         return spoil_bytes(random_, whole)
     lines = [line for line in whole.split(b"\n") if line and not line.startswith(b'{"commit"')]
-    for _ in range(random_.choice((1, 1, 3))):
-        at = random_.randrange(len(lines))
+    for at in random_.sample(range(len(lines)), random_.choice((1, 1, 3))):
         lines[at] = json_text(random_, spoil_structure(random_, json.loads(lines[at])), random_.random() < 0.1).encode()
     lines += [random_.choice(lines)] if random_.random() < 0.1 else []
     body = b"".join(line + b"\n" for line in lines)

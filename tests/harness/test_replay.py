@@ -205,7 +205,15 @@ def test_options_that_may_be_files_are_named_again_and_numbers_are_not(run, data
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("limit", 0), ("batch_size", 0), ("batch_size", "many"), ("workers", 10**6), ("seed", 2**70), ("dtype", "int4")],
+    [
+        ("limit", 0),
+        ("batch_size", 0),
+        ("batch_size", "many"),
+        ("workers", 10**6),
+        ("seed", 2**70),
+        ("seed", -1),
+        ("dtype", "int4"),
+    ],
 )
 def test_card_cannot_ask_for_what_the_command_line_would_not_take(run, data, key, value):
     edit_json(run / "config.json", lambda card: card.update({key: value}))
