@@ -91,6 +91,9 @@ class ImageFolders(Task):
                 )
                 for file in files.names
             ]
+        for name in sorted(set(class_folders(self.data_root / split)) - set(classes)):  # of train, and not of val
+            files = images_below(self.data_root / split / name)
+            left_out += [f"{name}/{file}" for file in (*files.names, *files.left_out)]
         if not examples:
             folder = self.data_root / split
             raise BenchError(

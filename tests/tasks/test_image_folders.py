@@ -169,6 +169,17 @@ def test_other_suffixes_and_nested_folders_are_read_and_the_rest_is_named(native
     assert line in invoke("data", "verify", "--task", "imagenet-linear", "--data-root", root, "--json").stdout
 
 
+def test_classes_of_train_alone_are_left_out_and_named(native, tmp_path):
+    root = native.copy("imagenet-linear", tmp_path)
+    before = len(ImageNetLinear(root).examples("train"))
+    name = class_folders(root / "val")[-1]
+    (root / "val" / name).rename(root / "elsewhere")
+    task = ImageNetLinear(root)
+    gone = before - len(task.examples("train"))
+    assert gone > 0
+    assert f"{gone} files are left out: {gone} .jpeg (such as {name}/" in task.left_out("train")
+
+
 def test_a_tree_without_any_image_says_what_is_there(tmp_path):
     touch(tmp_path / "val" / "n01440764" / "1.gif")
     with pytest.raises(
