@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beit3_bench.backbones.fused_norms import layer_norm
 from beit3_bench.backbones.generation import (
     CANDIDATES_PER_BEAM,
     Cache,
@@ -116,15 +117,14 @@ def step(model: Captioning, beams: Beams, decoding: Decoding) -> None:
     seen = torch.stack([seen, seen | (torch.arange(limit + 1, device=device) == limit)])
     for i, layer in enumerate(beit3.encoder.layers):
         attn = layer.self_attn
-        q, k, v = attn.project("B", layer.self_attn_layer_norm.of("B")(x))
+        q, k, v = attn.project("B", layer_norm(layer.self_attn_layer_norm.norm("B"), x))
         q, k, v = (t.unflatten(0, (total, decoding.num_beams)) for t in (q, k, v))  # (B, beams, heads, 2, d)
         beams.word_keys[i].index_copy_(3, position.view(1), k[:, :, :, :1].to(beams.word_keys[i].dtype))
         beams.word_values[i].index_copy_(3, position.view(1), v[:, :, :, :1].to(beams.word_values[i].dtype))
         keys = torch.cat([beams.word_keys[i], k[:, :, :, 1:]], dim=3)
         values = torch.cat([beams.word_values[i], v[:, :, :, 1:]], dim=3)
         heads = _attend(q, beams.image_keys[i], beams.image_values[i], keys, values, seen)
-        x = x + attn.merge("B", heads.flatten(0, 1))
-        x = layer.feed_forward(x, "VL" if layer.has_vl else "B", None)
+        x = layer.after_attention(x, attn.merge("B", heads.flatten(0, 1)), "VL" if layer.has_vl else "B")
     hidden = beit3.encoder.finish("B", x[:, 1]).unflatten(0, (total, decoding.num_beams))
 
     log_p = F.log_softmax(model.exact(model.mlm_head, hidden).float(), dim=-1)

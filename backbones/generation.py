@@ -17,6 +17,7 @@ from torch import Tensor
 
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.fused_norms import layer_norm
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.models import Captioning
@@ -97,7 +98,9 @@ def encode_images(beit3: BEiT3, images: Tensor) -> Cache:
         if i < last:
             x, k, v = layer.image_states(x)
         else:  # nothing reads the image behind the last layer's keys and values
-            _, k, v = layer.self_attn.project("A", layer.self_attn_layer_norm.of("A")(x), first_query=True)
+            _, k, v = layer.self_attn.project(
+                "A", layer_norm(layer.self_attn_layer_norm.norm("A"), x), first_query=True
+            )
         keys.append(exact_precision(k).contiguous())
         values.append(v.contiguous())
     return Cache(keys, values)
@@ -118,12 +121,11 @@ def decode_step(beit3: BEiT3, cache: Cache, words: Tensor, mask_id: int, start: 
     x = beit3.embed_text(tokens, start=start)  # (B * beams, 2, D)
     for i, layer in enumerate(beit3.encoder.layers):
         attn = layer.self_attn
-        q, k, v = attn.project("B", layer.self_attn_layer_norm.of("B")(x))
+        q, k, v = attn.project("B", layer_norm(layer.self_attn_layer_norm.norm("B"), x))
         q, k, v = (t.unflatten(0, (images, beams)) for t in (q, k, v))  # (B, beams, heads, 2, d)
         keys, values = cache.append(i, k, v)
         heads = _attend(q, cache.image_keys[i], cache.image_values[i], keys, values)
-        x = x + attn.merge("B", heads.flatten(0, 1))
-        x = layer.feed_forward(x, "VL" if layer.has_vl else "B", None)
+        x = layer.after_attention(x, attn.merge("B", heads.flatten(0, 1)), "VL" if layer.has_vl else "B")
     return beit3.encoder.finish("B", x[:, 1]).unflatten(0, (images, beams))
 
 

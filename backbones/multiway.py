@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.fused_norms import add_layer_norm, gelu_layer_norm, layer_norm
 
 Read = Literal["all", "first"]
 
@@ -35,6 +36,10 @@ class Multiway(nn.ModuleDict):
 
     def of(self, branch: str) -> nn.Module:
         return self["shared"] if "shared" in self else self[branch]
+
+    def norm(self, branch: str) -> nn.LayerNorm:
+        """`of`, where the modules are LayerNorms."""
+        return cast(nn.LayerNorm, self.of(branch))
 
 
 class Attention(nn.Module):
@@ -69,7 +74,7 @@ class Attention(nn.Module):
     def merge(self, branch: str, heads: Tensor) -> Tensor:
         """(B, heads, T, head_dim) -> sub-LayerNorm -> out_proj -> (B, T, D)."""
         x = heads.transpose(1, 2).flatten(2)
-        return self.out_proj.of(branch)(self.inner_attn_ln.of(branch)(x))
+        return self.out_proj.of(branch)(layer_norm(self.inner_attn_ln.norm(branch), x))
 
 
 class FeedForward(nn.Module):
@@ -82,7 +87,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ffn_layernorm(F.gelu(self.fc1(x))))
+        return self.fc2(gelu_layer_norm(self.ffn_layernorm, self.fc1(x)))
 
 
 class Layer(nn.Module):
@@ -109,8 +114,13 @@ class Layer(nn.Module):
         return like.new_empty(like.shape[0], 1, 1).bernoulli_(kept).div_(kept)
 
     def feed_forward(self, x: Tensor, branch: str, factor: Tensor | None) -> Tensor:
-        out = self.ffn.of(branch)(self.final_layer_norm.of(branch)(x))
+        out = self.ffn.of(branch)(layer_norm(self.final_layer_norm.norm(branch), x))
         return x + (out if factor is None else out * factor)
+
+    def after_attention(self, x: Tensor, out: Tensor, branch: str) -> Tensor:
+        """x + out, and `feed_forward` behind it, where nothing is dropped."""
+        x, normed = add_layer_norm(self.final_layer_norm.norm(branch), x, out)
+        return x + self.ffn.of(branch)(normed)
 
     def forward(
         self,
@@ -135,7 +145,7 @@ class Layer(nn.Module):
         parts = {b: x for b, x in (("A", image), ("B", text)) if x is not None}
         q, k, v = {}, {}, {}
         for b, x in parts.items():
-            q[b], k[b], v[b] = attn.project(b, norm.of(b)(x), first)
+            q[b], k[b], v[b] = attn.project(b, layer_norm(norm.norm(b), x), first)
         keys = torch.cat(list(k.values()), dim=2) if len(k) > 1 else next(iter(k.values()))
         values = torch.cat(list(v.values()), dim=2) if len(v) > 1 else next(iter(v.values()))
         attention_factor = self.keep(next(iter(parts.values())))
@@ -146,18 +156,22 @@ class Layer(nn.Module):
             else:
                 heads = F.scaled_dot_product_attention(q[b], keys, values, attn_mask=mask)
             out = attn.merge(b, heads)
-            x = (x[:, :1] if first else x) + (out if attention_factor is None else out * attention_factor)
+            x = x[:, :1] if first else x
             expert = "VL" if self.has_vl and len(parts) == 2 else b
-            parts[b] = self.feed_forward(x, expert, ffn_factor)
+            if attention_factor is None and ffn_factor is None:
+                parts[b] = self.after_attention(x, out, expert)
+            else:
+                x = x + (out if attention_factor is None else out * attention_factor)
+                parts[b] = self.feed_forward(x, expert, ffn_factor)
         return parts.get("A"), parts.get("B")
 
     def image_states(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One layer on an image stream that sees itself alone: (B, N, D) -> the next states, and the keys and values
         (B, heads, N, head_dim) that texts attend to.
         """
-        q, k, v = self.self_attn.project("A", self.self_attn_layer_norm.of("A")(x))
-        x = x + self.self_attn.merge("A", F.scaled_dot_product_attention(q, k, v))
-        return self.feed_forward(x, "VL" if self.has_vl else "A", None), k, v
+        q, k, v = self.self_attn.project("A", layer_norm(self.self_attn_layer_norm.norm("A"), x))
+        out = self.self_attn.merge("A", F.scaled_dot_product_attention(q, k, v))
+        return self.after_attention(x, out, "VL" if self.has_vl else "A"), k, v
 
 
 class VisionEmbedding(nn.Module):
@@ -170,6 +184,18 @@ class VisionEmbedding(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
 
+    def patches(self, images: Tensor) -> Tensor:
+        """The patch convolution as one product: cuDNN takes several times as long for strides as wide as the kernel.
+
+        (B, 3, S, S) -> (B, patches, D).
+        """
+        if torch.is_autocast_enabled(images.device.type):
+            images = images.to(torch.get_autocast_dtype(images.device.type))
+        size, patch = self.proj.kernel_size[0], self.image_size // self.proj.kernel_size[0]
+        x = images.unflatten(3, (patch, size)).unflatten(2, (patch, size))  # (B, 3, rows, size, columns, size)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+
     def forward(self, images: Tensor, masked_patches: Tensor | None = None) -> Tensor:
         """images float (B, 3, S, S); masked_patches bool (B, patches), True = replaced by the mask token."""
         if images.shape[-2:] != (self.image_size, self.image_size):
@@ -177,7 +203,7 @@ class VisionEmbedding(nn.Module):
                 f"the model takes images of {self.image_size}x{self.image_size} pixels, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; load the checkpoint with --image-size {images.shape[-1]}"
             )
-        x = self.proj(images).flatten(2).transpose(1, 2)
+        x = self.patches(images) if images.is_cuda else self.proj(images).flatten(2).transpose(1, 2)
         if masked_patches is not None:
             w = masked_patches.unsqueeze(-1).to(x.dtype)
             x = x * (1 - w) + self.mask_token * w
