@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from beit3_bench.harness.schema import MetricValue, ReadData
 
 
+COMPILE_WORDS: dict[str, bool] = {"off": False, "on": True}
+"""How a card writes ``--compile``; ``auto`` stands as it is."""
+
+
 def setting_of(task: str, checkpoint: Path, metadata: Mapping[str, Any]) -> str:
     """``"zero-shot"`` for a checkpoint that is known to be trained for something else, else ``"fine-tuned"``."""
     from beit3_bench.backbones.weights import find_weight
@@ -111,7 +115,7 @@ def resolved_config(
         "allow_missing": list(request.allow_missing),
         "dtype": request.dtype,
         "device": request.device,
-        "compile": request.compile,
+        "compile": COMPILE_WORDS.get(request.compile, request.compile),
         "batch_size": request.batch_size,
         "workers": request.workers,
         "seed": request.seed,

@@ -74,6 +74,22 @@ def default_workers(device: torch.device, batches: int, world: int = 1) -> int:
     return min(8, spare) if device.type == "cuda" else min(2, spare)
 
 
+COMPILE_SECONDS = 30.0
+"""What compiling an encoder costs, about: one kind of layer for each kind of input."""
+COMPILE_GAIN = 0.05
+"""The share of the time that it saves on a card in half precision; see results/perf."""
+
+
+def compiling_pays(device: torch.device, dtype: str, seconds_left: float) -> bool:
+    """What ``--compile auto`` decides: on a card in half precision, and only where so much is left to do that it saves
+    more than it costs.
+
+    Args:
+        seconds_left: the time that the rest takes as it is.
+    """
+    return device.type == "cuda" and dtype != "fp32" and seconds_left * COMPILE_GAIN > COMPILE_SECONDS
+
+
 def compile_model(model: torch.nn.Module) -> None:
     """Compile in place, layer by layer where there are layers: equal layers share one compilation.
 

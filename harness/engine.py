@@ -24,6 +24,7 @@ from beit3_bench.harness.devices import (
     DTYPES,
     automatic_batch_size,
     compile_model,
+    compiling_pays,
     default_workers,
     is_out_of_memory,
     to_device,
@@ -33,6 +34,10 @@ from beit3_bench.tasks.base import Example, Row, Task, plan_batches
 
 ImageHashes = Mapping[str, Sequence[str]]
 """Example id -> hashes of its image files, in their order."""
+
+
+MEASURED_BATCHES = 6
+"""``--compile auto`` decides after so many."""
 
 
 class RowSink(Protocol):
@@ -141,7 +146,7 @@ def predict_all(
     dtype: str = "fp32",
     batch_size: int | str = "auto",
     workers: int | None = None,
-    compile: bool = False,
+    compile: str = "off",
     progress: bool | None = None,
     processes: Processes | None = None,
     hash_images: bool = False,
@@ -153,6 +158,7 @@ def predict_all(
         dtype: ``"fp32"`` (exact: TF32 is off) or autocast to ``"bf16"``, ``"fp16"``.
         batch_size: examples per forward pass and process, or ``"auto"`` (the task's own, or what fits); halved when memory
             runs out.
+        compile: of `COMPILE_MODES`.
         workers: decoding processes per process; None = chosen from the cores.
         progress: a bar on stderr; None = when stderr is a terminal.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
@@ -202,18 +208,21 @@ class _Pass:
         device: torch.device,
         dtype: str,
         facts: Throughput,
-        compile: bool,
+        compile: str,
         hash_images: bool,
     ):
         self.task, self.store, self.device, self.facts, self.hash_images = task, store, device, facts, hash_images
         self.warned = False
+        self.first_seconds = 0.0
         self.model = model.to(device).eval()
-        if compile:
+        self.may_compile = compile == "auto"
+        if compile == "on":
             compile_model(self.model)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
+        self.dtype = dtype
         kind = DTYPES[dtype]
         self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
 
@@ -230,6 +239,8 @@ class _Pass:
                 clock = self._spent("data_seconds", clock)
                 rows = self._predict(collated.batch, queue[finished])
                 clock = self._spent("compute_seconds", clock)
+                if not finished:  # holds what is done once: kernels are loaded, weights move
+                    self.first_seconds = self.facts.compute_seconds
                 if rows is None:
                     fits = False
                     break
@@ -238,10 +249,20 @@ class _Pass:
                 self._count(collated, queue[finished])
                 bar.update(len(queue[finished]))
                 finished += 1
+                if self.may_compile and finished == MEASURED_BATCHES:
+                    self._compile_if_it_pays(len(queue) - finished)
+                    clock = time.perf_counter()
             if fits:
                 return
             del loader, collated  # stops the workers and frees what they decoded ahead
             queue = self._smaller(queue[finished:])
+
+    def _compile_if_it_pays(self, batches_left: int) -> None:
+        """Once, after the first batches have shown how long one takes."""
+        self.may_compile = False
+        per_batch = (self.facts.compute_seconds - self.first_seconds) / (MEASURED_BATCHES - 1)
+        if compiling_pays(self.device, self.dtype, per_batch * batches_left):
+            compile_model(self.model)
 
     def _predict(self, batch: dict[str, Any], examples: list[Example]) -> list[Row] | None:
         """Rows of a batch, checked; None where it does not fit into memory."""

@@ -46,7 +46,7 @@ class Key:
 
 
 def space_facts(
-    task: Task, loaded: LoadedModel, device: torch.device, dtype: str, compile: bool
+    task: Task, loaded: LoadedModel, device: torch.device, dtype: str, compile: str
 ) -> dict[str, dict[str, Any]]:
     """Kind of input -> everything that its embeddings depend on beside the input itself.
 
@@ -91,7 +91,7 @@ class Features:
         loaded: LoadedModel,
         device: torch.device,
         dtype: str = "fp32",
-        compile: bool = False,
+        compile: str = "off",
     ):
         """Raises: BenchError: ``root`` cannot be a folder here."""
         assert task.feature is not None

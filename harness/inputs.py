@@ -30,6 +30,7 @@ class RunRequest:
 
     output: the run folder; None = a folder below ``results/runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
+    compile: ``"off"``, ``"on"``, or ``"auto"``: where it pays.
     options: the task's own, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
     """
@@ -43,7 +44,7 @@ class RunRequest:
     batch_size: int | str = "auto"
     device: str = "auto"
     dtype: str = "fp32"
-    compile: bool = False
+    compile: str = "off"
     workers: int | None = None
     seed: int = 0
     output: Path | None = None

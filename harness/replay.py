@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.card import COMPILE_WORDS
 from beit3_bench.harness.fingerprint import CODE
 from beit3_bench.harness.inputs import TOKENIZER, RunRequest
 from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.provenance import cores
+from beit3_bench.harness.schema import COMPILE_MODES
 from beit3_bench.harness.store import MEND, RESULT, RunStore
 from beit3_bench.tasks.base import Row, Task
 
@@ -163,7 +165,7 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
             batch_size=overrides.batch_size or card["batch_size"],
             device=overrides.device or card["device"].partition(":")[0],
             dtype=card["dtype"],
-            compile=card["compile"],
+            compile=_compile_mode(card["compile"], store.folder),
             workers=workers,
             seed=card["seed"],
             preset=given["preset"],
@@ -212,6 +214,15 @@ def _check_settings(request: RunRequest, folder: Path) -> None:
         raise BenchError(
             f"{folder}/config.json: {wrong[0]} {str(getattr(request, wrong[0]))[:40]!r} is out of range; {MEND}"
         )
+
+
+def _compile_mode(written: bool | str, folder: Path) -> str:
+    """``--compile`` as a card writes it."""
+    words: dict[bool | str, str] = {value: word for word, value in COMPILE_WORDS.items()}
+    mode = words.get(written, written)
+    if mode not in COMPILE_MODES:
+        raise BenchError(f"{folder}: config.json: compile is {written!r}; it is true, false or 'auto'")
+    return str(mode)
 
 
 def too_little(folder: Path, what: object) -> BenchError:

@@ -221,7 +221,7 @@ def predict(
     from beit3_bench.backbones.packing import pack_weights
     from beit3_bench.harness.engine import RowSink, Throughput, predict_all
 
-    if device.type == "cpu" and not request.compile:
+    if device.type == "cpu" and request.compile != "on":
         pack_weights(loaded.model)
     if device.type == "cuda" and isinstance(loaded.model, Captioning):
         keep_graphs(loaded.model)

@@ -168,6 +168,8 @@ RESULT_SHAPE = {
     "chance": (*NUMBER, type(None)),
 }
 DATA_SHAPE = {"counts": Each(int), "ids": str}
+COMPILE_MODES = ("off", "on", "auto")
+"""What ``--compile`` may be; a card writes the first two as false and true."""
 CARD_SHAPE = {
     "task?": str,
     "split?": str,
@@ -183,7 +185,7 @@ CARD_SHAPE = {
     "allow_missing?": [str],
     "dtype?": str,
     "device?": str,
-    "compile?": bool,
+    "compile?": (bool, str),
     "batch_size?": (int, str),
     "workers?": (int, type(None)),
     "seed?": int,

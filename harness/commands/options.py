@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.schema import COMPILE_MODES
 
 
 def _kept(name: str, variable: str, help: str) -> Callable:
@@ -22,6 +23,17 @@ image_cache = _kept(
     "--image-cache", "BEIT3_BENCH_IMAGE_CACHE", "Keep preprocessed images here, and decode none that are here"
 )
 features = _kept("--features", "BEIT3_BENCH_FEATURES", "Keep embeddings here, and compute none that are here")
+
+
+compile_mode = click.option(
+    "--compile",
+    type=click.Choice(COMPILE_MODES),
+    is_flag=False,
+    flag_value="on",
+    default="off",
+    show_default=True,
+    help="Compile the encoder's layers; auto: on a card, where so much is left to do that it pays.",
+)
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from beit3_bench.harness.commands.options import features, image_cache
+from beit3_bench.harness.commands.options import compile_mode, features, image_cache
 from beit3_bench.harness.commands.run import BatchSize
 from beit3_bench.harness.console import echo
 
@@ -50,7 +50,7 @@ from beit3_bench.harness.console import echo
 @click.option(
     "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the network."
 )
-@click.option("--compile", is_flag=True, help="Compile the encoder.")
+@compile_mode
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes.")
 @click.option(
     "--seed",

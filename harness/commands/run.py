@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.commands.options import features, image_cache
+from beit3_bench.harness.commands.options import compile_mode, features, image_cache
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class BatchSize(click.ParamType):
     show_default=True,
     help="Arithmetic of the network.",
 )
-@click.option("--compile", is_flag=True, help="Compile the encoder (slow first batch, faster rest).")
+@compile_mode
 @click.option(
     "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
 )

@@ -18,11 +18,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 PIECES = {
-    "numerics": ("numerics.py", 90),
-    "speed-base": ("speed.py", 150),
-    "speed-large": ("speed.py", 150),
-    "tinyworld": ("tinyworld.py", 180),
+    "numerics": ("numerics.py", 75),
+    "speed-base": ("speed.py", 140),
     "memory": ("memory.py", 60),
+    "speed-large": ("speed.py", 100),
+    "tinyworld": ("tinyworld.py", 150),
 }
 """Script and the seconds it may take."""
 

@@ -26,7 +26,10 @@ WAYS = {"plain": (), "compiled": ("--compile",)}
 def main(preset: str = "base") -> None:
     settings = Settings.parse()
     piece = Piece(settings.out.stem)
-    ways = {"plain": ()} if settings.quick else WAYS
+    ways = WAYS
+    if settings.quick or preset != "base":
+        ways = {"plain": ()}
+        piece.skip("compiled layers", "only at base size, since compiling takes its time")
     for way, words in ways.items():
         report = settings.out.with_name(f"bench-{preset}-bf16-{way}.json")
         size = QUICK if settings.quick else ("--preset", preset, "--repeats", "5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from checks import Piece, Settings
 
+from beit3_bench.harness.provenance import cores
 from beit3_bench.harness.replay import differences
 from beit3_bench.harness.store import RunStore
 
@@ -51,7 +53,11 @@ class World:
     def command(self, *words: object) -> str:
         """Run the command line; its last error line where it fails, else nothing."""
         finished = subprocess.run(
-            [sys.executable, "-m", "beit3_bench.harness", *map(str, words)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "beit3_bench.harness", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": str(max(cores() // TOGETHER, 1))},
         )
         lines = finished.stderr.strip().splitlines()
         return "" if finished.returncode == 0 else (lines[-1] if lines else f"exit code {finished.returncode}")

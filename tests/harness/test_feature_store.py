@@ -182,7 +182,7 @@ def loaded(seed=0, config=CONFIG, preprocessing=None):
     )
 
 
-def facts_of(task=Flickr30K, model=None, tokenizer="a", device=CPU, dtype="fp32", compile=False):
+def facts_of(task=Flickr30K, model=None, tokenizer="a", device=CPU, dtype="fp32", compile="off"):
     bound = task("nowhere")
     model = model or loaded()
     bound.bind(model.preprocessing, Words(tokenizer))
@@ -217,7 +217,7 @@ def one_weight_changed():
         ({"tokenizer": "b"}, "text"),
         ({"dtype": "bf16"}, "image text"),
         ({"device": torch.device("cuda")}, "image text"),
-        ({"compile": True}, "image text"),
+        ({"compile": "on"}, "image text"),
         ({"task": OwnPredict}, "image text"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else value.replace(" ", "+"),

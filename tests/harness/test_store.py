@@ -318,7 +318,7 @@ def test_finished_run_whose_shard_is_cut_is_damaged(tmp_path):
         ("seed", "x"),
         ("fingerprints", {"data": 1}),
         ("given_options", ["a"]),
-        ("compile", "yes"),
+        ("compile", 3),
         ("given", 1),
     ],
 )
