@@ -23,6 +23,7 @@ from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.detection.plan import DetectorPlan
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.compare import compare
 from beit3_bench.harness.inputs import read_examples
 from beit3_bench.harness.run import RunRequest, run_task
@@ -143,6 +144,21 @@ def test_annotation_id_0_is_named_by_run_and_verify(coco, checkpoint, tmp_path, 
     verified = invoke("data", "verify", "--task", "coco-det", "--data-root", root, "--split", "val2017")
     assert verified.exit_code == 2
     assert f"finding (notes): {told}" in verified.stdout
+
+
+def test_annotation_id_0_is_named_by_finetune(coco, tmp_path):
+    root = tmp_path / "coco"
+    shutil.copytree(coco, root)
+    words = ["finetune", "--task", "coco-det", "--data-root", root, "--preset", "tiny", "--device", "cpu", "--dry-run"]
+    assert json.loads(invoke(*words, "--json").stdout)["notes"] == []
+    edit_json(root / "annotations" / "instances_val2017.json", from_zero)
+    told = f"{root / 'annotations' / 'instances_val2017.json'}: the annotation with id 0 (image "
+    assert f"note: {told}" in invoke(*words).stdout
+    (note,) = json.loads(invoke(*words, "--json").stdout)["notes"]
+    assert note.startswith(told)
+    summary = {"task": "coco-det", "steps": 1, "seconds": 1.0, "checkpoint": "best.pth", "notes": [note]}
+    best = {"metric": "bbox/AP", "value": 0.1, "step": 1}
+    assert describe({**summary, "best": best}).endswith(f"\nnote: {note}")
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
