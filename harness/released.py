@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, read_expected
 
@@ -50,10 +50,10 @@ def read_data(task: Task, split: str, examples: Sequence[Example]) -> ReadData |
     expected = read_expected(task.data_of or task.name)
     if world_of(task.data_root) == "tiny" or not (split in expected.splits or split in expected.ids):
         return None
-    ids = "not known"
+    ids: Literal["released", "other", "not known"] = "not known"
     if split in expected.ids:
         ids = "released" if ids_of(examples, expected) == expected.ids[split] else "other"
-    return {"counts": counts_of(examples).stated(), "ids": ids}  # type: ignore[typeddict-item]
+    return {"counts": counts_of(examples).stated(), "ids": ids}
 
 
 def differences(task: str, split: str, counts: Mapping[str, int]) -> list[str]:
