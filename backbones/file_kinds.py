@@ -139,7 +139,7 @@ def _zip_kind(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = [member.filename for member in archive.infolist()]
     except Exception:  # zipfile raises many kinds for damaged archives
-        return f"is cut off or damaged: the end of its archive is missing; {again(path)}"
+        return f"is not a whole PyTorch checkpoint: the end of its archive is missing or damaged; {again(path)}"
     last = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in last:
         scripted = "constants.pkl" in last or any("/code/" in f"/{name}" for name in names)

@@ -130,7 +130,7 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
         BenchError: bad input; nothing has been written.
     """
     if request.checkpoint is not None:
-        request = dataclasses.replace(request, checkpoint=checkpoint_file(request.checkpoint))
+        checkpoint_file(request.checkpoint)
     recipe_options, task_options = split_options(request.options)
     task = task_class(request.data_root, task_options)
     training = task.examples("train")

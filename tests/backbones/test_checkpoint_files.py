@@ -289,7 +289,7 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "tar": ("x.tar", lambda: tarred("x.pth"), "is a tar archive; unpack it"),
     "zip of a checkpoint": ("x.pth", lambda: zipped("m/beit3.pth"), r"is a zip archive \(it holds 'm/beit3\.pth'\); unpack it"),
     "zip of anything": ("x.pth", lambda: zipped("a.txt"), "is a zip archive without"),
-    "cut zip": ("x.pth", lambda: WHOLE[: len(WHOLE) // 2], "is cut off or damaged.*copy it again"),
+    "cut zip": ("x.pth", lambda: WHOLE[: len(WHOLE) // 2], "not a whole PyTorch checkpoint: the end.*copy it again"),
     "TorchScript": ("x.pt", scripted, r"is a TorchScript archive.*torch\.jit\.load"),
     "npz": ("x.pth", numpy_archive, "is a NumPy archive"),
     "keras": ("x.keras", lambda: zipped("metadata.json", "model.weights.h5"), "is a Keras model"),
