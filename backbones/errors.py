@@ -27,7 +27,7 @@ _MEMORY_WORDS = (
     "not enough memory",
     "unable to allocate",
 )
-_FILES_WORDS = ("too many open files",)
+_FILES_WORDS = ("too many open files", "items of ancdata")
 _THREADS_WORDS = ("can't start new thread", "resource temporarily unavailable", "pthread_create")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
 from beit3_bench.tasks.base import Example, Task
+
+_FILES, _FILES_PER_WORKER = 12, 6  # pipes to and from the workers, and what is on its way through them
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,9 @@ def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pi
         items: which ones; None = all.
 
     Raises:
-        BenchError: in the place of a `Failure`.
+        BenchError: in the place of a `Failure`; or too few files may be opened for so many processes.
     """
+    _check_open_files(workers)
     loader = DataLoader(
         dataset,
         sampler=items,
@@ -44,6 +49,19 @@ def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pi
         if isinstance(item, Failure):
             raise BenchError(item.message)
         yield item
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise before worker processes are started that could not be: half started, they leave tracebacks behind."""
+    if not workers or not os.path.isdir("/proc/self/fd"):
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + _FILES + _FILES_PER_WORKER * workers
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise BenchError(
+            f"{workers} decoding processes need about {needed} open files, {limit} are allowed; "
+            "use fewer --workers (0 needs none) or raise ulimit -n"
+        )
 
 
 def _as_is(item: Any) -> Any:
