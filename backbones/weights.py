@@ -217,7 +217,7 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     try:
-        home = Path.home()
+        home = Path() if os.environ.get("HOME") == "" else Path.home()
     except RuntimeError:
         home = Path()
     if not home.is_absolute():

@@ -10,8 +10,9 @@ def main() -> None:
     try:
         from beit3_bench.harness.cli import main as command
     except (ImportError, MemoryError, OSError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
         sys.stderr.write(
-            f"error: beit3-bench does not start here ({type(error).__name__}: {' '.join(str(error).split())})\n"
+            f"error: beit3-bench does not start here ({reason}); raise the limits (ulimit -v, -n), or install it again\n"
         )
         sys.exit(2)
     command()

@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from beit3_bench.backbones.checkpoint import read_checkpoint
+from beit3_bench.backbones.checkpoint_layout import bare_name
 from beit3_bench.backbones.detection.plan import NET
 from beit3_bench.backbones.detectron2_adapter.backbone import say_what_was_loaded
 from beit3_bench.backbones.errors import BenchError
@@ -48,7 +49,7 @@ class BEiT3Checkpointer(DetectionCheckpointer):
                 log = logging.getLogger(__name__)
                 log.warning("%s: holds more than plain values; its tensors are loaded, no state of a training", f)
         tensors = loaded.get("model", loaded)
-        if any(str(name).removeprefix("module.").startswith("beit3.") for name in tensors):
+        if any(bare_name(str(name)).startswith("beit3.") for name in tensors):
             return {"model": self._tower(tensors, f)}
         return loaded
 

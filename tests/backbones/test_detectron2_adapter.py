@@ -22,6 +22,7 @@ from beit3_bench.backbones.detection.plan import DetectorPlan, strided
 from beit3_bench.backbones.detection.recipe import param_groups
 from beit3_bench.backbones.detection.weights import load_detector
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.models import build_model
 
 needs_detectron2 = pytest.mark.skipif(
     not adapter.is_available(), reason="detectron2 does not import here; build it to run the adapter's tests"
@@ -525,3 +526,18 @@ def test_the_giant_form_is_passed_on_to_detectron2(tmp_path, caplog):
     )
     assert {m.eps for m in net.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
     assert net.load_report.resized == {"beit3.vision_embed.proj.weight": "14x14 -> 16x16"}
+
+
+@needs_detectron2
+def test_positions_that_shrink_are_told_and_the_report_is_kept(tmp_path, caplog):
+    pretrained = BEiT3Config.preset("tiny", image_size=384)
+    path = tmp_path / "beit3.pth"
+    torch.save({"model": official_state_dict(build_model("retrieval", pretrained))}, path)
+    sizes = {key: getattr(pretrained, key) for key in ("embed_dim", "depth", "num_heads", "ffn_dim")}
+    tower = adapter.BEiT3ViT(**sizes, weights=str(path))
+    assert list(tower.load_report.resized.values()) == ["24x24 -> 14x14"]
+    assert "was interpolated, 24x24 -> 14x14" in caplog.text
+    caplog.clear()
+    kept = adapter.BEiT3ViT(**sizes, grid=24, cls_token=True, weights=str(path))
+    assert kept.load_report.resized == {}
+    assert caplog.text == ""

@@ -322,6 +322,29 @@ def test_checkpoints_that_do_not_fit_are_named(
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_a_report_tells_in_words_what_is_not_as_in_the_file(weights: dict[str, Tensor]) -> None:
+    small = random_model(CONFIG.replace(image_size=CONFIG.image_size // 2), cls_token=False)
+    remarks = load_spatial(small, weights).remarks()
+    side = CONFIG.grid
+    assert (
+        f"embed_positions.A.weight was interpolated, {side}x{side} -> {side // 2}x{side // 2}; build the model"
+        in remarks[0]
+    )
+    assert remarks[1:] == ["1 tensors left out: beit3.vision_embed.cls_token"]
+    assert load_spatial(random_model(), weights).remarks() == []
+
+
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "model."])
+def test_wrapped_names_are_those_of_the_tower(weights: dict[str, Tensor], prefix: str) -> None:
+    model = random_model(seed=7)
+    assert load_spatial(model, {"state_dict": {prefix + name: value for name, value in weights.items()}}).missing == []
+    expected = random_model(seed=8)
+    load_spatial(expected, weights)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), expected.state_dict().values(), strict=True)
+    )
+
+
 def test_what_may_be_missing_is_allowed_by_pattern(weights: dict[str, Tensor]) -> None:
     short = {k: v for k, v in weights.items() if not k.startswith("beit3.encoder.layer_norm")}
     report = load_spatial(SpatialBEiT3(CONFIG), short, allow_missing=["*.layer_norm.A.*"])

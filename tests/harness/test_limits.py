@@ -1,0 +1,138 @@
+"""The command line where the environment is not as it should be: one line, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from native import invoke, run_words
+
+from beit3_bench.backbones.errors import BenchError
+from beit3_bench.harness.batches import decode_ahead
+
+
+def command(*words: object, limit: tuple[int, int] | None = None, drop: tuple[str, ...] = (), **environment: str):
+    """The command line in a process of its own, under a resource limit."""
+    own = {k: v for k, v in os.environ.items() if k not in drop} | environment
+    return subprocess.run(
+        [sys.executable, "-m", "beit3_bench.harness", *map(str, words)],
+        env=own,
+        preexec_fn=(lambda: resource.setrlimit(limit[0], (limit[1], limit[1]))) if limit else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("size", ["abc", "", "-3", "9" * 30])
+def test_errors_are_told_under_any_world_size(monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    outcome = invoke("tasks", "nosuch")
+    assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1)
+    assert outcome.stderr.startswith("error: unknown task 'nosuch'")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc': expected a whole number"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set; start with torchrun, or unset WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "two", "LOCAL_RANK": "0"}, "RANK='two'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT='x'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "finetune"])
+def test_half_a_launcher_is_told_in_one_line(native, monkeypatch, tmp_path, variables, message, verb):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = run_words(native, "flickr30k")
+    if verb == "finetune":
+        words = ["finetune", *words[1:], "--preset", "tiny"]
+    outcome = invoke(*words, "--output", tmp_path / "run")
+    assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1)
+    assert message in outcome.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def nobody(uid: int) -> None:
+    raise KeyError(uid)
+
+
+def test_a_user_without_a_home_runs_and_is_told_what_pins_need(native, monkeypatch, tmp_path):
+    released = tmp_path / "beit3_base_patch16_384_f30k_retrieval.pth"
+    shutil.copy(native.checkpoint("flickr30k"), released)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("BEIT3_BENCH_CACHE", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    words = [*run_words(native, "flickr30k"), "--limit", 2, "--tokenizer", native.world / "beit3.spm"]
+    assert invoke(*words, "--output", tmp_path / "own").exit_code == 0, "one's own checkpoint needs no pins"
+    words[words.index("--checkpoint") + 1] = released
+    outcome = invoke(*words, "--output", tmp_path / "run")
+    assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1)
+    assert "set HOME, or BEIT3_BENCH_CACHE to a writable folder" in outcome.stderr
+    words[words.index("--checkpoint") + 1] = "~/x.pth"
+    outcome = invoke(*words, "--output", tmp_path / "run")
+    assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1)
+    assert "~/x.pth: no such home folder is known" in outcome.stderr
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))
+    words[words.index("~/x.pth")] = released
+    assert invoke(*words, "--output", tmp_path / "run").exit_code == 0
+
+
+def test_a_home_that_is_no_folder_of_its_own_is_none(monkeypatch):
+    from beit3_bench.backbones.weights import cache_folder
+
+    monkeypatch.delenv("BEIT3_BENCH_CACHE", raising=False)
+    for home in ("", "relative"):
+        monkeypatch.setenv("HOME", home)
+        with pytest.raises(BenchError, match="no home folder is known"):
+            cache_folder()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are not counted here")
+def test_too_few_open_files_are_told_before_workers_start(monkeypatch):
+    few = len(os.listdir("/proc/self/fd")) + 15
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (few, few))
+    with pytest.raises(
+        BenchError, match=rf"2 decoding processes need about \d+ open files, {few} are allowed; use fewer"
+    ):
+        next(decode_ahead([1, 2], None, 2, False))  # type: ignore[arg-type]
+    assert list(decode_ahead([1, 2], None, 0, False)) == [1, 2]  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+@pytest.mark.parametrize("megabytes", [150, 900])
+def test_memory_that_ends_during_an_import_is_one_line(native, tmp_path, megabytes):
+    words = [*run_words(native, "flickr30k"), "--output", tmp_path / "run"]
+    assert "not enough memory" in one_line(command(*words, limit=(resource.RLIMIT_AS, megabytes << 20)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_import_that_fails_before_the_command_line_is_there_is_one_line(tmp_path):
+    (tmp_path / "click.py").write_text("raise MemoryError")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert "does not start here (MemoryError)" in one_line(command("tasks", PYTHONPATH=path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are not counted here")
+@pytest.mark.parametrize("files", [8, 16, 20, 24])
+def test_a_run_with_few_open_files_ends_in_one_line_or_a_result(native, tmp_path, files):
+    words = [*run_words(native, "flickr30k"), "--output", tmp_path / "run"]
+    words[words.index("--workers") + 1] = 2
+    assert "open files" in one_line(command(*words, limit=(resource.RLIMIT_NOFILE, files)))
+    words[words.index("--workers") + 1] = 0
+    assert command(*words, limit=(resource.RLIMIT_NOFILE, files)).returncode == 0
