@@ -47,7 +47,7 @@ FILE = click.Path(path_type=Path)
 @image_cache
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=int,
     default=0,
     show_default=True,
     help="Decides order, augmentation and new weights.",
