@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,16 @@ def option_fingerprints(options: Mapping[str, Any]) -> dict[str, str]:
         "options": digest({name: value for name, value in options.items() if name not in files}),
         **{f"-o {name}": sha256_of(path) for name, path in files.items()},
     }
+
+
+def earlier_option_digests(options: Any) -> set[str]:
+    """Digests of a task's options as versions made them that did not have all of these options yet: one that did not exist
+    meant what is its default now.
+    """
+    values = vars(options)
+    default = [f.name for f in dataclasses.fields(options) if values[f.name] == f.default]
+    left_out = [set(names) for count in range(len(default) + 1) for names in combinations(default, count)]
+    return {digest({name: value for name, value in values.items() if name not in names}) for names in left_out}
 
 
 def names_file(value: Any) -> bool:

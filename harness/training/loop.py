@@ -23,6 +23,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import write_atomic
 from beit3_bench.harness.batches import dying_workers
 from beit3_bench.harness.devices import default_workers, resolve_device, to_device
+from beit3_bench.harness.fingerprint import earlier_option_digests
 from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.scoring import headline
@@ -206,7 +207,8 @@ class Training:
         def read() -> dict[str, Any]:
             state = read_state(path)
             with _reading(path):
-                check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed)
+                equal = {"options": earlier_option_digests(self.task.options)}
+                check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed, equal)
             return state
 
         state = self.processes.together(read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,17 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_same(
-    path: Path, stored: Mapping[str, Any], recipe: Recipe, fingerprints: Mapping[str, str], seed: int
+    path: Path,
+    stored: Mapping[str, Any],
+    recipe: Recipe,
+    fingerprints: Mapping[str, str],
+    seed: int,
+    equal: Mapping[str, Collection[str]] | None = None,
 ) -> None:
     """Raise if a state was made with another recipe, seed, data or start; names what differs.
+
+    Args:
+        equal: other values of a fingerprint that mean the same.
 
     Raises:
         BenchError: the first differences as "key old -> new".
@@ -76,7 +84,7 @@ def check_same(
         differing["seed"] = (stored["seed"], seed)
     for key, value in fingerprints.items():
         # a state of an earlier version lacks some: it is compared in what it has
-        if stored["fingerprints"].get(key, value) != value:
+        if stored["fingerprints"].get(key, value) not in (value, *(equal or {}).get(key, ())):
             differing[key] = (str(stored["fingerprints"].get(key))[:12], value[:12])
     if differing:
         told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in list(differing.items())[:5])

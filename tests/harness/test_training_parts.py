@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import os
@@ -23,6 +24,7 @@ from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import save_atomic
 from beit3_bench.backbones.models import build_model
+from beit3_bench.harness.fingerprint import digest, earlier_option_digests
 from beit3_bench.harness.training import curves
 from beit3_bench.harness.training.journal import CURVES, LOG, Journal, draw_curves, read_table
 from beit3_bench.harness.training.order import Division, GlobalBatches, share
@@ -146,6 +148,26 @@ def test_a_changed_recipe_seed_or_data_is_named():
         check_same(Path("state.pt"), stored, recipe, same, 1)
     with pytest.raises(BenchError, match="data aaa -> bbb"):
         check_same(Path("state.pt"), stored, recipe, {**same, "data": "bbb"}, 0)
+
+
+def test_option_that_an_earlier_version_did_not_have_meant_its_default():
+    @dataclasses.dataclass
+    class Before:
+        bias: float = 0.0
+
+    @dataclasses.dataclass
+    class Now(Before):
+        names: Path | None = None
+
+    was = digest(vars(Before(bias=1.0)))
+    assert was in earlier_option_digests(Now(bias=1.0))
+    assert was not in earlier_option_digests(Now(bias=1.0, names=Path("x")))
+    assert was not in earlier_option_digests(Now(bias=2.0))
+    stored = {"recipe": Recipe().to_dict(), "seed": 0, "fingerprints": {"options": was}}
+    now = {"options": digest(vars(Now(bias=1.0)))}
+    check_same(Path("state.pt"), stored, Recipe(), now, 0, {"options": earlier_option_digests(Now(bias=1.0))})
+    with pytest.raises(BenchError, match="options"):
+        check_same(Path("state.pt"), stored, Recipe(), now, 0)
 
 
 def test_a_saved_checkpoint_is_read_without_further_flags(tmp_path: Path):
