@@ -418,7 +418,7 @@ def match_ids(
     """
 
     def first(ids: Sequence[str]) -> str:
-        return ", ".join(str(i) for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
+        return ", ".join(str(i)[:80] for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
 
     seen: set[str] = set()
     twice = [i for i in predicted if i in seen or seen.add(i)]  # type: ignore[func-returns-value]

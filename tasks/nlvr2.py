@@ -178,7 +178,7 @@ DATA_ROOT/
         if not chosen:
             raise BenchError(f"{path}: holds no predictions; give at least one")
         scores = score_labels([labels[i] for i in chosen], [truth[i] for i in chosen], chosen)
-        scores.notes += [f"line 1 of {path.name} is a header ({header[:60]}) and is left out"] if header else []
+        scores.notes += [f"line 1 of {path.name} is a header ({header[:60]!r}) and is left out"] if header else []
         if coverage < 1:
             scores.notes.append(f"partial: {len(chosen)} of {len(truth)} examples ({coverage:.1%})")
         return scores

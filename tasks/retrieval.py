@@ -100,6 +100,8 @@ class Retrieval(DualEncoder):
                 arrays = {name: file[name] for name in ARRAYS}
         except FileNotFoundError as error:
             raise BenchError(f"{path}: predictions not found; give an .npz file") from error
+        except MemoryError as error:
+            raise BenchError(f"{path}: its arrays do not fit into memory; write float32 arrays") from error
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
             raise BenchError(
                 f"{path}: not an .npz file of plain arrays ({error}); write it with numpy.savez"
@@ -108,7 +110,14 @@ class Retrieval(DualEncoder):
             if type(error).__name__ != "BadZipFile":
                 raise
             raise BenchError(f"{path}: a damaged .npz file ({error}); write it again with numpy.savez") from error
-        return score_embeddings(**arrays)
+        for name in ("image_ids", "text_image_ids"):
+            ids = arrays[name]
+            if ids.dtype.kind == "f" and (np.abs(ids) <= 2**53).all() and (ids == np.trunc(ids)).all():
+                arrays[name] = ids.astype(np.int64)  # ids that went through a table of floats
+        try:
+            return score_embeddings(**arrays)
+        except BenchError as error:
+            raise BenchError(f"{path}: {error}") from error
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def parse_label(value: Any, source: str) -> bool:
         return value
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
-    raise BenchError(f"{source}: label {value!r} is neither True nor False; write one of the two")
+    raise BenchError(f"{source}: label {value!r:.60} is neither True nor False; write one of the two")
 
 
 def sentence_key(identifier: str) -> str:
@@ -36,7 +36,9 @@ def sentence_key(identifier: str) -> str:
     """
     parts = identifier.split("-")
     if len(parts) != 4 or not all(parts):
-        raise BenchError(f"identifier {identifier!r} is not of the form split-set-pair-sentence, such as dev-924-1-0")
+        raise BenchError(
+            f"identifier {identifier!r:.80} is not of the form split-set-pair-sentence, such as dev-924-1-0"
+        )
     return "-".join([parts[0], parts[1], "", parts[3]])
 
 

@@ -5,6 +5,7 @@ A reader goes as far as a run does before the model: examples, image check, fing
 
 from __future__ import annotations
 
+import codecs
 import json
 import pickle
 import random
@@ -260,6 +261,22 @@ def test_broken_prediction_files_are_refused_in_words(native, name, partial, see
     failures, refused = broken_ways(path, spoil, use, seeds[: len(seeds) // 2], f"{name} {partial}")
     assert not failures, f"{len(failures)}: " + "\n".join(failures[:5])
     assert refused > len(seeds) / 8
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, scorer in SCORERS.items() if scorer[3] not in (spoil_npz, spoil_bytes)]
+)
+def test_a_byte_order_mark_changes_no_score_and_utf_16_is_named(native, name, tmp_path):
+    task, make, spoilt, _ = SCORERS[name]
+    inputs = make(native, tmp_path)
+    path = spoilt(inputs)
+    expected = get_task(task).score_file(inputs).metrics
+    text = path.read_text()
+    path.write_bytes(codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode())
+    assert get_task(task).score_file(inputs).metrics == expected
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(BenchError, match=rf"{path.name}: is UTF-16 text .*; save it as UTF-8"):
+        get_task(task).score_file(inputs)
 
 
 @pytest.mark.parametrize("name", SCORERS)

@@ -19,6 +19,7 @@ from beit3_bench.tasks.files import (
     read_text,
     whole_number,
 )
+from beit3_bench.tasks.registry import get_task
 
 RECORDS = [{"image_id": 1, "caption": "ein Mädchen, 日本"}, {"image_id": 2, "caption": "b"}]
 FORM = 'a JSON list of {"image_id": 42, "caption": "a cat"}'
@@ -204,3 +205,44 @@ def test_what_is_no_id_is_named(value):
 def test_a_missing_key_names_those_that_are_there():
     with pytest.raises(BenchError, match=r"x: key 'caption' is missing \(found: 'image_id', 'text'\)"):
         field({"image_id": 1, "text": "a"}, "caption", str, "x")
+
+
+# ---- data sets ----------------------------------------------------------------------------------------------------------
+
+DATA_FILES = {
+    "flickr30k": ("flickr30k", "test", "dataset_flickr30k.json"),
+    "coco-caption": ("coco-caption", "val", "dataset_coco.json"),
+    "nocaps": ("nocaps", "val", "nocaps_val_4500_captions.json"),
+    "vqav2 questions": ("vqav2", "val", "vqa/v2_OpenEnded_mscoco_val2014_questions.json"),
+    "vqav2 annotations": ("vqav2", "val", "vqa/v2_mscoco_val2014_annotations.json"),
+    "nlvr2": ("nlvr2", "test-P", "data/test1.json"),
+}
+
+
+@pytest.mark.parametrize("name", DATA_FILES)
+def test_files_of_data_sets_may_have_a_mark_and_line_ends_of_windows(native, tmp_path, name):
+    task, split, file = DATA_FILES[name]
+    root = native.copy(task, tmp_path)
+    expected = get_task(task)(root).examples(split)
+    path = root / file
+    text = path.read_text()
+    path.write_bytes(codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode())
+    assert get_task(task)(root).examples(split) == expected
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(BenchError, match=rf"{path.name}: is UTF-16 text .*; save it as UTF-8"):
+        get_task(task)(root).examples(split)
+
+
+def test_option_files_may_have_a_mark(native, tmp_path):
+    vqa = get_task("vqav2")
+    answers = vqa(native.root("vqav2")).vocabulary()
+    lines = "\r\n".join(json.dumps({"answer": a, "label": n}) for n, a in enumerate(answers))
+    (tmp_path / "answer2label.txt").write_bytes(codecs.BOM_UTF8 + lines.encode())
+    options = {"answer_vocab": str(tmp_path / "answer2label.txt")}
+    assert vqa(native.root("vqav2"), options).vocabulary() == answers
+    imagenet = get_task("imagenet")
+    names = {name: f"a {name}" for name in imagenet(native.root("imagenet")).classes()}
+    (tmp_path / "names.json").write_bytes(codecs.BOM_UTF8 + json.dumps(names).encode())
+    (tmp_path / "templates.json").write_bytes(codecs.BOM_UTF8 + b'["{}."]')
+    options = {"class_names": str(tmp_path / "names.json"), "templates": str(tmp_path / "templates.json")}
+    assert imagenet(native.root("imagenet"), options).class_texts() == {k: [f"{v}."] for k, v in names.items()}

@@ -123,6 +123,15 @@ def test_a_header_line_is_left_out_and_noted(tmp_path, two, text):
     assert ["is a header" in note for note in scores.notes] == [True]
 
 
+def test_a_cell_of_any_length_is_a_short_line(tmp_path, two):
+    path = tmp_path / "predictions.csv"
+    for text in (f"dev-1-0-0,{'x' * 100_000}\n", f"{'y' * 100_000},True\ndev-1-0-0,True\ndev-1-1-0,True\n"):
+        path.write_text(text)
+        with pytest.raises(BenchError) as caught:
+            NLVR2.score_file(ScoreInputs(path, two))
+        assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

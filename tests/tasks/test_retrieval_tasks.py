@@ -107,6 +107,18 @@ def test_bad_embedding_files_are_named(tmp_path, change, message):
         CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz"))
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.uint16])
+def test_ids_of_embeddings_may_be_whole_floats(tmp_path, kind):
+    content = arrays()
+    np.savez(tmp_path / "e.npz", **content)
+    expected = CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz")).metrics
+    np.savez(tmp_path / "e.npz", **{**content, "text_image_ids": content["text_image_ids"].astype(kind)})
+    assert CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz")).metrics == expected
+    np.savez(tmp_path / "e.npz", **{**content, "text_image_ids": content["text_image_ids"] + 0.5})
+    with pytest.raises(BenchError, match=r"e\.npz: text_image_ids: expected 24 integers"):
+        CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz"))
+
+
 def test_a_file_that_is_no_npz_or_holds_objects_is_refused(tmp_path):
     path = tmp_path / "e.npz"
     path.write_bytes(b"PK\x03\x04 cut")
