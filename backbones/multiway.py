@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.fused_norms import add_layer_norm, gelu_layer_norm, layer_norm
+from beit3_bench.backbones.packing import linear_part
 
 Read = Literal["all", "first"]
 
@@ -67,8 +68,8 @@ class Attention(nn.Module):
         if not first_query:
             q, k, v = self.heads(qkv(x)).unbind(0)
             return q, k, v
-        (q,) = self.heads(F.linear(x[:, :1], qkv.weight[: self.dim], qkv.bias[: self.dim])).unbind(0)
-        k, v = self.heads(F.linear(x, qkv.weight[self.dim :], qkv.bias[self.dim :])).unbind(0)
+        (q,) = self.heads(linear_part(qkv, x[:, :1], 0, self.dim)).unbind(0)
+        k, v = self.heads(linear_part(qkv, x, self.dim, 3 * self.dim)).unbind(0)
         return q, k, v
 
     def merge(self, branch: str, heads: Tensor) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from exactness import PLAIN, assert_exact, assert_plain
 from torch import nn
 
 from beit3_bench.backbones import packing
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.packing import PackedLinear, pack_weights
+from beit3_bench.backbones.products import exact_products
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL on this processor")
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() or torch.backends.mkldnn.is_available()), reason="neither MKL nor oneDNN"
+)
 
 
 bfloat16 = pytest.mark.skipif(
@@ -20,20 +24,62 @@ bfloat16 = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_products_are_the_same_for_any_number_of_rows(bias):
+@pytest.mark.parametrize("outputs", [20, 2])
+def test_products_are_the_same_for_any_number_of_rows(bias, outputs):
     torch.manual_seed(0)
-    plain, layer = nn.Linear(48, 20, bias=bias), nn.Linear(48, 20, bias=bias)
+    plain, layer = nn.Linear(48, outputs, bias=bias), nn.Linear(48, outputs, bias=bias)
     layer.load_state_dict(plain.state_dict())
     assert pack_weights(layer)
     with torch.inference_mode():
         for shape in ((7, 48), (7, 48), (7, 48), (1, 7, 48), (3, 48), (2, 5, 48), (48,), (0, 48), (7, 48)):
             x = torch.randn(shape)
-            assert torch.equal(layer(x), plain(x)), shape
+            assert_plain(layer(x), plain(x))
         turned = torch.randn(48, 7).t()
-        assert torch.equal(layer(turned), plain(turned))
+        assert_plain(layer(turned), plain(turned))
+        many = torch.randn(400, 48)
+        whole = layer(many)
+        for start, rows in ((0, 1), (399, 1), (5, 2), (7, 3), (0, 7), (11, 64), (3, 197)):
+            assert_exact(layer(many[start : start + rows]), whole[start : start + rows])
     assert isinstance(layer, PackedLinear)
-    assert layer.packed is not None
-    assert layer.packed_rows == 7
+    assert layer.packed_rows == (0 if layer.packed is None else 7)
+    assert list(layer.parts) == ([(0, outputs)] if layer.way.library == "oneDNN" else [])
+    if exact_products() == PLAIN and torch.backends.mkl.is_available():
+        assert layer.packed is not None
+
+
+def test_a_part_of_the_outputs_is_that_of_all():
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 30)
+    x, plain = torch.randn(9, 48), layer.weight.detach()
+    for bias in (layer.bias.detach(), None):
+        layer.bias = None if bias is None else nn.Parameter(bias)
+        expected = torch.nn.functional.linear(x, plain[10:], None if bias is None else bias[10:])
+        assert torch.equal(packing.linear_part(layer, x, 10, 30), expected)
+        packed = nn.Linear(48, 30, bias=bias is not None)
+        packed.load_state_dict(layer.state_dict())
+        pack_weights(packed)
+        with torch.inference_mode():
+            part = packing.linear_part(packed, x, 10, 30)
+            assert_plain(part, expected)
+            for rows in (1, 2, 3, 5):
+                assert_exact(packing.linear_part(packed, x[:rows], 10, 30), part[:rows])
+        packing.linear_part(packed, x, 10, 30).sum().backward()
+        assert packed.weight.grad[:10].abs().max() == 0 < packed.weight.grad[10:].abs().max()
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL on this processor")
+def test_a_packed_product_that_is_not_the_plain_one_is_not_used(monkeypatch):
+    monkeypatch.setattr(packing, "exact_products", lambda: PLAIN)
+    real = torch.ops.mkl._mkl_linear
+    monkeypatch.setattr(torch.ops.mkl, "_mkl_linear", lambda *arguments: real(*arguments) * (1 + 2**-20))
+    layer, x = nn.Linear(48, 20), torch.randn(7, 48)
+    pack_weights(layer)
+    with torch.inference_mode():
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        for _ in range(4):
+            assert torch.equal(layer(x), expected)
+    assert layer.packed is None
+    assert not layer.packs
 
 
 def test_gradients_autocast_and_new_weights_pass_by_the_packed_ones():
@@ -44,9 +90,9 @@ def test_gradients_autocast_and_new_weights_pass_by_the_packed_ones():
     with torch.no_grad():
         for _ in range(3):
             layer(x)
-        assert layer.packed is not None
+        assert layer.packed is not None or layer.parts or exact_products() != PLAIN
         layer.load_state_dict(plain.state_dict())
-        assert torch.equal(layer(x), plain(x))
+        assert_plain(layer(x), plain(x))
         for _ in range(3):
             layer(x)
         with torch.autocast("cpu", torch.float16):
@@ -95,7 +141,7 @@ def test_a_model_in_bfloat16_differs_by_rounding_only():
         assert any(isinstance(m, PackedLinear) and m.rounded is not None for m in model.modules())
         for right, a, b in zip(exact, plain, packed, strict=True):
             assert (b - right).abs().max() <= 2 * (a - right).abs().max() + 2**-8
-        assert torch.equal(model.encode_image(images), exact[0])  # float32 stays exact
+        assert_plain(model.encode_image(images), exact[0])  # float32 stays exact
 
 
 def test_a_model_keeps_its_outputs_its_names_and_its_state():
@@ -105,10 +151,15 @@ def test_a_model_keeps_its_outputs_its_names_and_its_state():
     with torch.inference_mode():
         expected, state = model(images, ids), list(model.state_dict())
         assert pack_weights(model)
+        first = model(images, ids)
         for _ in range(3):
-            assert torch.equal(model(images, ids), expected)
+            assert_plain(model(images, ids), expected)
+            assert torch.equal(model(images, ids), first)
+        for i in range(2):
+            assert_exact(model(images[i : i + 1], ids[i : i + 1]), first[i : i + 1])
     assert list(model.state_dict()) == state
-    assert any(isinstance(m, PackedLinear) and m.packed is not None for m in model.modules())
+    packed = [m for m in model.modules() if isinstance(m, PackedLinear)]
+    assert any(m.packed is not None or m.parts for m in packed) or exact_products() != PLAIN
 
 
 def test_weights_that_no_library_can_take_stay_as_they_are(monkeypatch):
@@ -116,7 +167,7 @@ def test_weights_that_no_library_can_take_stay_as_they_are(monkeypatch):
     pack_weights(half)
     assert type(half) is nn.Linear
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    monkeypatch.setattr(packing, "_has_bfloat16", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     layer = nn.Linear(4, 4)
     assert not pack_weights(layer)
     assert type(layer) is nn.Linear

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from exactness import close
 from random_detector import random_detector
 from ranks import run_ranks
 from training_cases import furthest, mini_world, one_thread, weights
@@ -66,17 +65,6 @@ def segmentor(path: Path) -> Path:
     return path
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal values of a row, numbers to the rounding of a batched float32 network."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, np.ndarray):
-        return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4)
-    return a == pytest.approx(b, rel=1e-4, abs=1e-4) if isinstance(a, float) else a == b
-
-
 @pytest.mark.parametrize(
     ("task", "make", "metric", "processes", "size"),
     [("coco-det", detector, "bbox/AP", 2, 2)]
@@ -101,7 +89,7 @@ def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, p
     rows, expected = RunStore.read(tmp_path / "two").rows(), RunStore.read(tmp_path / "one").rows()
     assert len(expected) == (6 if task == "ade20k-seg" else one["counts"]["images"])
     assert rows.keys() == expected.keys()
-    assert all(same(rows[i], expected[i]) for i in expected)
+    assert all(close(rows[i], expected[i]) for i in expected)
 
 
 def test_a_detector_trains_in_shards_as_in_copies(world, tmp_path):
