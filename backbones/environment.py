@@ -1,9 +1,11 @@
-"""What launchers of several processes (torchrun, accelerate, SLURM scripts) announce in environment variables."""
+"""Environment variables: what launchers of several processes (torchrun, accelerate, SLURM scripts) announce; PyTorch's own."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from beit3_bench.backbones.errors import BenchError
 
@@ -53,3 +55,20 @@ def _missing(variable: str, world: int) -> BenchError:
     return BenchError(
         f"WORLD_SIZE announces {world} processes, but {variable} is not set; start with torchrun, or unset WORLD_SIZE"
     )
+
+
+_TENSORS_ONLY, _ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+@contextmanager
+def loading_tensors_only() -> Iterator[None]:
+    """In this block `torch.load` runs nothing that is in a file, whatever a library asks of it (mmengine falls back to that)."""
+    before = {name: os.environ.pop(name, None) for name in (_TENSORS_ONLY, _ANYTHING)}
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -32,7 +32,7 @@ from beit3_bench.backbones.checkpoint import PRESETS, Checkpoint, config_from_te
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.detection.plan import NET
 from beit3_bench.backbones.detection.plan import tower_of as detector_tower
-from beit3_bench.backbones.environment import announced_processes
+from beit3_bench.backbones.environment import announced_processes, loading_tensors_only
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import read_limited, write_atomic
 from beit3_bench.backbones.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
@@ -374,7 +374,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
             write_atomic(job.output / JOB, (json.dumps(decided(job), indent=2) + "\n").encode())
         console.open = True
         begun = time.perf_counter()
-        runner.train()
+        with loading_tensors_only():  # of the state to resume from
+            runner.train()
         steps = (runner.iter) // job.accumulate
     seconds = time.perf_counter() - begun
     assert keeper.best is not None

@@ -206,3 +206,28 @@ def test_metadata_survive_wrapped_names(tmp_path):
     save_file(named, tmp_path / "x.safetensors", metadata={METADATA_KEY: json.dumps(metadata)})
     for name in ("x.pth", "x.safetensors"):
         assert load_model_for("retrieval", tmp_path / name).config == model.config
+
+
+def test_what_mmengine_saves_beside_the_weights_hinders_nobody(tmp_path, state):
+    mmengine = pytest.importorskip("mmengine")
+    hub = mmengine.logging.MessageHub.get_instance("checkpoint-forms")
+    for step in range(3):
+        hub.update_scalar("train/loss", step / 2)
+        hub.update_info("iter", step)
+    settings = mmengine.config.ConfigDict(type="Adapter", backbone={"depth": 2}, classes=("a", "b"))
+    content = {
+        "meta": {
+            "cfg": "x = 3",
+            "settings": settings,
+            "config": mmengine.Config({"a": {"b": 1}}),
+            "seed": 0,
+            "iter": 3,
+        },
+        "state_dict": OrderedDict(state),
+        "message_hub": hub.state_dict(),
+        "hub": hub,
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
+        "param_schedulers": [{"last_step": 3}],
+    }
+    torch.save(content, tmp_path / "iter_3.pth")
+    assert assert_loads(tmp_path / "iter_3.pth", state) == []

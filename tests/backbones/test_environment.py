@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import pickle
+from pathlib import Path
 
 import pytest
+import torch
 
-from beit3_bench.backbones.environment import announced, announced_processes, check_launch
+from beit3_bench.backbones.environment import announced, announced_processes, check_launch, loading_tensors_only
 from beit3_bench.backbones.errors import BenchError, exhausted, requires
 
 LAUNCHED = {"RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -63,6 +67,34 @@ def test_values_are_numbers_in_their_range(monkeypatch):
     assert announced("RANK") == 3
     with pytest.raises(BenchError, match="from 0 to 2"):
         announced("RANK", most=2)
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("value", [None, "1"])
+def test_libraries_cannot_run_what_is_in_a_file(monkeypatch, tmp_path, value):
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    monkeypatch.delenv(name, raising=False)
+    if value:
+        monkeypatch.setenv(name, value)
+    torch.save({"x": Touch(tmp_path / "executed")}, tmp_path / "x.pth")
+    before = dict(os.environ)
+    with loading_tensors_only():
+        for asked in (None, False):
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(tmp_path / "x.pth", weights_only=asked)
+    assert not (tmp_path / "executed").exists()
+    assert dict(os.environ) == before
+    torch.load(tmp_path / "x.pth", weights_only=False)
+    assert (tmp_path / "executed").exists(), "it would have"
 
 
 # ---- a machine's limits -----------------------------------------------------------------------------------------------

@@ -728,6 +728,10 @@ def test_fine_tuning_starts_from_an_official_checkpoint_and_ends_in_one_that_run
     assert (result["setting"], result["model"]["preset"]) == ("fine-tuned", "tiny")
     assert result["metrics"]["mIoU"]["value"] == pytest.approx(summary["best"]["value"], abs=6e-5)  # mmseg rounds
     init_model(str(tmp_path / "out/mmseg_config.py"), summary["checkpoint"], device="cpu")
+    # and so does mmengine's own state, which holds the last weights, optimizer and all
+    state = max((tmp_path / "out").glob("iter_*.pth"))
+    last = evaluate(state, data, tmp_path / "last", config=str(tmp_path / "out/mmseg_config.py"))
+    assert last["metrics"]["mIoU"]["value"] == pytest.approx(summary["best"]["value"], abs=6e-5)
     # a segmentor is a start, too
     again = ADE20K.finetune(ask(data, tmp_path / "again", checkpoint=Path(summary["checkpoint"])))
     assert again["source"]["checkpoint"] == "best.pth"

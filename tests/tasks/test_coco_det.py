@@ -636,7 +636,7 @@ def test_official_weights_fill_the_tower(coco, tmp_path):
 
 def test_a_detector_of_other_classes_keeps_all_but_its_class_layers(coco, tmp_path):
     path = save(tmp_path / "objects.pth", PLAN.replace(num_classes=11))
-    source = torch.load(path)["model"]
+    source = torch.load(path, weights_only=True)["model"]
     _, _, model, _, _, new = trainable(coco, path)
     state = model.state_dict()
     assert sorted({name.rpartition(".")[0] for name in new}) == [
