@@ -1,5 +1,6 @@
 # make smoke   install, write the tiny world, fine-tune and evaluate a tiny BEiT-3 on every task, print the leaderboard
 # make test    install and run the tests (SLOW=1: the slow ones too)
+# make test-isa  parity with the official code and the rows of a run under other instruction sets and numbers of threads
 # make lint    style, formatting and types
 # make device  checks and figures on a CUDA card (PIECES= some of them); tests/device.sh also runs where there is no network, with
 #              the wheels that `make device-wheels` fetches here
@@ -20,7 +21,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install smoke test lint device device-wheels clean
+.PHONY: install smoke test test-isa lint device device-wheels clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +38,9 @@ smoke: install
 
 test: install
 	$(BIN)/python -m pytest $(if $(SLOW),-m "slow or not slow")
+
+test-isa: install
+	PYTHON=$(BIN)/python sh tests/instruction_sets.sh
 
 lint: install
 	$(BIN)/ruff check .

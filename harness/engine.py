@@ -2,7 +2,8 @@
 
 `predict_all` takes the examples that the run folder does not hold yet, plans batches, lets worker processes decode and
 pad them, runs the task's `predict` on the device, and stores every batch before the next one counts as done. The same
-rows come out for any batch size, number of workers and number of processes.
+rows come out for any batch size, number of workers and number of processes: bit for bit in float32 on CPUs whose products
+are exact (`backbones.products`), to rounding on others and on GPUs.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def examine() -> list[Finding]:
     """All checks, cheap ones first."""
     findings = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")]
     findings += [module_finding(name, "every task", "pip install beit3-bench") for name in CORE]
-    findings.append(_guarded("device", _device))
+    findings += [_guarded("device", _device), _guarded("matrix products", _products)]
     findings += [stack_finding(name, purpose) for name, purpose in STACKS.items()]
     findings += [_guarded("java", _java), _guarded("SPICE model", _spice), _guarded("tasks", _tasks)]
     findings += [_guarded("pinned hashes", _pins), _guarded("free disk space", lambda: _disk(Path.cwd()))]
@@ -138,6 +138,16 @@ def _device() -> Finding:
         return Finding("device", "ok", "Apple GPU (mps)")
     built = f", torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
     return Finding("device", "ok", f"CPU with {torch.get_num_threads()} threads; no GPU found{built}")
+
+
+def _products() -> Finding:
+    from beit3_bench.backbones.products import exact_products
+
+    way = exact_products()
+    if way is None:
+        return Finding("matrix products", "ok", "on this CPU rows agree to rounding at any batch size")
+    by = "plain products" if way.library == "plain" else f"products of {way.library}"
+    return Finding("matrix products", "ok", f"on this CPU rows are the same byte for byte at any batch size, by {by}")
 
 
 def _java() -> Finding:

@@ -13,9 +13,12 @@ from beit3_bench.backbones.models import build_model
 from beit3_bench.backbones.packing import PackedLinear, pack_weights
 from beit3_bench.backbones.products import exact_products
 
-pytestmark = pytest.mark.skipif(
-    not (torch.backends.mkl.is_available() or torch.backends.mkldnn.is_available()), reason="neither MKL nor oneDNN"
-)
+pytestmark = [
+    pytest.mark.isa,
+    pytest.mark.skipif(
+        not (torch.backends.mkl.is_available() or torch.backends.mkldnn.is_available()), reason="neither MKL nor oneDNN"
+    ),
+]
 
 
 bfloat16 = pytest.mark.skipif(

@@ -14,6 +14,7 @@ from beit3_bench.backbones.checkpoint import VISION_POSITIONS, official_names
 from beit3_bench.backbones.generation import Decoding, beam_search, decode_step, encode_images, search
 from beit3_bench.backbones.multiway import Streams
 
+pytestmark = pytest.mark.isa
 PATCHES = golden.CONFIG.num_patches
 BEAM_CASES = golden.document("beam")
 

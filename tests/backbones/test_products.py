@@ -13,6 +13,8 @@ from exactness import PLAIN
 from beit3_bench.backbones import products
 from beit3_bench.backbones.products import CANDIDATES, ExactProducts, exact_linear, exact_products, onednn_layout
 
+pytestmark = pytest.mark.isa
+
 
 def strict_mkl() -> bool:
     """Whether the library promises it: MKL's strict mode, on an Intel processor with AVX2."""

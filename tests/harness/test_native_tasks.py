@@ -46,6 +46,7 @@ def values(result):
     return {name: metric["value"] for name, metric in result["metrics"].items()}
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_and_metrics_depend_neither_on_batch_size_nor_on_the_order_of_the_data(native, task, tmp_path):
     class Permuted(get_task(task)):
