@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 UNSHOWN = {"image_size": "pixels", "window_size": "tokens along a window", "proposals": "proposals"}
 """Fields of a plan that no tensor shows, and their units."""
+LARGEST = {"image_size": 8192, "window_size": 1024, "proposals": 100_000}
+"""What a configuration may say; a mistyped one must not ask for the memory of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,9 @@ def _contradictions(config: TrainingConfig, checkpoint: Checkpoint) -> list[str]
         wrong.append(f"a square of {said['image_size']} pixels, no multiple of {STRIDE}")
     if any(not 0 <= block < tower.depth for block in said.get("global_blocks", ())):
         wrong.append(f"global blocks {said['global_blocks']} of {tower.depth}")
+    wrong += [f"{name} {said[name]}" for name, most in LARGEST.items() if said.get(name, 0) > most]
+    if not 0 < said.get("layer_norm_eps", 1e-5) < 1:
+        wrong.append(f"layer_norm_eps {said['layer_norm_eps']}")
+    if min(said.get("pixel_std", (1.0,))) <= 0:
+        wrong.append(f"pixel_std {said['pixel_std']}")
     return wrong

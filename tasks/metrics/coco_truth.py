@@ -186,6 +186,15 @@ def _is_number(value: Any, limit: float = _LARGEST) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -limit < value < limit
 
 
+def _are_numbers(values: Sequence[Any], limit: float = _LARGEST) -> bool:
+    """Whether all values are finite numbers; quick where they are Python's own, as from a file of millions."""
+    if not values:
+        return True
+    if not set(map(type, values)) <= {int, float}:
+        return all(_is_number(value, limit) for value in values)
+    return -limit < min(values) and max(values) < limit and not math.isnan(sum(values))
+
+
 def number(record: Mapping[str, Any], key: str, place: str) -> float:
     """``record[key]``, a finite number."""
     value = record.get(key)
@@ -206,13 +215,7 @@ def _pixels(record: Mapping[str, Any], key: str, place: str) -> int:
 def box(record: Mapping[str, Any], place: str) -> list[float]:
     """``record["bbox"]``: x, y, width, height, finite, sizes 0 or more."""
     found = record.get("bbox")
-    if (
-        not isinstance(found, Sequence)
-        or len(found) != 4
-        or not all(map(_is_number, found))
-        or found[2] < 0
-        or found[3] < 0
-    ):
+    if not isinstance(found, Sequence) or len(found) != 4 or not _are_numbers(found) or found[2] < 0 or found[3] < 0:
         raise BenchError(f"{place}: bbox {found!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more")
     return list(found)
 
@@ -223,7 +226,7 @@ def box(record: Mapping[str, Any], place: str) -> list[float]:
 def check_polygons(polygons: Sequence[Any], place: str) -> None:
     """Raise unless these are lists of numbers, short ones among them or not."""
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(_is_number(v, _FURTHEST) for v in polygon):
+        if not isinstance(polygon, list) or not _are_numbers(polygon, _FURTHEST):
             raise BenchError(
                 f"{place}: polygon {polygon!r:.60} is not a list of x, y pairs in pixels; mend this record"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.machinery
 import importlib.util
+import json
 import pickle
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from beit3_bench.backbones import detectron2_adapter as adapter
 from beit3_bench.backbones.checkpoint import official_state_dict
@@ -404,6 +407,56 @@ def test_a_registered_folder_feeds_the_jittered_loader(tmp_path, monkeypatch):
     assert adapter.register_coco(tmp_path / "tiny" / "coco") == adapter.register_coco(tmp_path / "tiny" / "coco")
     with pytest.raises(BenchError, match="annotations"):
         adapter.register_coco(tmp_path)
+
+
+@needs_detectron2
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_are_turned_as_by_detectron2(tmp_path, orientation, kind):
+    from detectron2.data.detection_utils import read_image
+
+    from beit3_bench.backbones.preprocess import decode
+
+    pixels = torch.randint(0, 256, (6, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a", kind, exif=exif)
+    assert np.array_equal(np.asarray(decode(tmp_path / "a", upright=True)), read_image(str(tmp_path / "a"), "RGB"))
+
+
+@needs_detectron2
+def test_objects_are_those_that_detectron2_trains_on(tmp_path):
+    """Short polygons, crowds, text ids: `load_coco_json` and its filter, against our training examples."""
+    from detectron2.data.build import filter_images_with_only_crowd_annotations
+    from detectron2.data.datasets.coco import load_coco_json
+
+    from beit3_bench.tasks.coco_det import CocoDetection
+    from beit3_bench.tasks.tinyworld.world import write_tiny_world
+
+    write_tiny_world(tmp_path / "tiny", size="mini")
+    root = tmp_path / "tiny" / "coco"
+    place = root / "annotations" / "instances_train2017.json"
+    content = json.loads(place.read_text())
+    polygons = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
+    polygons[0]["segmentation"].append([1.0, 1, 9, 9])
+    polygons[1]["segmentation"] = [[1.0, 1, 9, 9]]
+    polygons[2]["segmentation"].append([1.0, 1, 9, 9, 5, 1, 3])
+    for record in (*content["images"], *content["annotations"]):
+        record["image_id" if "image_id" in record else "id"] = f"{record.get('image_id', record['id']):012d}"
+    place.write_text(json.dumps(content))
+    theirs = load_coco_json(str(place), str(root / "train2017"), "beit3_bench_test_objects")
+    theirs = filter_images_with_only_crowd_annotations(theirs)
+    ours = {e.id: e.target for e in CocoDetection(root).training_examples()}
+    expected = {
+        record["image_id"]: [
+            (o["bbox"], o["segmentation"], o["category_id"]) for o in record["annotations"] if not o["iscrowd"]
+        ]
+        for record in theirs
+    }
+    assert {i: [(o["bbox"], o["segmentation"], o["class"]) for o in objects] for i, objects in ours.items()} == {
+        i: objects for i, objects in expected.items() if objects
+    }
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -131,6 +132,10 @@ def test_the_files_own_settings_come_before_a_configuration_beside_it(checkpoint
         ("square_pad: 128", "square_pad: 1000", "a square of 1000 pixels"),
         ("global_blocks: [1, 3]", "global_blocks: [1, 9]", "global blocks"),
         ("cls_token: false", "cls_token: true", "cls_token True instead of False"),
+        ("square_pad: 128", "square_pad: 128000", "image_size 128000"),
+        ("window_size: 5", "window_size: 5000000", "window_size 5000000"),
+        ("layer_norm_eps: 1.0e-06", "layer_norm_eps: -1.0", "layer_norm_eps -1.0"),
+        ("pixel_std: [60.0, ", "pixel_std: [0.0, ", "pixel_std"),
     ],
 )
 def test_a_configuration_of_another_detector_is_not_believed(checkpoint, old, new, told):
@@ -198,3 +203,24 @@ def test_a_pipe_of_that_name_is_left_alone(checkpoint):
 def test_a_pickled_configuration_is_never_opened(checkpoint):
     (checkpoint.parent / "config.yaml.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     assert config_beside(checkpoint) == (None, None)
+
+
+def test_mutilated_configurations_are_read_or_noted(checkpoint):
+    random = Random(0)
+    place = checkpoint.parent / "config.yaml"
+    for trial in range(300):
+        content = bytearray((LAZY if trial % 3 else YACS).encode())
+        for _ in range(random.choice([1, 1, 2, 5, 20])):
+            at = random.randrange(len(content))
+            change = random.choice(["byte", "cut", "signs", "copy"])
+            if change == "byte":
+                content[at] = random.randrange(256)
+            elif change == "cut":
+                del content[at : at + random.randrange(1, 40)]
+            elif change == "signs":
+                content[at:at] = bytes(random.choices(b"[]{}:,&*!#|>'\"%@`-? \n\t0129eE+._", k=5))
+            else:
+                content[at:at] = content[:: random.randrange(1, 9)][:30]
+        place.write_bytes(content)
+        found, problem = config_beside(checkpoint)
+        assert found is not None or "\n" not in problem
