@@ -231,13 +231,8 @@ DATA_ROOT/
 
     def _load_notes(self, described: DescribedDetector, image_size: int | None) -> list[str]:
         """What is not known of the detector's training, and where its own evaluation would be another; for the result."""
-        notes = list(described.notes)
         given = {"image_size": image_size, "window_size": self.options.window_size, "proposals": self.options.proposals}
-        if assumed := described.assumed(given):
-            notes.append(
-                f"{described.origin}: does not say how it was trained; assumed: {', '.join(assumed)} "
-                "(give --image-size, -o window_size=N, -o proposals=N, or put detectron2's config.yaml beside it)"
-            )
+        notes = described.lines(given)
         if described.config is not None:
             own = self.options.inference()
             own["soft_nms"] = self.options.soft_nms if self.options.soft_nms != "none" else None

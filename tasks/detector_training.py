@@ -43,6 +43,7 @@ class DetectorTask(Task):
         self.classes: list[dict[str, Any]] = []
         self.plan: DetectorPlan | None = None
         self._jitter: Callable | None = None
+        self._left_out: list[str] = []
 
     # ---- the network ----------------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class DetectorTask(Task):
         chosen = []
         examples = self.examples(TRAINING_SPLIT)
         position = {category["id"]: i for i, category in enumerate(self.classes)}
-        key = "segmentation" if self.options.masks else "bbox"
+        key, dropped = "segmentation" if self.options.masks else "bbox", 0
         for example in examples:
             if example.target is None:
                 raise BenchError(f"{self.data_root}: the training annotations hold no objects; get the instances file")
@@ -124,12 +125,17 @@ class DetectorTask(Task):
                     f"image {example.id} of {TRAINING_SPLIT}: an object without {key}; for data with boxes only use -o masks=0"
                 )
             if self.options.masks:
-                objects = _with_valid_polygons(objects)
+                whole = _with_valid_polygons(objects)
+                dropped, objects = dropped + len(objects) - len(whole), whole
             if objects:
                 example.target = [
                     {"bbox": o["bbox"], key: o[key], "class": position[o["category_id"]]} for o in objects
                 ]
                 chosen.append(example)
+        if dropped:
+            self._left_out = [
+                f"{dropped} objects of {TRAINING_SPLIT} have no polygon of three points: left out of training"
+            ]
         return chosen
 
     def training_model(
@@ -140,13 +146,13 @@ class DetectorTask(Task):
         Returns:
             the model; its configuration at the recipe's size; what the checkpoint lacked; names that stay new.
         """
-        from beit3_bench.backbones.checkpoint import config_from_tensors
+        from beit3_bench.backbones.checkpoint import LoadReport, config_from_tensors
         from beit3_bench.backbones.config import BEiT3Config
         from beit3_bench.backbones.detection.described import describe_detector
         from beit3_bench.backbones.detection.plan import NET, start_detector, strided
 
         runtime = {"drop_path_rate": recipe.drop_path, "checkpoint_activations": recipe.checkpoint_activations}
-        plan = self.new_plan(recipe.image_size)
+        plan, notes = self.new_plan(recipe.image_size), list(self._left_out)
         if checkpoint is None:
             base = BEiT3Config.preset(preset)
         else:
@@ -159,6 +165,10 @@ class DetectorTask(Task):
                 chosen = [n for n in ("window_size", "proposals") if getattr(self.options, n) is not None]
                 asked |= {n: getattr(plan, n) for n in chosen if n not in described.told}
                 plan = described.plan.replace(**asked)
+                # the square is the recipe's: only what the tower was trained with matters
+                notes += described.lines({**vars(self.options), "image_size": plan.image_size})
+                if described.config is not None:
+                    self.options.window_size, self.options.proposals = plan.window_size, plan.proposals
             else:
                 base = config_from_tensors(checkpoint.tensors, origin, None if known else preset, num_heads=heads)
                 base = base.replace(layer_norm_eps=known.get("layer_norm_eps", base.layer_norm_eps))
@@ -166,7 +176,8 @@ class DetectorTask(Task):
         self.plan = plan
         model = self.build(plan, tower)
         model.roi_heads.batch_size_per_image = self.options.rois_per_image
-        report, new = start_detector(model, checkpoint) if checkpoint else (None, [])
+        report, new = start_detector(model, checkpoint) if checkpoint else (LoadReport(), [])
+        report.notes += notes
         return model, plan.input_config(tower).replace(**runtime), report, new
 
     def parameter_groups(self, model: torch.nn.Module, config: BEiT3Config, recipe: Recipe) -> list[dict[str, Any]]:

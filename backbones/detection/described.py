@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.config import BEiT3Config
 from beit3_bench.backbones.detection.plan import STRIDE, DetectorPlan, plan_of, tower_of
-from beit3_bench.backbones.detection.training_config import TrainingConfig, config_beside
+from beit3_bench.backbones.detection.training_config import CONFIG, TrainingConfig, config_beside
 from beit3_bench.backbones.errors import BenchError
 
 if TYPE_CHECKING:
@@ -42,6 +42,16 @@ class DescribedDetector:
         names = [n for n in UNSHOWN if n not in self.told and given.get(n) is None]
         return [f"{getattr(self.plan, n)} {unit}" for n, unit in UNSHOWN.items() if n in names]
 
+    def lines(self, given: Mapping[str, Any]) -> list[str]:
+        """The notes, and what was assumed."""
+        if not (assumed := self.assumed(given)):
+            return list(self.notes)
+        return [
+            *self.notes,
+            f"{self.origin}: does not say how it was trained; assumed: {', '.join(assumed)} "
+            f"(give --image-size, -o window_size=N, -o proposals=N, or put detectron2's {CONFIG} beside it)",
+        ]
+
 
 def describe_detector(
     checkpoint: Checkpoint, settings: Mapping[str, Any] | None, num_heads: int | None = None
@@ -63,7 +73,8 @@ def describe_detector(
     if settings is None:
         config, problem = config_beside(checkpoint.path)
         if config is not None and (other := _contradictions(config, checkpoint)):
-            config, problem = None, f"{config.path}: is of another detector ({', '.join(other[:3])})"
+            problem = f"{config.path}: is of another detector ({', '.join(other[:3])})"
+            config = None
         if problem:
             notes.append(f"{problem}; it was not used")
     if config is not None and config.image_format not in (None, "RGB"):

@@ -314,6 +314,7 @@ def prepare(request: FinetuneRequest, task_class: type[Task], shapes_only: bool 
             if checkpoint and tokenizer and tokenizer_file and task.uses_text:
                 compare_tokenizer(tokenizer, tokenizer_file, config, checkpoint.metadata, checkpoint.path)
             model, report, allowed = initial_model(task, config, checkpoint, request.seed, recipe.glorot)
+    notes = [*notes, *(report.notes if report else [])]
     prepared = getattr(task, "training_preprocessing", None)
     preprocessing = prepared(recipe.image_size) if prepared else Preprocessing.for_head(task.head, recipe.image_size)
     task.bind(preprocessing, tokenizer)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.tasks.metrics.coco_matches import AREAS, Bundle, Lists, Matches
+from beit3_bench.tasks.metrics.coco_truth import Identity
 
 _BUNDLE_RUNS = 4096  # counted together: about as many as stay in a processor's cache
 _FREE, _TAKEN, _IGNORED = 0, 1, 2
@@ -24,8 +25,8 @@ def match(
     objects: Sequence[Mapping[str, Any]],
     detections: Sequence[Mapping[str, Any]],
     iou_type: str,
-    image_ids: Sequence[int],
-    category_ids: Sequence[int],
+    image_ids: Sequence[Identity],
+    category_ids: Sequence[Identity],
 ) -> Matches:
     """Match checked records of some images.
 
@@ -98,8 +99,8 @@ class _Records:
         cls,
         records: Sequence[Mapping[str, Any]],
         shape: str,
-        images: Mapping[int, int],
-        categories: Mapping[int, int],
+        images: Mapping[Identity, int],
+        categories: Mapping[Identity, int],
     ) -> _Records:
         image = np.array([images[r["image_id"]] for r in records], dtype=np.int64)
         category = np.array([categories[r["category_id"]] for r in records], dtype=np.int64)

@@ -100,10 +100,10 @@ def _check_annotations(
             mask = record.get("segmentation")
             if isinstance(mask, list) and mask:
                 check_polygons(mask, place)
-            elif isinstance(mask, Mapping) or not (mask is None or mask == []):
-                check_rle(mask, place, sizes[record["image_id"]])
-                if not isinstance(mask["counts"], list):
-                    strings.append((place, mask))
+            elif mask is not None and mask != []:
+                rle = check_rle(mask, place, sizes[record["image_id"]])
+                if not isinstance(rle["counts"], list):
+                    strings.append((place, rle))
             if "bbox" not in shapes and not has_mask(mask):
                 short = f"polygon {mask[0]!r:.60} is not a list of three or more x, y pairs" if mask else None
                 found = "is empty" if "segmentation" in record else "is missing"
@@ -258,8 +258,8 @@ def polygons_rle(polygons: Sequence[list[float]], size: tuple[int, int]) -> dict
     return mask.merge(mask.frPyObjects([p[: len(p) // 2 * 2] for p in polygons if len(p) >= POLYGON], *size))
 
 
-def check_rle(value: Any, place: str, size: tuple[int, int]) -> None:
-    """Raise unless this is an RLE of an image of ``size`` (height, width); strings are counted by `check_rle_strings`."""
+def check_rle(value: Any, place: str, size: tuple[int, int]) -> Mapping[str, Any]:
+    """The value, an RLE of an image of ``size`` (height, width); strings are counted by `check_rle_strings`."""
     if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
         raise BenchError(f"{place}: segmentation should be RLE, an object with size and counts, found {value!r:.40}")
     if not isinstance(value.get("size"), Sequence) or list(value["size"]) != list(size):
@@ -274,6 +274,7 @@ def check_rle(value: Any, place: str, size: tuple[int, int]) -> None:
     elif isinstance(counts, str) and not counts.isascii():
         strange = next(character for character in counts if not character.isascii())
         raise BenchError(f"{place}: RLE counts hold {strange!r}; write the ASCII form")
+    return value
 
 
 def compressed(value: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -408,13 +408,18 @@ def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_wh
         assert "assumed: 14 tokens along a window, 1000 proposals" in note
 
 
-def test_training_goes_on_from_a_detector_as_it_was_trained(coco, tmp_path):
+@pytest.mark.parametrize("told", [True, False])
+def test_training_goes_on_from_a_detector_as_it_was_trained(coco, tmp_path, told):
     path = detectron2_file(tmp_path / "d2")
-    (path.parent / "config.yaml").write_text(CONFIG_YAML)
+    if told:
+        (path.parent / "config.yaml").write_text(CONFIG_YAML)
     own = task(coco, **{k: v for k, v in SMALL.items() if k not in ("window_size", "proposals")}, head="mask_rcnn")
     own.training_examples()
-    own.training_model("tiny", RECIPE, read_checkpoint(path))
-    assert (own.plan.window_size, own.plan.proposals) == (5, 40)
+    _, _, report, _ = own.training_model("tiny", RECIPE, read_checkpoint(path))
+    assert (own.plan.window_size, own.plan.proposals) == ((5, 40) if told else (14, 1000))
+    assert [note.partition(": ")[2].partition(" (")[0] for note in report.notes] == (
+        [] if told else ["does not say how it was trained; assumed: 14 tokens along a window, 1000 proposals"]
+    )
 
 
 @pytest.mark.parametrize("before", [True, False])

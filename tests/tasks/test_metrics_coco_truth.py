@@ -19,6 +19,7 @@ from beit3_bench.tasks.base import ScoreInputs
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.metrics.coco_ap import BACKENDS, coco_ap
 from beit3_bench.tasks.metrics.coco_truth import polygons_rle, read_truth
+from beit3_bench.tasks.recipes import Recipe
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
 
 POLYGON, SECOND = [10.0, 10, 60, 10, 60, 70, 10, 70], [100.0, 100, 130, 100, 130, 140]
@@ -193,6 +194,10 @@ def test_training_leaves_out_what_detectron2_leaves_out(coco, tmp_path):
     assert count[1] == count[0] - 1
     polygons = [p for e in short for o in e.target if isinstance(o["segmentation"], list) for p in o["segmentation"]]
     assert all(len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
+    own = CocoDetection(root, {"engine": "native", "out_channels": "16", "fc_dim": "24"})
+    own.training_examples()
+    report = own.training_model("tiny", Recipe(image_size=64), None)[2]
+    assert report.notes == ["1 objects of train2017 have no polygon of three points: left out of training"]
 
 
 def test_short_polygons_are_a_note_of_the_score(coco, tmp_path):

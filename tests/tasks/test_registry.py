@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,3 +87,13 @@ def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch, place: str, 
     plug_in(monkeypatch, ("counting", place))
     with pytest.raises(BenchError, match=f"{place}.*{message}|{message}"):
         registry.get_task("counting")
+
+
+@pytest.mark.parametrize(("name", "folder"), [("coco-det", "detectron2_adapter"), ("ade20k-seg", "mmseg_adapter")])
+def test_the_guide_to_a_dense_task_names_every_option(name: str, folder: str) -> None:
+    import beit3_bench.backbones as backbones
+
+    guide = (Path(next(iter(backbones.__path__))) / folder / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in guide.splitlines() if line.startswith("| `")]
+    named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    assert {field.name for field in dataclasses.fields(registry.get_task(name).Options)} <= named
