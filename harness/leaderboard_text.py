@@ -159,7 +159,8 @@ def _notes(table: Table) -> str:
     """What a reader of the measured numbers must know, a line per run."""
     rows = [row for section in table.sections for row in section.rows] + [item.row for item in table.apart]
     noted = {row.source: row.notes for row in rows if row.measured and row.notes}
-    return "\n".join(f"- {source}: {'; '.join(notes)}" for source, notes in noted.items())
+    lines = [f"{source}: {'; '.join(notes)}" for source, notes in noted.items()]
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 # ---- csv, json -------------------------------------------------------------------------------------------------------

@@ -46,14 +46,14 @@ def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished
         lines.append(line)
     if result["counts"]:
         lines.append("  counts: " + ", ".join(f"{count:,} {name}" for name, count in result["counts"].items()))
-    lines += [f"  note: {visible(note)}" for note in result["notes"]]
+    lines += [f"  note: {note}" for note in result["notes"]]
     if result["timing"].keys() >= _TIMING:
         lines += _speed(result["timing"])
     if folder is not None:
         lines.append(
             f"  {'was finished already (--overwrite runs it again)' if was_finished else 'run folder'}: {folder}"
         )
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _speed(timing: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from beit3_bench.backbones.detection.plan import NET
 from beit3_bench.backbones.detection.plan import tower_of as detector_tower
 from beit3_bench.backbones.environment import announced_processes, loading_tensors_only
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import read_limited, write_atomic
+from beit3_bench.backbones.files import make_folder, read_limited, refuse_link, write_atomic
 from beit3_bench.backbones.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
 from beit3_bench.backbones.mmseg_adapter.mmseg_config import config_dict
 from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
@@ -141,8 +141,11 @@ def open_output(folder: Path, resume: bool, overwrite: bool) -> None:
     """Make the folder; an earlier training in it must be meant.
 
     Raises:
-        BenchError: an earlier training and neither resume nor overwrite, nothing to resume, or somebody else's folder.
+        BenchError: an earlier training and neither resume nor overwrite, nothing to resume, somebody else's folder, or a link
+            in it.
     """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        refuse_link(path)
     if resume and not (folder / LAST).is_file():
         raise BenchError(f"{folder}: no training to resume here; leave out --resume, or give its folder with --output")
     there = sorted(p.name for p in folder.iterdir() if p.name != "lock") if folder.is_dir() else []
@@ -157,10 +160,11 @@ def open_output(folder: Path, resume: bool, overwrite: bool) -> None:
         for path in folder.iterdir():
             if path.name in ours or _MADE.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"{folder}: cannot be made ({error.strerror}); give another --output") from error
+    make_folder(folder)
+    if resume:  # mmengine writes these in place: not into the other names that a file may have (hard links)
+        for path in (folder / LAST, folder / CONFIG):
+            if path.is_file() and path.stat().st_nlink > 1:
+                write_atomic(path, path.read_bytes())
 
 
 def resumable_state(folder: Path) -> Path:

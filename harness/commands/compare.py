@@ -65,7 +65,7 @@ def describe(found: Comparison) -> str:
         lines += [f"  note: {one.metric}: {note}" for note in one.notes]
     for one in found.metrics:
         lines += _flips(one)
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _line(one: MetricComparison, width: int) -> str:
@@ -105,7 +105,7 @@ def _flips(one: MetricComparison) -> list[str]:
         told += f" (only A right: {one.only_a:,}, only B right: {one.only_b:,})"
     lines = [told]
     for flip in one.flips:
-        line = f"  {visible(flip.id)}  {flip.a:.4g} -> {flip.b:.4g}"
+        line = f"  {flip.id}  {flip.a:.4g} -> {flip.b:.4g}"
         if flip.predicted_a != flip.predicted_b:
             line += f"   {_said(flip.predicted_a)} -> {_said(flip.predicted_b)}"
         lines.append(line)
@@ -115,4 +115,4 @@ def _flips(one: MetricComparison) -> list[str]:
 
 
 def _said(row: dict[str, object]) -> str:
-    return ", ".join(visible(str(value)) for value in row.values()) or "-"
+    return ", ".join(str(value) for value in row.values()) or "-"

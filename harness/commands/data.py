@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.text import visible
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -109,4 +110,4 @@ def describe(found: Verification) -> str:
     lines += [f"  note: {note}" for note in found.notes]
     lines += [f"finding ({finding.check}): {finding.line}" for finding in found.findings]
     lines += [] if found.findings else ["whole: nothing found"]
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))

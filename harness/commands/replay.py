@@ -86,6 +86,6 @@ def describe(found: Replay) -> str:
         for key, value in found.largest.items()
     ]
     lines += [f"  metric {name}: {was} then, {now} now" for name, (was, now) in found.metrics.items()]
-    lines += [f"  row {visible(d.id)}: {visible(d.key)} {d.was} then, {d.now} now" for d in found.examples]
-    lines += [f"  note: {visible(line)}" for line in found.changed]
-    return "\n".join(lines)
+    lines += [f"  row {d.id}: {d.key} {d.was} then, {d.now} now" for d in found.examples]
+    lines += [f"  note: {line}" for line in found.changed]
+    return "\n".join(map(visible, lines))

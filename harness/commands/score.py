@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.text import visible
 from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.console import echo
 
@@ -64,11 +65,11 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
 
     width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
-        echo(f"{name:<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
+        echo(f"{visible(name):<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
     if scores.counts:
         echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
     for note in scores.notes:
-        echo(f"note: {note}")
+        echo(f"note: {visible(note)}")
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:
