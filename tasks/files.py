@@ -85,7 +85,10 @@ def read_json(path: str | Path, what: str, form: str | None = None) -> Any:
     Raises:
         BenchError: no such file, no JSON, NaN or infinity, a key that comes twice in an object.
     """
-    text = read_text(path, what, form)
+    return _json(read_text(path, what, form), path, what, form)
+
+
+def _json(text: str, path: str | Path, what: str, form: str | None) -> Any:
     try:
         return _parse(text, str(path))
     except json.JSONDecodeError as error:
@@ -106,7 +109,10 @@ def read_json_lines(path: str | Path, what: str, form: str | None = None) -> lis
     Raises:
         BenchError: as `read_json`.
     """
-    text = read_text(path, what, form)
+    return _json_lines(read_text(path, what, form), path, what, form)
+
+
+def _json_lines(text: str, path: str | Path, what: str, form: str | None) -> list[tuple[int, Any]]:
     values = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -130,10 +136,10 @@ def read_records(path: str | Path, what: str, form: str) -> list[Any]:
         BenchError: as `read_json`; something else than a list, naming the key that holds one.
     """
     text = read_text(path, what, form)
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) > 1 and lines[0].lstrip().startswith("{") and _is_json(lines[0]):
-        return [record for _, record in read_json_lines(path, what, form)]
-    content = read_json(path, what, form)
+    start = text.strip()
+    if start.startswith("{") and "\n" in start and _is_json(start[: start.index("\n")]):
+        return [record for _, record in _json_lines(text, path, what, form)]
+    content = _json(text, path, what, form)
     if isinstance(content, list):
         return content
     keys = content if isinstance(content, dict) else {}
@@ -237,7 +243,9 @@ def identifier(record: Any, key: str, source: str) -> str:
 
 def _value(record: Any, key: str, source: str) -> Any:
     if not isinstance(record, dict):
-        raise BenchError(f"{source}: expected an object, found {type(record).__name__}; is this the right file?")
+        raise BenchError(
+            f"{source}: expected an object with key {key!r}, found {type(record).__name__}; is this the right file?"
+        )
     if key not in record:
         keys = ", ".join(map(repr, list(record)[:5])) or "none"
         raise BenchError(f"{source}: key {key!r} is missing (found: {keys[:200]}); is this the right file?")
