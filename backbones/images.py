@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,9 @@ under the name of JPEG. Of several frames the first is read."""
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: as many pixels, four channels of 16 bits, not compressed
 MAX_SIDE = 65_535  # JPEG's own limit; resizing keeps whole rows of the longer side in memory
+
+# From half of the limit on Pillow warns of an attack, once a process and in words of its own; the limit is what counts.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _KINDS = {  # how files begin that are often called .jpg or .png
     b"%!PS": "PostScript",

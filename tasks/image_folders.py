@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 _LITTER = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *("lost+found", "@eadir"),
+    *("icon\r", "lost+found", "@eadir", "#recycle", "__pycache__"),
 }
 
 

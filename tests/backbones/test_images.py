@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -169,6 +171,14 @@ def test_an_image_that_is_too_large_is_refused_by_its_header(tmp_path, form, siz
         decode(path)
     assert time.perf_counter() - start < 1
     assert "again" not in str(caught.value)
+
+
+def test_an_image_below_the_limit_is_read_without_a_word(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("1", (9_700, 9_700)).save(path)
+    code = f"from beit3_bench.backbones.images import opened\nwith opened({str(path)!r}) as image: image.load(); print(image.size)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("(9700, 9700)\n", "")
 
 
 def test_the_limit_does_not_depend_on_pillows_own(tmp_path, monkeypatch):

@@ -40,7 +40,9 @@ def test_suffixes_are_those_of_torchvision():
     assert set(IMAGE_SUFFIXES) == set(IMG_EXTENSIONS)
 
 
-@pytest.mark.parametrize("name", [*LITTER, *HIDDEN_FOLDERS, "._x.png", "lost+found"])
+@pytest.mark.parametrize(
+    "name", [*LITTER, *HIDDEN_FOLDERS, "._x.png", "lost+found", "#recycle", "__pycache__", "Icon\r"]
+)
 def test_what_systems_leave_is_hidden(name):
     assert is_hidden(name)
 
