@@ -80,7 +80,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise BenchError(
-                f"a text is a {type(text).__name__} ({text!r}) where a string is expected; mend the file that it comes from"
+                f"a text is a {type(text).__name__} ({text!r:.80}) where a string is expected; mend the file that it comes from"
             )
         if "<" not in text:
             return self._pieces(text)
@@ -98,7 +98,7 @@ class Tokenizer:
             pieces = self.spm.encode(text, out_type=int)
         except (RuntimeError, UnicodeError) as error:
             raise BenchError(
-                f"the text {text!r} is not Unicode (lone surrogates); mend the file that it comes from"
+                f"the text {text!r:.80} is not Unicode (lone surrogates); mend the file that it comes from"
             ) from error
         return [i + OFFSET if i else UNK for i in pieces]
 
@@ -113,7 +113,7 @@ class Tokenizer:
         except BenchError as error:
             raise BenchError(f"{source}: {error}") from error
         if not ids:
-            raise BenchError(f"{source}: the text {text!r} has no tokens; give it at least one word")
+            raise BenchError(f"{source}: the text {text!r:.80} has no tokens; give it at least one word")
         return [CLS, *ids, SEP]
 
     def decode(self, ids: Sequence[int]) -> str:

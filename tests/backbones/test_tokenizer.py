@@ -191,6 +191,12 @@ def test_a_text_without_tokens_is_an_error_that_names_its_source(tokenizer, text
         tokenizer.encode(text, "dataset.json, sentid 7")
 
 
+def test_a_text_of_any_length_is_quoted_in_part(tokenizer):
+    with pytest.raises(BenchError, match="has no tokens") as caught:
+        tokenizer.encode(" " * 400_000, "caption 7")
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("text", [None, 5, b"bytes", ["a"], "lone \ud800 surrogate", "<mask> \udfff"])
 def test_what_is_not_text_is_an_error_in_one_line(tokenizer, text):
     with pytest.raises(BenchError, match=r"dataset\.json, sentid 7: ") as caught:
