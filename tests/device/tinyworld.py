@@ -36,6 +36,8 @@ ROOTS = {
 TRAINED_AS = {"coco-retrieval": "flickr30k", "imagenet": "flickr30k", "nocaps": "coco-caption"}
 """Tasks that are evaluated with the checkpoint of another one here, so that fewer are trained."""
 STEPS = 60
+MORE_STEPS = {"coco-det": 250}
+"""A detector finds nothing after sixty."""
 TOLERANCE = 2e-3
 """Largest difference of a number in a row, card against CPU, both in float32; scores and embeddings are at most 1, boxes pixels."""
 WAYS = ("cpu", "device", "bf16")
@@ -72,6 +74,7 @@ class World:
         return self.folder / "runs" / f"{task}-{way}"
 
     def train(self, task: str) -> str:
+        steps = MORE_STEPS.get(task, self.steps) if self.steps == STEPS else self.steps
         return self.command(
             *("finetune", "--task", task, "--preset", "tiny", "--data-root", self.root(task)),
             *(
@@ -82,7 +85,7 @@ class World:
                 "--device",
                 self.device,
             ),
-            *("-o", f"steps={self.steps}", "-o", f"warmup_steps={max(self.steps // 10, 1)}", "-o", "validate_epochs=0"),
+            *("-o", f"steps={steps}", "-o", f"warmup_steps={max(steps // 10, 1)}", "-o", "validate_epochs=0"),
         )
 
     def evaluate(self, task: str, way: str) -> str:
@@ -114,7 +117,7 @@ def main() -> None:
         with ThreadPoolExecutor(TOGETHER) as pool:
             started = time.perf_counter()
             for task, failure in zip(trained, pool.map(world.train, trained), strict=True):
-                piece.require(f"{task}: {world.steps} steps of fine-tuning {failure}".rstrip(), not failure)
+                piece.require(f"{task}: fine-tuning {failure}".rstrip(), not failure)
             piece.figures["training_seconds"] = time.perf_counter() - started
             settings.write(piece)
             jobs = [(task, way) for way in WAYS for task in tasks]
