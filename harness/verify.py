@@ -257,7 +257,7 @@ def _counted(
         if counts.get(name, 0) != number:
             line = f"{found.data_root}: split {split} has {counts.get(name, 0):,} {name}, the released data {number:,}"
             _add(found, "counts", split, f"{line}; complete the download, or name the subset when you report numbers")
-    other_ids = split in expected.ids and expected.ids[split] != ids_of(examples, expected)
+    other_ids = split in expected.ids and ids_of(examples, expected) not in expected.ids[split]
     if other_ids and all(counts.get(name, 0) == number for name, number in wanted.items()):
         line = f"{found.data_root}: split {split} has other ids than the released data"
         _add(found, "ids", split, f"{line}; get the released files, or name the data when you report numbers")

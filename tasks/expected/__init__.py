@@ -64,7 +64,7 @@ class Expected:
     unique_ids: whether an id means the same sample in every split (nocaps and ImageNet count anew).
     karpathy: name of the Karpathy split file that the task reads.
     training_images: images of the splits of that file that are only for training.
-    ids: `digest_of_ids` of the examples with images, by split.
+    ids: `digest_of_ids` of the examples with images, by split; several where ids can be written in several ways.
     id_form: what of an example's id is compared: the groups of this regular expression; "" = the whole id.
     """
 
@@ -74,7 +74,7 @@ class Expected:
     within: Mapping[str, str] = field(default_factory=dict)
     karpathy: str = ""
     unique_ids: bool = False
-    ids: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     id_form: str = ""
     training_images: Mapping[str, int] = field(default_factory=dict)
 
@@ -98,7 +98,7 @@ def read_expected(task: str) -> Expected:
         table.get("within", {}),
         table.get("karpathy", ""),
         table.get("unique_ids", False),
-        table.get("ids", {}),
+        {split: (ids,) if isinstance(ids, str) else tuple(ids) for split, ids in table.get("ids", {}).items()},
         table.get("id_form", ""),
         table.get("training_images", {}),
     )
@@ -109,5 +109,5 @@ def digest_of_ids(ids: Iterable[str], form: str = "") -> str:
     if form:
         pattern = re.compile(form)
         matches = [(name, pattern.fullmatch(name)) for name in ids]
-        ids = ("/".join(match.groups()) if match else name for name, match in matches)
+        ids = ("/".join(filter(None, match.groups())) if match else name for name, match in matches)
     return hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()

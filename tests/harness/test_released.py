@@ -77,7 +77,7 @@ def test_a_split_of_the_stated_counts_and_ids_is_the_released_one_and_other_ids_
         (digest, "released", ""),
         ("0" * 64, "other", "other data: other ids than the released split's"),
     ):
-        there = Expected(splits={split: counts_of(examples)}, ids={split: ids}, id_form=form)
+        there = Expected(splits={split: counts_of(examples)}, ids={split: (ids,)}, id_form=form)
         monkeypatch.setattr(released, "read_expected", lambda task, there=there: there)
         data = read_data(own, split, examples)
         assert data["ids"] == kind
@@ -87,8 +87,8 @@ def test_a_split_of_the_stated_counts_and_ids_is_the_released_one_and_other_ids_
 def test_ids_of_the_released_validation_set_of_ade20k_are_known():
     expected = read_expected("ade20k-seg")
     names = [f"ADE_val_{n:08d}" for n in range(1, 2001)]
-    assert ids_of([Example(name, (f"{name}.jpg",)) for name in names], expected) == expected.ids["val"]
-    assert ids_of([Example(name, (f"{name}.jpg",)) for name in [*names[1:], "x"]], expected) != expected.ids["val"]
+    assert ids_of([Example(name, (f"{name}.jpg",)) for name in names], expected) in expected.ids["val"]
+    assert ids_of([Example(name, (f"{name}.jpg",)) for name in [*names[1:], "x"]], expected) not in expected.ids["val"]
 
 
 @pytest.mark.parametrize("suffix", [".JPEG", ".jpg", "_n01440764.JPEG"])
@@ -97,6 +97,21 @@ def test_an_imagenet_id_is_its_class_and_its_number_whatever_the_suffix(suffix):
     own = digest_of_ids([f"image:n01440764/ILSVRC2012_val_00000293{suffix}"], form)
     assert own == digest_of_ids(["n01440764/ILSVRC2012_val_00000293"])
     assert own != digest_of_ids([f"image:n01440765/ILSVRC2012_val_00000293{suffix}"], form)
+
+
+@pytest.mark.parametrize("folder", ["tench", "a fish", "tench/part1"])
+def test_images_of_the_released_validation_set_of_imagenet_are_known_under_any_class_names(folder):
+    expected = read_expected("imagenet")
+    ids = [f"image:{folder}/ILSVRC2012_val_{n:08d}.JPEG" for n in range(1, 50_001)]
+    assert digest_of_ids(ids, expected.id_form) in expected.ids["val"]
+    assert digest_of_ids([*ids[1:], "image:tench/1.jpg"], expected.id_form) not in expected.ids["val"]
+
+
+@pytest.mark.parametrize(("folder", "label"), [("0", "0"), ("000", "0"), ("010", "10"), ("999", "999"), ("100", "100")])
+def test_a_numbered_class_folder_is_its_number(folder, label):
+    form = read_expected("imagenet").id_form
+    own = digest_of_ids([f"image:{folder}/ILSVRC2012_val_00000293.JPEG"], form)
+    assert own == digest_of_ids([f"{label}/ILSVRC2012_val_00000293"])
 
 
 @pytest.mark.parametrize("task", [*ROOTS, *DENSE])

@@ -285,7 +285,7 @@ def test_released_counts_with_other_ids_are_found(spoilt, monkeypatch):
     needs = read_expected("nlvr2").needs
     for digest, expected in ((own, []), ("0" * 64, ["ids"])):
         there = Expected(
-            tuple(type(n)(n.path, n.folders, n.splits) for n in needs), {"dev": counts}, ids={"dev": digest}
+            tuple(type(n)(n.path, n.folders, n.splits) for n in needs), {"dev": counts}, ids={"dev": (digest,)}
         )
         monkeypatch.setattr(module, "read_expected", lambda task, there=there: there)
         found = verify(get_task("nlvr2"), root, split="dev", sample=0)
