@@ -167,7 +167,7 @@ def _value(node: Any, path: Path_) -> Any:
     text = getattr(found, "value", None)
     if not isinstance(text, str) or len(text) > 1000:
         return None
-    kind = str(found.tag).removeprefix("tag:yaml.org,2002:")
+    kind = str(found.tag).removeprefix("tag:yaml.org,2002:").removeprefix("python/")
     try:
         if kind == "bool":
             return text.lower() in ("true", "yes", "on")

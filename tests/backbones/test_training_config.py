@@ -122,6 +122,28 @@ def test_the_files_own_settings_come_before_a_configuration_beside_it(checkpoint
     assert (found.plan, found.config, found.notes) == (PLAN, None, ())
 
 
+def test_plain_values_with_pythons_tags_are_plain_values(checkpoint):
+    text = LAZY.replace("square_pad: 128", "square_pad: !!python/int '128'").replace(
+        "window_size: 5", "window_size: 0x5"
+    )
+    found = described(checkpoint, text)
+    assert (found.plan.image_size, found.assumed({})) == (128, ["14 tokens along a window"])
+
+
+def test_the_epsilon_of_a_checkpoints_own_configuration_is_kept(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    own = {
+        "head": "detection",
+        "config": TOWER.replace(layer_norm_eps=1e-6).to_dict(),
+        "head_arguments": PLAN.to_dict(),
+    }
+    torch.save({**content, "beit3_bench": own}, checkpoint)
+    found = described(checkpoint, None, PLAN.to_dict())
+    assert found.tower.layer_norm_eps == 1e-6
+    norms = [m for m in found.plan.build(found.tower).backbone.net.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

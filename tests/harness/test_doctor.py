@@ -47,6 +47,22 @@ def test_every_optional_stack_has_an_install_line() -> None:
     assert set(doctor.STACKS) == set(INSTALL_LINES)
 
 
+def test_a_detectron2_whose_engine_does_not_import_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """detectron2 itself imports without pkg_resources, its model zoo does not."""
+    from beit3_bench.backbones import detectron2_adapter
+
+    monkeypatch.setattr(
+        doctor, "module_finding", lambda name, purpose, install: doctor.Finding(name, "ok", "0.6", purpose)
+    )
+    monkeypatch.setattr(detectron2_adapter, "problem", lambda: "no pkg_resources; install it with: pip install ...")
+    found = doctor.stack_finding("detectron2", "coco-det")
+    assert (found.state, found.detail) == ("broken", "no pkg_resources")
+    assert found.mend == INSTALL_LINES["detectron2"]
+    assert "'setuptools<82'" in found.mend
+    assert "shapely" in found.mend
+    assert doctor.stack_finding("mmcv", "ade20k-seg").state == "ok"
+
+
 def test_java_that_is_absent_or_fails_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place))
     assert doctor._java().state == "missing"

@@ -51,6 +51,7 @@ def pretrained(tmp_path_factory):
         ("large-1280", 5e-5, 0.8, 0.4, 1280, "cascade_mask_rcnn"),
         ("giant", 5e-5, 0.9, 0.6, 1280, "cascade_mask_rcnn"),
         ("giant-intermediate", 1e-4, 0.9, 0.6, 1024, "cascade_mask_rcnn"),
+        ("base-intermediate", 1e-4, 0.7, 0.1, 1024, "cascade_mask_rcnn"),
     ],
 )
 def test_recipes_hold_the_published_numbers(name, lr, decay, drop_path, side, head):
@@ -58,6 +59,9 @@ def test_recipes_hold_the_published_numbers(name, lr, decay, drop_path, side, he
     assert (recipe.lr, recipe.layer_decay, recipe.drop_path, recipe.image_size) == (lr, decay, drop_path, side)
     assert (recipe.batch, recipe.weight_decay, recipe.warmup_steps, recipe.schedule) == (64, 0.1, 250, "step")
     assert recipe.options["head"] == head
+    intermediate = "intermediate" in name
+    assert recipe.options.get("masks") == ("False" if intermediate else None)
+    assert recipe.epochs == (15 if intermediate else 20 if side == 1280 else 100)
     assert (recipe.options["jitter_min"], recipe.options["jitter_max"]) == ("0.1", "2.0")
 
 
