@@ -185,16 +185,17 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
 
 
 def _check_outputs(task: Task, source: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
-    """`Task.check_labels` for a native head, before it is loaded; nothing for one that may stay random."""
+    """`Task.check_labels` for a native head, before it is loaded; nothing for one that will stay random."""
     from beit3_bench.backbones.models import HEADS
 
     layer = HEADS[task.head].output_layer if task.head in HEADS else ""
-    if any(fnmatch.fnmatchcase(layer, pattern) for pattern in allow_missing):
-        return []
     table = source.tensors.get(layer)
-    return task.check_labels(
-        source.path, source.metadata, len(table) if table is not None and table.ndim == 2 else None
-    )
+    outputs = len(table) if table is not None and table.ndim == 2 else None
+    if any(fnmatch.fnmatchcase(layer, pattern) for pattern in allow_missing):
+        labels = task.labels()
+        if labels is None or outputs != len(labels):
+            return []
+    return task.check_labels(source.path, source.metadata, outputs)
 
 
 def _random_tensors(loaded: LoadedModel, allow_missing: Sequence[str]) -> list[str]:
@@ -280,7 +281,7 @@ def compare_tokenizer(
             f"pieces, but {file} has {tokenizer.num_pieces - specials:,}; give the tokenizer of this checkpoint with --tokenizer"
         )
     if config.vocab_size != RELEASED_VOCABULARY:
-        return []
+        return [f"the checkpoint does not say which tokenizer it was trained with; {file.name} has as many pieces"]
     pin = read_pins().get(TOKENIZER_FILE)
     if pin is None:
         return [f"{file.name} was not compared with the released {TOKENIZER_FILE}, which was never downloaded here"]

@@ -241,7 +241,7 @@ class Task(ABC):
         Raises:
             BenchError: another number of outputs, or another meaning; names the first difference.
         """
-        labels, trained = self.labels(), metadata.get("labels")
+        labels, trained = self.labels(), labels_of(metadata, checkpoint)
         if labels is None:
             return []
         if outputs is not None and outputs != len(labels):
@@ -249,7 +249,7 @@ class Task(ABC):
                 f"{checkpoint}: its head has {outputs} {self.outputs}, {self.data_root} has {len(labels)}; "
                 "give the data that it was trained for, or the checkpoint of this data"
             )
-        if trained is not None and list(trained) != labels:
+        if trained is not None and trained != labels:
             raise BenchError(
                 f"{checkpoint}: was trained for other {self.outputs} than those of {self.data_root}: "
                 f"{first_difference(trained, labels, 'output')}; give the data that it was trained for"
@@ -339,6 +339,18 @@ class Task(ABC):
         """
         assert self.tokenizer is not None
         return self.tokenizer.pad([example.token_ids or [] for example in examples], multiple)
+
+
+def labels_of(metadata: Mapping[str, Any], checkpoint: Path) -> list[str] | None:
+    """What the outputs of a fine-tuned checkpoint mean, as it says itself; None where it does not.
+
+    Raises:
+        BenchError: something else than a list of names.
+    """
+    labels = metadata.get("labels")
+    if labels is not None and not (isinstance(labels, (list, tuple)) and all(isinstance(n, str) for n in labels)):
+        raise BenchError(f"{checkpoint}: its 'labels' are no list of names; this file was not written by beit3-bench")
+    return None if labels is None else list(labels)
 
 
 def first_difference(trained: Sequence[str], labels: Sequence[str], what: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import find_weight
-from beit3_bench.tasks.base import first_difference
+from beit3_bench.tasks.base import first_difference, labels_of
 from beit3_bench.tasks.files import read_json
 
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -108,7 +108,7 @@ def check_class_folders(
     Raises:
         BenchError: another number of classes, other classes, or an order that cannot be known.
     """
-    trained, weight = metadata.get("labels"), find_weight(checkpoint)
+    trained, weight = labels_of(metadata, checkpoint), find_weight(checkpoint)
     released = weight is not None and weight.task == "imagenet-linear"
     if trained is None and released and outputs == IMAGENET_CLASSES:
         trained = imagenet_classes()
@@ -122,7 +122,7 @@ def check_class_folders(
             f"{checkpoint}: its head tells {outputs} classes apart, {root} has {len(folders)} class folders{hint}; "
             "give the data set that it was trained for"
         )
-    if trained is not None and list(trained) == list(folders):
+    if trained is not None and trained == list(folders):
         return []
     if listed is not None:
         if trained is None or set(trained) != set(folders):

@@ -17,7 +17,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import find_weight
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, labels_of, match_ids
 from beit3_bench.tasks.files import (
     field,
     find,
@@ -214,7 +214,7 @@ The json files may also lie in DATA_ROOT itself."""
     def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
         """As of every task; a head without an answer list of its own is taken to have the official order."""
         notes = super().check_labels(checkpoint, metadata, outputs)
-        trained, hashed = metadata.get("labels"), metadata.get("vocabulary")
+        trained, hashed = labels_of(metadata, checkpoint), metadata.get("vocabulary")
         if trained is not None:
             return notes
         source = self.options.answer_vocab or "the train and val annotations"

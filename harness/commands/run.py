@@ -102,7 +102,7 @@ class BatchSize(click.ParamType):
     "--allow-missing",
     multiple=True,
     metavar="PATTERN",
-    help="Tensors that may be missing or misshapen, e.g. 'head.*'; recorded.",
+    help="Tensors that may be missing or misshapen: they keep random values, and the result says so.",
 )
 @click.option(
     "--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Label of the row [default: from the checkpoint]."

@@ -256,6 +256,17 @@ def test_options_that_name_files_enter_by_content(tmp_path):
     assert option_fingerprints({"config": "large-896"}).keys() == {"options"}
 
 
+def test_a_training_goes_on_only_with_the_same_option_files(tmp_path):
+    from beit3_bench.harness.training.state import check_same
+    from beit3_bench.tasks.recipes import load_recipe
+
+    recipe = load_recipe("vqav2", "tiny", {})
+    stored = {"recipe": recipe.to_dict(), "seed": 0, "fingerprints": {"data": "d", "-o answer_vocab": "a"}}
+    check_same(tmp_path, stored, recipe, {"data": "d", "-o answer_vocab": "a", "answers": "x"}, 0)  # an older state
+    with pytest.raises(BenchError, match="-o answer_vocab a -> b"):
+        check_same(tmp_path, stored, recipe, {"data": "d", "-o answer_vocab": "b"}, 0)
+
+
 # ---- runs of the first edition ---------------------------------------------------------------------------------------
 
 

@@ -188,6 +188,14 @@ def test_a_random_head_is_a_note_in_the_result_and_on_the_terminal(native, tmp_p
     assert note in invoke("table", "--runs", tmp_path).stdout
 
 
+def test_a_head_that_is_loaded_is_checked_whatever_may_be_missing(native, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = checkpoint(native, tmp_path, own(native))
+    done = run(native, renamed(native, tmp_path, "class {}".format), file, "--allow-missing", "head.*")
+    assert done.exit_code == 2
+    assert "was trained for other classes" in done.stderr
+
+
 # ---- class texts -----------------------------------------------------------------------------------------------------
 
 
