@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.errors import BenchError, exhausted
 from beit3_bench.backbones.file_kinds import again, foreign_kind, is_index
 from beit3_bench.backbones.inert_pickle import DamagedPickle, InertUnpickler, Reference, UnsafePickle, shown
 
@@ -69,6 +69,8 @@ def read_file(path: Path) -> FileContent:
             )
         return _read_one(path)
     except OSError as error:
+        if exhausted(error) is not None:
+            raise
         raise BenchError(f"{path}: cannot be read ({error.strerror or error}); check the file and the disk") from error
 
 
@@ -90,9 +92,10 @@ def _read_one(path: Path) -> FileContent:
         ) from error
     except (BenchError, OSError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # damaged bytes fail in the pickle, the archive or the tensors, each with errors of its own
+    except Exception as error:
+        # Damaged bytes fail in the pickle, the archive or the tensors, each with errors of its own.
+        if exhausted(error) is not None:  # the file may be whole, the machine cannot take it in
+            raise
         line = " ".join(str(error).split())[:120] or type(error).__name__
         raise BenchError(f"{path}: not a whole PyTorch checkpoint ({line}); {again(path)}") from error
     return FileContent(content, files=[path])
@@ -331,6 +334,8 @@ def _read_safetensors(path: Path) -> FileContent:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return FileContent(tensors, dict(file.metadata() or {}), [path])
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        if exhausted(error) is not None:
+            raise
         line = " ".join(str(error).split())[:120]
         raise BenchError(f"{path}: not a whole safetensors file ({line}); {again(path)}") from error
 

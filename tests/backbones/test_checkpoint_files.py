@@ -392,3 +392,17 @@ def test_damaged_files_are_refused_in_one_line_or_read(tmp_path, form, seeds):
             refusals.append(str(error))
     assert [line for line in refusals if "\n" in line or str(tmp_path) not in line] == []
     assert len(refusals) > len(seeds) / 4
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_a_whole_file_on_a_machine_without_memory_is_not_called_damaged(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    save_file(WEIGHTS, path) if path.suffix == ".safetensors" else torch.save({"model": WEIGHTS}, path)
+
+    def short(*arguments: object, **options: object) -> None:
+        raise RuntimeError("unable to mmap 900 bytes from file <x.pth>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("safetensors.safe_open", short)
+    monkeypatch.setattr("beit3_bench.backbones.checkpoint_files._mapped", short)
+    with pytest.raises(RuntimeError, match="Cannot allocate memory"):
+        read_checkpoint(path)
