@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from beit3_bench.backbones.checkpoint_files import file_sha256 as file_sha256
 from beit3_bench.backbones.checkpoint_files import read_file
-from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
+from beit3_bench.backbones.checkpoint_layout import bare_names, of_one_network, weights_of
 from beit3_bench.backbones.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, RELEASED_VOCABULARY, BEiT3Config
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.file_kinds import checkpoint_file
@@ -93,6 +93,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     weights, notes = weights_of(mapping)
     try:
         tensors = bare_names({name: value for name, value in weights.items() if isinstance(value, Tensor)})
+        tensors, several = of_one_network(tensors)
         metadata = plain(mapping.get(METADATA_KEY) or {})
         if METADATA_KEY in file.texts:
             metadata = json.loads(file.texts[METADATA_KEY])
@@ -104,7 +105,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise BenchError(
             f"{path}: {METADATA_KEY!r} is a {type(metadata).__name__}, not a table; this file was not written by beit3-bench"
         )
-    return Checkpoint(path, tensors, metadata, _arguments(mapping.get("args")), file.sha256(), notes)
+    return Checkpoint(path, tensors, metadata, _arguments(mapping.get("args")), file.sha256(), notes + several)
 
 
 def _unread(weights: Mapping[str, Any]) -> str:

@@ -61,6 +61,27 @@ def bare_names(tensors: Mapping[str, Any], own: Collection[str] = ()) -> dict[st
     return renamed
 
 
+def of_one_network(tensors: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Where names of several networks stand side by side (``student.beit3...``, ``teacher.beit3...``): those of one, and a note.
+
+    Bare names come first, then the order of `CONTAINERS`; a prefix that is no known container leaves all as they are.
+    """
+    parts = {name[:place] for name in tensors if (place := name.find("beit3.")) > 0 and name[place - 1] == "."}
+    known = sorted(p for p in parts if all(key in CONTAINERS or _WRAPPER.match(f"{key}.") for key in p[:-1].split(".")))
+    if not known or len(parts) > len(known):
+        return tensors, []
+    bare = any(name.startswith("beit3.") for name in tensors)
+    chosen = "" if bare else min(known, key=lambda p: _ranks(tuple(p[:-1].split("."))))
+    others = tuple(p for p in known if p != chosen)
+    kept = {n.removeprefix(chosen): v for n, v in tensors.items() if not n.startswith(others)}
+    names = ", ".join(repr(p) for p in others)
+    read = f"the names that begin with {chosen!r} were" if chosen else "the names without a prefix were"
+    note = (
+        f"the checkpoint holds several networks: {read} read, not those with {names} (to read another, save it alone)"
+    )
+    return kept, [note] if others else []
+
+
 def _same(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b))
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from beit3_bench.backbones.errors import BenchError
 
+_MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 _NUMBER = re.compile(r"\s*\d{1,6}\s*", re.ASCII)
 
 
@@ -49,6 +50,20 @@ def check_launch(world: int) -> None:
             raise _missing(variable, world)
     if not os.environ.get("MASTER_ADDR", "").strip():
         raise _missing("MASTER_ADDR", world)
+
+
+def leave_half_a_launch() -> None:
+    """For a process that is alone: take out of the environment what is left of somebody's launcher and no launch by itself.
+
+    Libraries take a ``LOCAL_RANK`` alone, or what MPI sets, for a group of processes, and wait for it or die.
+    """
+    for variable in [name for name in os.environ if name.startswith(_MPI)]:
+        del os.environ[variable]
+    try:
+        check_launch(1)
+    except BenchError:
+        for variable in ("RANK", "LOCAL_RANK"):
+            os.environ.pop(variable, None)
 
 
 def _missing(variable: str, world: int) -> BenchError:

@@ -45,8 +45,8 @@ _OTHER_SUFFIXES = {
         "a SentencePiece tokenizer, not a checkpoint",
         "give it with --tokenizer and the weights with --checkpoint",
     ),
-    ".part": ("an unfinished download", "give the download command again to finish it"),
 }
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2")
 
 
 def checkpoint_file(path: str | Path) -> Path:
@@ -64,6 +64,8 @@ def checkpoint_file(path: str | Path) -> Path:
                 raise BenchError(f"{path}: {foreign_folder(path)}")
             return index
     except (FileNotFoundError, NotADirectoryError) as error:
+        if str(path).startswith(("http:/", "https:/")):
+            raise BenchError(f"{path}: is an address; download the file and give its path") from error
         if path.is_symlink():
             raise BenchError(f"{path}: is a link to {path.readlink()}, which is not there; mend the link") from error
         raise BenchError(f"{path}: checkpoint not found; released files are listed by: beit3-bench models") from error
@@ -91,6 +93,8 @@ def foreign_kind(path: Path) -> str:
         head = file.read(_HEAD)
         file.seek(max(size - len(_TENSORFLOW_INDEX), 0))
         tail = file.read()
+    if path.suffix.lower() in _UNFINISHED:
+        return "is an unfinished download; finish it, e.g. with the same download command"
     for beginning, kind, mend in _BEGINNINGS:
         if head.startswith(beginning):
             return f"is {kind}; {mend}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from beit3_bench.backbones.environment import announced_processes, check_launch
+from beit3_bench.backbones.environment import announced_processes, check_launch, leave_half_a_launch
 from beit3_bench.backbones.errors import BenchError
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ class Processes:
         """
         announced = announced_processes()
         if announced == 1:
+            leave_half_a_launch()
             return cls()
         check_launch(announced)
         import torch

@@ -301,7 +301,7 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "TensorFlow": ("model.ckpt.index", lambda: bytes([1]) * 100 + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "is a TensorFlow checkpoint"),
     "tokenizer": ("beit3.spm", lambda: b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\2", "SentencePiece tokenizer.*--tokenizer"),
     "image": ("x.pth", lambda: b"\x89PNG\r\n\x1a\n" + bytes(50), "is an image"),
-    "unfinished download": ("x.pth.part", lambda: b"\x80\x02" + bytes(50), "is an unfinished download"),
+    "unfinished download": ("x.pth.part", lambda: WHOLE[:900], "is an unfinished download"),
     "binary": ("x.pth", lambda: bytes(range(1, 256)) * 9, "not a whole PyTorch checkpoint"),
     "binary safetensors": ("x.safetensors", lambda: bytes(range(1, 256)) * 9, "not a whole safetensors file"),
 }  # fmt: skip
@@ -343,6 +343,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     (tmp_path / "link.pth").symlink_to("gone.pth")
     refused(tmp_path / "link.pth", r"is a link to gone\.pth, which is not there")
     refused(tmp_path / "no.pth", "checkpoint not found; released files are listed by: beit3-bench models")
+    with pytest.raises(BenchError, match=r"https:/\S+: is an address; download the file"):
+        read_checkpoint(Path("https://example.org/x.pth"))
     (tmp_path / "file").touch()
     refused(tmp_path / "file" / "x.pth", "checkpoint not found")
 

@@ -159,6 +159,32 @@ def test_of_several_sets_of_weights_the_trained_one_is_read_and_both_are_named(t
     assert f"'{first}' was read, not '{second}'" in note
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("student.", "teacher."),
+        ("", "ema_model.module."),
+        ("model.", "model_ema.module."),
+        ("net.", "ema."),
+        ("model.", "ema."),
+    ],
+)
+def test_of_two_networks_side_by_side_one_is_read_and_both_are_named(tmp_path, state, first, second):
+    both = {second + name: value + 1 for name, value in state.items()} | {
+        first + name: value for name, value in state.items()
+    }
+    torch.save({"state_dict": both}, tmp_path / "x.pth")
+    (note,) = assert_loads(tmp_path / "x.pth", state)
+    assert f"not those with {second.replace('module.', '')!r}"[:-2] in note
+
+
+def test_a_known_container_in_the_names_is_taken_off_and_an_unknown_one_is_not(tmp_path, state):
+    torch.save({f"net.module.{name}": value for name, value in state.items()}, tmp_path / "x.pth")
+    assert assert_loads(tmp_path / "x.pth", state) == []
+    torch.save({f"mine.{name}": value for name, value in state.items()}, tmp_path / "x.pth")
+    assert {name.partition(".")[0] for name in read_checkpoint(tmp_path / "x.pth").tensors} == {"mine"}
+
+
 class Retrieval(torch.nn.Module):
     """A model whose parameters have the official names, as the official code's has."""
 
@@ -185,9 +211,9 @@ def test_a_whole_pickled_module_is_read_as_its_state_dict(tmp_path, state, wrap)
 
 
 def test_an_unknown_prefix_is_shown_with_its_mend(tmp_path, state):
-    torch.save({"model": {f"net.visual.{name}": value for name, value in state.items()}}, tmp_path / "x.pth")
+    torch.save({"model": {f"mine.visual.{name}": value for name, value in state.items()}}, tmp_path / "x.pth")
     with pytest.raises(
-        BenchError, match=r"it has 'net\.visual\.beit3\.\S+': write it again with 'net\.visual\.' taken off"
+        BenchError, match=r"it has 'mine\.visual\.beit3\.\S+': write it again with 'mine\.visual\.' taken off"
     ) as e:
         load_model_for("retrieval", tmp_path / "x.pth", preset="tiny")
     assert "\n" not in str(e.value)

@@ -126,8 +126,8 @@ def test_which_weights_were_read_is_said_and_kept_in_the_result(content, run, ex
         ("x.pth", lambda p: p.mkdir(), "is a folder"),
         (
             "x.pth",
-            lambda p: torch.save({"model": {"net.beit3.x": torch.ones(1)}}, p),
-            "one of its names: 'net.beit3.x'",
+            lambda p: torch.save({"model": {"mine.beit3.x": torch.ones(1)}}, p),
+            "one of its names: 'mine.beit3.x'",
         ),
     ],
 )

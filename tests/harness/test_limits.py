@@ -67,6 +67,25 @@ def test_half_a_launcher_is_told_in_one_line(native, monkeypatch, tmp_path, vari
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LOCAL_RANK": "0"},
+        {"LOCAL_RANK": "x", "RANK": "7", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "x"},
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"},
+    ],
+)
+def test_what_is_left_of_a_launcher_does_not_hinder_one_process(native, monkeypatch, tmp_path, variables):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = ["finetune", *run_words(native, "flickr30k")[1:], "--preset", "tiny", "--output", tmp_path / "out"]
+    options = {"steps": 1, "batch": 4, "warmup_steps": 0, "warmup_epochs": 0}
+    outcome = invoke(*words, *(word for key, value in options.items() for word in ("-o", f"{key}={value}")))
+    assert outcome.exit_code == 0, outcome.stderr
+
+
 def nobody(uid: int) -> None:
     raise KeyError(uid)
 
