@@ -336,9 +336,11 @@ DATA_ROOT/                        = ADEChallengeData2016
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             parts = list(pool.map(compared, ids))
         first_zero = next((predicted[i] for i, (_, read) in zip(ids, parts, strict=True) if read.zeros), None)
+        histograms = [histogram for histogram, _ in parts]
         numbering = sum((read for _, read in parts), start=Numbering())
-        notes = numbering.notes(inputs.predictions, first_zero, inputs.zero_based)
-        scores = score_histograms([histogram for histogram, _ in parts], ids)
+        chance = numbering.chance(np.sum(histograms, axis=0), inputs.zero_based)
+        notes = numbering.notes(inputs.predictions, first_zero, inputs.zero_based, chance)
+        scores = score_histograms(histograms, ids)
         scores.notes += notes
         if coverage < 1:
             scores.notes.append(f"partial: {len(ids)} of {len(labels)} images ({coverage:.1%})")

@@ -122,16 +122,25 @@ class Numbering:
             self.last or other.last,
         )
 
-    def notes(self, folder: Path, first_zero: Path | None, zero_based: bool) -> list[str]:
-        """Lines on how the predictions were read.
+    def chance(self, areas: np.ndarray, zero_based: bool) -> float:
+        """How many pixels would be right by the other reading if its classes fell on the evaluated pixels at random.
+
+        areas: int64 (4, classes), summed histograms of all predictions by the reading that was asked for.
+        """
+        predicted, label = (areas[AREAS.index(name)].astype(np.float64) for name in ("prediction", "label"))
+        other = np.append(predicted[1:], 0.0) if zero_based else np.append(self.zeros, predicted[:-1])
+        return float(other @ label) / max(self.evaluated, 1)
+
+    def notes(self, folder: Path, first_zero: Path | None, zero_based: bool, chance: float) -> list[str]:
+        """Lines on how the predictions were read; the other reading is spoken of where it is better, and better than chance.
 
         Args:
-            first_zero: a file with zeros on evaluated pixels.
+            first_zero: a file with zeros on evaluated pixels.  chance: see `chance`.
 
         Raises:
             BenchError: there are zeros, nothing tells that they are not the first class, and read so more pixels are right.
         """
-        better = self.otherwise > self.right and not self.last
+        better = self.otherwise > max(self.right, chance) and not self.last
         share = f"{self.otherwise / max(self.evaluated, 1):.1%} of the evaluated pixels would be right instead of "
         share += f"{self.right / max(self.evaluated, 1):.1%}"
         if zero_based:

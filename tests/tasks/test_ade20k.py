@@ -131,6 +131,12 @@ def test_predictions_with_zeros_score_as_the_official_tool_scores_them(
         ([[0, 0, 0], [1, 1, 149]], False, None, r"a\.png: prediction holds 0; .*give --zero-based"),
         ([[3, 1, 2], [2, 2, 2]], True, "is --zero-based right?", None),
         ([[5, 2, 2], [1, 1, 149]], True, None, None),
+        (
+            [[0, 0, 0], [0, 0, 0]],
+            False,
+            "5 of 5 evaluated pixels are predicted as 0",
+            None,
+        ),  # by chance 2 of 5 are right
     ],
 )
 def test_advice_on_the_numbering_goes_by_what_more_pixels_say(
