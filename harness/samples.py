@@ -12,6 +12,9 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import open_regular
 from beit3_bench.tasks.base import ClusterTable, Scores
 
+_LARGEST = 2**31
+"""Bytes of all arrays: many times those of a million samples."""
+
 
 def pack_samples(scores: Scores) -> bytes:
     """Cluster table and per-sample values as an npz without pickles."""
@@ -35,6 +38,8 @@ def unpack_samples(path: Path) -> tuple[ClusterTable | None, dict[str, dict[str,
     """
     try:
         with open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > _LARGEST:
+                raise ValueError(f"would take more than {_LARGEST / 2**30:g} GiB")
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise BenchError(f"{path}: not there; the run is not finished, give its command again") from error

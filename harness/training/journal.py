@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import has_other_names, open_own, storage_error, write_atomic
+from beit3_bench.backbones.files import has_other_names, open_own, read_limited, storage_error, write_atomic
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
 EVENTS = "tensorboard"
+_LARGEST = 2**30  # bytes of a table
 SHOWN = 8
 """Metrics in the picture at the most; validation.csv has all."""
 
@@ -30,8 +31,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return list(csv.DictReader(io.StringIO(read_limited(path, _LARGEST).decode("utf-8"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BenchError(f"{path}: damaged ({error}); move it away and give the command again") from error
 

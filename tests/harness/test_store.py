@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from beit3_bench.backbones import files
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness import rows
+from beit3_bench.harness import rows, samples
 from beit3_bench.harness.rows import commit_bytes, committed, decode_row, encode_row, row_id
 from beit3_bench.harness.store import RunStore, is_running, write_bare_result
 from beit3_bench.tasks.base import ClusterTable, Scores
@@ -333,6 +333,33 @@ def test_card_with_text_that_no_path_can_hold_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "checkpoint": text}))
     with pytest.raises(BenchError, match=r"config.json: holds half a character or a zero"):
         RunStore.read(tmp_path)
+
+
+def test_holes_of_terabytes_are_not_read(tmp_path):
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.append(batch(0))
+    with open(tmp_path / SHARD, "r+b") as file:
+        file.truncate(1 << 42)
+    assert RunStore.read(tmp_path).done() == ids(batch(0))
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.append(batch(3))
+        assert store.done() == ids(batch(0), batch(3))
+    for name, use in (("result.json", "result"), ("samples.npz", "samples")):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(BenchError, match=f"{name}: cannot be read"):
+            getattr(RunStore.read(tmp_path), use)()
+    with open(tmp_path / "config.json", "wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(BenchError, match=r"config.json: cannot be read \(is larger than 64 MiB\)"):
+        RunStore.read(tmp_path)
+
+
+def test_arrays_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "_LARGEST", 2**20)
+    np.savez_compressed(tmp_path / "samples.npz", zeros=np.zeros(2**18))
+    with pytest.raises(BenchError, match=r"samples.npz: cannot be read \(would take more than .* GiB\)"):
+        samples.unpack_samples(tmp_path / "samples.npz")
 
 
 def test_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
