@@ -49,6 +49,16 @@ _KINDS = {  # how files begin that are often called .jpg or .png
 }
 
 
+_SIGNS = {  # how the accepted formats begin
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"RIFF": "WEBP",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF8": "GIF",
+}
+
 DEEP = {"I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey", "I": "32-bit grey", "F": "floats"}
 """Pillow's modes whose conversion to RGB cuts values at 255: in the official loader as here."""
 
@@ -59,14 +69,18 @@ class TooLargeError(BenchError):
 
 @contextlib.contextmanager
 def opened(
-    path: str | Path, content: bytes | None = None, formats: Sequence[str] = FORMATS, what: str = "image"
+    path: str | Path,
+    content: bytes | None = None,
+    formats: Sequence[str] = FORMATS,
+    what: str = "image",
+    mend: str = "download it again, or replace it",
 ) -> Iterator[Image.Image]:
     """An image whose header has been read and whose size is bounded; decode it inside of the ``with``.
 
     Args:
         content: the file's bytes, where they have been read already.
         formats: Pillow's names of the formats that are accepted.
-        what: the file's name in messages, e.g. ``"annotation"``.
+        what: the file's name in messages, e.g. ``"annotation"``.  mend: for a file that does not decode.
 
     Raises:
         BenchError: no such file, none of the formats, or damaged (inside of the ``with``, too).
@@ -87,8 +101,7 @@ def opened(
         raise _too_large(path, what, str(error).split(" exceeds")[0].removeprefix("Image size ").strip("()")) from error
     except UnidentifiedImageError as error:
         raise BenchError(
-            f"{path}: {what} does not decode (not an image: {_kind(path, content)}); download it again, or replace it by "
-            f"one of {', '.join(formats)}"
+            f"{path}: {what} does not decode ({_kind(path, content, formats)}; read are {', '.join(formats)}); {mend}"
         ) from error
     except MemoryError as error:
         raise BenchError(f"{path}: {what} does not fit into memory; make it smaller, or leave it out") from error
@@ -96,7 +109,7 @@ def opened(
         raise BenchError(f"{path}: {what} cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged bytes
         words = " ".join(str(error).split())[:150] or type(error).__name__
-        raise BenchError(f"{path}: {what} does not decode ({words}); download it again, or replace it") from error
+        raise BenchError(f"{path}: {what} does not decode ({words}); {mend}") from error
 
 
 def read_image_file(path: str | Path) -> bytes:
@@ -145,17 +158,18 @@ def _too_large(path: str | Path, what: str, size: str) -> TooLargeError:
     )
 
 
-def _kind(path: str | Path, content: bytes | None) -> str:
-    """What a file is that is no image, by its first bytes."""
+def _kind(path: str | Path, content: bytes | None, formats: Sequence[str]) -> str:
+    """What a file is that is no image of these formats, by its first bytes."""
     if content is None:
         with open(path, "rb") as file:
             content = file.read(64)
     start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start:
-        return "an empty file" if not content else "blanks"
+        return "not an image: " + ("blanks" if content else "an empty file")
+    form = next((name for sign, name in _SIGNS.items() if content.startswith(sign)), None)
+    if form is not None:
+        return "its header is damaged" if form in formats else f"it is {form} by its content"
     if start[4:8] == b"ftyp":
-        return "HEIC, AVIF or a film"
-    if content.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")):
-        return "its header is damaged"
+        return "not an image: HEIC, AVIF or a film"
     known = next((name for sign, name in _KINDS.items() if start.startswith(sign)), None)
-    return known or ("zero bytes" if not content[:64].strip(b"\0") else "none of the formats that are read")
+    return f"not an image: {known or ('an unknown kind of file' if content[:64].strip(bytes(1)) else 'zero bytes')}"

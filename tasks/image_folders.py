@@ -103,10 +103,15 @@ def left_out_line(folder: Path, names: Sequence[str]) -> str | None:
     for name in names:
         kinds.setdefault(suffix_of(name).lower() or "no suffix", []).append(name)
     commonest = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
-    told = [f"{len(members):,} {kind} (such as {members[0]})" for kind, members in commonest[:5]]
+    told = [f"{len(members):,} {_shown(kind)} (such as {_shown(members[0])})" for kind, members in commonest[:5]]
     rest = f", {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
     files = "file is" if len(names) == 1 else "files are"
     return f"{folder}: {len(names):,} {files} left out: {', '.join(told)}{rest}"
+
+
+def _shown(name: str) -> str:
+    """A name that neither breaks a line nor moves a terminal's cursor, however long it is."""
+    return name[:200] if name.isprintable() else repr(name[:200])
 
 
 def _entries(place: str) -> list[tuple[str, bool]]:

@@ -14,6 +14,10 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, NO_CLASS, reduce_zero_label
 
 CLASSES = 150
+MENDS = {
+    "annotation": "download it again, or replace it by a grey PNG whose pixels are class numbers",
+    "prediction": "write it as a grey PNG whose pixels are class numbers",
+}
 GREY = ("L", "I;16", "I")  # Pillow's modes of grey PNG files
 
 
@@ -25,7 +29,7 @@ def read_map(path: str | Path, what: str) -> np.ndarray:
     """
     from beit3_bench.backbones.images import opened
 
-    with opened(path, formats=("PNG",), what=what) as image:
+    with opened(path, formats=("PNG",), what=what, mend=MENDS[what]) as image:
         _check_mode(image.mode, path, what)
         return np.asarray(image)
 
@@ -34,7 +38,7 @@ def check_map(path: str | Path, what: str) -> None:
     """Raise, as `read_map` does, by the header alone."""
     from beit3_bench.backbones.images import opened
 
-    with opened(path, formats=("PNG",), what=what) as image:
+    with opened(path, formats=("PNG",), what=what, mend=MENDS[what]) as image:
         _check_mode(image.mode, path, what)
 
 

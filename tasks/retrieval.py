@@ -103,8 +103,12 @@ class Retrieval(DualEncoder):
         except MemoryError as error:
             raise BenchError(f"{path}: its arrays do not fit into memory; write float32 arrays") from error
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            pickled = "pickle" in str(error)  # numpy says how to load it unsafely; nothing here does
+            reason = "what would have to be unpickled is not read" if pickled else " ".join(str(error).split())[:150]
+            reason = "it is a single array" if isinstance(error, TypeError) and "context manager" in reason else reason
             raise BenchError(
-                f"{path}: not an .npz file of plain arrays ({error}); write it with numpy.savez"
+                f"{path}: not an .npz file of plain arrays ({reason}); write it with "
+                f"numpy.savez(FILE, {', '.join(f'{name}=...' for name in ARRAYS)})"
             ) from error
         except Exception as error:
             if type(error).__name__ != "BadZipFile":

@@ -63,7 +63,7 @@ def test_other_formats_are_refused_whatever_the_file_is_called(tmp_path, form):
     image = {"MSP": Image.new("1", (32, 32)), "XBM": Image.new("1", (32, 32))}
     path = saved(tmp_path / "x.jpg", form, image.get(form, Image.new("RGB", (32, 32))))
     with pytest.raises(
-        BenchError, match=r"x\.jpg: image does not decode \(not an image: .*; download it again, or replace"
+        BenchError, match=r"x\.jpg: image does not decode \(not an image: .*; read are JPEG, .*\); download"
     ):
         decode(path)
 
@@ -95,7 +95,7 @@ def test_no_program_is_run_for_an_image_or_a_label_map(tmp_path, ghostscript, co
         lambda: read_map(path, "annotation"),
     )
     for use in uses:
-        with pytest.raises(BenchError, match=r"does not decode \(not an image: (PostScript|PDF|none)"):
+        with pytest.raises(BenchError, match=r"does not decode \(not an image: (PostScript|PDF|an unknown)"):
             use()
     assert not ghostscript.exists()
 
@@ -116,8 +116,13 @@ def test_run_and_verify_run_no_program(native, tmp_path, ghostscript):
 
 def test_label_maps_are_png_alone(tmp_path):
     path = saved(tmp_path / "x.png", "JPEG", Image.new("L", (4, 3), 7))
-    with pytest.raises(BenchError, match="annotation does not decode"):
+    with pytest.raises(
+        BenchError, match=r"annotation does not decode \(it is JPEG by its content; read are PNG\); download"
+    ):
         read_map(path, "annotation")
+    with pytest.raises(BenchError, match=r"prediction does not decode .*; write it as a grey PNG") as caught:
+        read_map(path, "prediction")
+    assert "again" not in str(caught.value)
     assert read_map(saved(tmp_path / "y.png", "PNG", Image.new("L", (4, 3), 7)), "annotation").tolist() == [[7] * 4] * 3
 
 
@@ -130,7 +135,7 @@ def test_label_maps_are_png_alone(tmp_path):
         (b"\x00\x05\x16\x07" + bytes(80), "macOS"),
         (b"", "an empty file"),
         (bytes(500), "zero bytes"),
-        (b"some text", "none of the formats"),
+        (b"some text", "an unknown kind of file"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "its header is damaged"),
     ],
 )

@@ -94,6 +94,9 @@ def test_what_is_left_out_is_counted_by_suffix_with_an_example(tmp_path):
         "val: 5 files are left out: 3 .gif (such as a/1.gif), 1 .txt (such as b/list.txt), 1 no suffix (such as README)"
     )
     assert left_out_line(Path("val"), []) is None
+    assert left_out_line(Path("val"), ["a\x1b[2J\n.gif\n"]) == (
+        r"val: 1 file is left out: 1 '.gif\n' (such as 'a\x1b[2J\n.gif\n')"
+    )
 
 
 def test_two_files_of_one_name_are_refused():

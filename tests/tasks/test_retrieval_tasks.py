@@ -127,7 +127,18 @@ def test_a_file_that_is_no_npz_or_holds_objects_is_refused(tmp_path):
     content = arrays()
     content["image_ids"] = np.array([{"a": 1}] * 12, dtype=object)
     np.savez(path, **content)
-    with pytest.raises(BenchError, match="plain arrays"):
+    with pytest.raises(BenchError, match="plain arrays") as caught:
+        CocoRetrieval.score_file(ScoreInputs(path))
+    assert "allow_pickle" not in str(caught.value)
+    path.write_bytes(b"[]")
+    with pytest.raises(
+        BenchError, match=r"unpickled is not read\); write it with numpy.savez\(FILE, image_embeddings="
+    ) as caught:
+        CocoRetrieval.score_file(ScoreInputs(path))
+    assert "allow_pickle" not in str(caught.value)
+    with open(path, "wb") as file:
+        np.save(file, content["image_embeddings"])
+    with pytest.raises(BenchError, match="it is a single array"):
         CocoRetrieval.score_file(ScoreInputs(path))
 
 
