@@ -100,9 +100,16 @@ def perfect(coco: Path, to: Path, change: Any = lambda content: None) -> list[ob
     return ["score", "--task", "coco-det", "--iou-type", "bbox", *files]
 
 
-def test_annotation_id_0_counts_as_cocoeval_counts_it_and_is_named(coco, tmp_path):
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_annotation_id_0_counts_as_cocoeval_counts_it_and_is_named(coco, tmp_path, kind):
     assert "id 0" not in invoke(*perfect(coco, tmp_path)).stdout
-    words = perfect(coco, tmp_path, from_zero)
+
+    def change(content: dict) -> None:
+        from_zero(content)
+        for record in content["annotations"]:
+            record["id"] = kind(record["id"])
+
+    words = perfect(coco, tmp_path, change)
     own = json.loads(invoke(*words, "--json").stdout)
     assert own["bbox/AP"] < 1
     assert own == pytest.approx(json.loads(invoke(*words, "--ap-backend", "pycocotools", "--json").stdout), abs=1e-12)
