@@ -25,11 +25,10 @@ def hold(path: Path) -> int:
         Held: by another process.
         BenchError: the file is a link, or cannot be made.
     """
-    tries = 0
     while True:
         file = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
             if has_other_names(file):
                 write_atomic(path, b"")  # a file of its own: writing to this one would change the other
             elif os.path.samestat(os.fstat(file), os.lstat(path)):
@@ -37,11 +36,8 @@ def hold(path: Path) -> int:
                 os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return file
         except BlockingIOError as error:
-            tries += 1
-            if tries == 4:  # not only somebody who looks whether it is held, see `is_held`
-                os.close(file)
-                raise Held(_holder(path)) from error
-            time.sleep(0.05)
+            os.close(file)
+            raise Held(_holder(path)) from error
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -50,7 +46,23 @@ def hold(path: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # held for a moment, or replaced meanwhile: once more
+        os.close(file)  # replaced meanwhile: once more
+
+
+def lock_file(file: int) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds it, and does not only look whether it is held (see `is_held`).
+    """
+    for left in reversed(range(4)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.05)
 
 
 def is_held(path: Path) -> bool:

@@ -7,7 +7,6 @@ marker does not exist. A shard is locked by the process that appends to it.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import has_other_names, open_own, open_regular, storage_error
+from beit3_bench.harness.locks import lock_file
 from beit3_bench.tasks.base import Row
 
 _MARKER = b'{"commit":'
@@ -170,7 +170,7 @@ class Shard:
         self.path = path
         self._file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file)
             self._end = os.fstat(self._file).st_size
         except BlockingIOError as error:
             self.close()
