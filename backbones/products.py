@@ -108,4 +108,6 @@ def exact_linear(way: ExactProducts, x: Tensor, weight: Tensor, bias: Tensor | N
         return exact_linear(way, filled, weight, bias)[:rows].view(*x.shape[:-1], -1)
     if way.library == "oneDNN":
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+    # One flat product, whatever the strides: a view with gaps may be multiplied row by row.
+    flat = x.reshape(rows, x.shape[-1]) if rows and way.least_rows > 1 else x
+    return F.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])

@@ -43,6 +43,10 @@ def test_rows_do_not_depend_on_each_other_where_products_are_exact(inputs, outpu
     assert torch.equal(exact_linear(way, x[order], laid_out, bias), whole[order])
     for rows in (1, 2, 3, 5, 6, 10, 12, 14, 30, 100, 250):
         assert torch.equal(exact_linear(way, x[-rows:], laid_out, bias), whole[-rows:]), rows
+    tokens = x.view(60, 5, inputs)
+    first = whole.view(60, 5, outputs)[:, :1]
+    for images in (1, 2, 3, 16, 60):  # the first tokens only, a view with gaps
+        assert torch.equal(exact_linear(way, tokens[:images, :1], laid_out, bias), first[:images])
     own = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
