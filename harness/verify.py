@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 class Finding:
     """One thing that is wrong.
 
-    check: files, checksum, reader, notes, counts, images, decode, sizes, captions, ids or splits.  split: "" where it is not of
-        one.
+    check: files, checksum, reader, notes, counts, images, decode, annotations (sizes that they say), captions, ids or splits.
+    split: "" where it is not of one.
     line: file: what is wrong; the mend.
     """
 
@@ -418,7 +418,7 @@ def _sizes(found: Verification, task: Task, read: dict[str, list[Example]], samp
             wrong = [line for line in pool.map(problem, chosen) if line is not None]
             if wrong:
                 line = f"{found.data_root}: {len(wrong)} of {len(chosen)} images of split {split} contradict their annotations"
-                _add(found, "sizes", split, f"{line}: {_first(wrong)}")
+                _add(found, "annotations", split, f"{line}: {_first(wrong)}")
 
 
 def image_problem(path: str, is_map: bool = False) -> tuple[str, str] | None:

@@ -676,12 +676,12 @@ def test_a_run_takes_upright_sizes_and_verify_compares_them(
     from beit3_bench.harness.verify import verify
 
     on_its_side(data, "validation", "ADE_val_00000001")
-    assert "sizes" not in {f.check for f in verify(ADE20K, data, split="val").findings}
+    assert "annotations" not in {f.check for f in verify(ADE20K, data, split="val").findings}
     result = evaluate(trained["whole"], data, tmp_path / "run")
     assert result["counts"]["images"] == len(SIZES)
     label = data / "annotations/validation/ADE_val_00000001.png"
     write(label, np.asarray(Image.open(label)).T)
-    (line,) = [f.line for f in verify(ADE20K, data, split="val").findings if f.check == "sizes"]
+    (line,) = [f.line for f in verify(ADE20K, data, split="val").findings if f.check == "annotations"]
     assert "annotation is 48x64, its image 64x48" in line
 
 

@@ -564,10 +564,10 @@ def test_a_header_tells_the_size_that_decoding_gives(tmp_path, kind, orientation
 def test_verify_compares_sizes_with_the_upright_image(coco, tmp_path):
     root, path = turned(coco, tmp_path, 6, swap=False)
     found = verify(CocoDetection, root, split="val2017")
-    (line,) = [f.line for f in found.findings if f.check == "sizes"]
+    (line,) = [f.line for f in found.findings if f.check == "annotations"]
     assert str(path) in line
     assert "EXIF orientation" in line
-    assert "sizes" not in {
+    assert "annotations" not in {
         f.check for f in verify(CocoDetection, turned(coco, tmp_path / "b", 6, swap=True)[0], split="val2017").findings
     }
 
