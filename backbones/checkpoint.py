@@ -92,8 +92,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise BenchError(f"{path}: holds a {kind}, not a state dict; is this a BEiT-3 checkpoint?")
     weights, notes = weights_of(mapping)
     try:
-        tensors = bare_names({name: value for name, value in weights.items() if isinstance(value, Tensor)})
-        tensors, several = of_one_network(tensors)
+        named = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+        tensors, several = of_one_network(bare_names(named))
         metadata = plain(mapping.get(METADATA_KEY) or {})
         if METADATA_KEY in file.texts:
             metadata = json.loads(file.texts[METADATA_KEY])

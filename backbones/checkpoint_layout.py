@@ -61,7 +61,7 @@ def bare_names(tensors: Mapping[str, Any], own: Collection[str] = ()) -> dict[st
     return renamed
 
 
-def of_one_network(tensors: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+def of_one_network(tensors: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Where names of several networks stand side by side (``student.beit3...``, ``teacher.beit3...``): those of one, and a note.
 
     Bare names come first, then the order of `CONTAINERS`; a prefix that is no known container leaves all as they are.
@@ -94,7 +94,8 @@ def weights_of(content: Any) -> tuple[dict[str, Any], list[str]]:
     candidates = list(_candidates(content))
     if not candidates:
         outermost = mapping_of(content) or {}
-        return next((m for key in CONTAINERS if (m := mapping_of(outermost.get(key)))), outermost), []  # type: ignore[return-value]
+        inner = (mapping_of(outermost.get(key)) for key in CONTAINERS)
+        return dict(next((m for m in inner if m), outermost)), []
     ranked = sorted(candidates, key=lambda c: (not _is_ours(c[1]), _ranks(c[0])))  # stable: else the file's order
     place, names = ranked[0]
     others = [_place(c[0]) for c in ranked[1:] if c[0] != place and _is_ours(c[1]) and _is_ours(names)]
