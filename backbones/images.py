@@ -27,8 +27,9 @@ MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompressio
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: as many pixels, four channels of 16 bits, not compressed
 MAX_SIDE = 65_535  # JPEG's own limit; resizing keeps whole rows of the longer side in memory
 
-# From half of the limit on Pillow warns of an attack, once a process and in words of its own; the limit is what counts.
+# Pillow warns of attacks from half of the limit on, and of damaged metadata that nobody here asks for; what counts is raised.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _KINDS = {  # how files begin that are often called .jpg or .png
     b"%!PS": "PostScript",
@@ -168,7 +169,7 @@ def _kind(path: str | Path, content: bytes | None, formats: Sequence[str]) -> st
         return "not an image: " + ("blanks" if content else "an empty file")
     form = next((name for sign, name in _SIGNS.items() if content.startswith(sign)), None)
     if form is not None:
-        return "its header is damaged" if form in formats else f"it is {form} by its content"
+        return "cut off, or its header is damaged" if form in formats else f"it is {form} by its content"
     if start[4:8] == b"ftyp":
         return "not an image: HEIC, AVIF or a film"
     known = next((name for sign, name in _KINDS.items() if start.startswith(sign)), None)

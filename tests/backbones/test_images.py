@@ -136,7 +136,7 @@ def test_label_maps_are_png_alone(tmp_path):
         (b"", "an empty file"),
         (bytes(500), "zero bytes"),
         (b"some text", "an unknown kind of file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(40), "its header is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "cut off, or its header is damaged"),
     ],
 )
 def test_what_is_no_image_is_named_for_what_it_is(tmp_path, content, words):
@@ -184,6 +184,16 @@ def test_an_image_below_the_limit_is_read_without_a_word(tmp_path):
     code = f"from beit3_bench.backbones.images import opened\nwith opened({str(path)!r}) as image: image.load(); print(image.size)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("(9700, 9700)\n", "")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_deflate", "tiff_lzw", "jpeg"])
+def test_a_cut_tiff_is_one_line_and_pillow_adds_none(tmp_path, compression):
+    path = saved(tmp_path / "x.tif", "TIFF", noise(200, 150), compression=compression)
+    os.truncate(path, path.stat().st_size // 2)
+    code = f"from beit3_bench.backbones.preprocess import decode\ntry: decode({str(path)!r})\nexcept Exception as e: print(e)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "does not decode" in result.stdout
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
 
 
 def test_the_limit_does_not_depend_on_pillows_own(tmp_path, monkeypatch):
