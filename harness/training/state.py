@@ -50,7 +50,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
         line = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise BenchError(f"{path}: not a whole training state ({line}); delete it and start again") from error
-    if not isinstance(state, dict) or state.get("version") != VERSION:
+    if not isinstance(state, dict) or type(version := state.get("version")) is not int or version != VERSION:
         raise BenchError(f"{path}: written by another version of this program; start again with --overwrite")
     check_shape(state, _SHAPE, str(path), _MEND)
     if state.get("best") is not None:
