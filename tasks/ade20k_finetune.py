@@ -147,6 +147,8 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
     from beit3_bench.backbones.mmseg_adapter.training import TOWER_FIELDS, TrainingJob, tower_of
 
     source = read_checkpoint(request.checkpoint) if request.checkpoint else None
+    for line in source.notes if source else ():
+        print(f"warning: {line}", file=sys.stderr)
     preset = choose_preset(request, source)
     if source is None and preset != "tiny" and not request.from_scratch and not request.resume:
         raise BenchError(

@@ -177,7 +177,7 @@ class DetectorTask(Task):
         model = self.build(plan, tower)
         model.roi_heads.batch_size_per_image = self.options.rois_per_image
         report, new = start_detector(model, checkpoint) if checkpoint else (LoadReport(), [])
-        report.notes += notes
+        report.notes += [*notes, *(checkpoint.notes if checkpoint else [])]
         return model, plan.input_config(tower).replace(**runtime), report, new
 
     def parameter_groups(self, model: torch.nn.Module, config: BEiT3Config, recipe: Recipe) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class BatchSize(click.ParamType):
     required=True,
     multiple=True,
     metavar="[T=]FILE",
-    help="Checkpoint; T=FILE for one task of a list.",
+    help="Checkpoint, or the folder of one in several files; T=FILE for one task of a list.",
 )
 @click.option(
     "--data-root",

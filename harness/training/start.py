@@ -268,6 +268,7 @@ def initial_model(
     names = {official for group in official_names(model).values() for official in group}
     allowed = allowed_names(task.head, names, checkpoint.tensors)
     report = load_checkpoint(model, checkpoint.tensors, allowed, str(checkpoint.path))
+    report.notes += checkpoint.notes
     return model, report, [n for n in allowed if n in report.missing or n in report.unexpected]
 
 

@@ -118,6 +118,25 @@ def test_which_weights_were_read_is_said_and_kept_in_the_result(content, run, ex
     assert rows(tmp_path / "run") == expected
 
 
+def test_a_training_says_which_weights_it_starts_from(native, content, tmp_path):
+    averaged = {name: value + 1 for name, value in content["model"].items()}
+    torch.save({"model_ema": averaged, **content}, tmp_path / "x.pth")
+    words = [
+        "finetune",
+        *run_words(native, "flickr30k")[1:],
+        "--preset",
+        "tiny",
+        "--tokenizer",
+        native.world / "beit3.spm",
+    ]
+    words[words.index("--checkpoint") + 1] = tmp_path / "x.pth"
+    options = {"steps": 1, "batch": 4, "warmup_steps": 0, "warmup_epochs": 0}
+    named = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    outcome = invoke(*words, *named, "--output", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "warning: the checkpoint holds several sets of weights: 'model' was read, not 'model_ema'" in outcome.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
