@@ -134,7 +134,7 @@ def test_a_training_says_which_weights_it_starts_from(native, content, tmp_path)
     named = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     outcome = invoke(*words, *named, "--output", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.stderr
-    assert "warning: the checkpoint holds several sets of weights: 'model' was read, not 'model_ema'" in outcome.stderr
+    assert "note: the checkpoint holds several sets of weights: 'model' was read, not 'model_ema'" in outcome.stdout
 
 
 @pytest.mark.parametrize(
