@@ -84,11 +84,11 @@ class PackedLinear(nn.Linear):
     def _exact_product(self, x: Tensor, start: int, stop: int) -> Tensor:
         weight = self.weight.detach()[start:stop]
         bias = None if self.bias is None else self.bias.detach()[start:stop]
-        if self.way.library == "oneDNN":
-            if (start, stop) not in self.parts:
-                self.parts[start, stop] = onednn_layout(weight.contiguous()), bias
-            weight, bias = self.parts[start, stop]
-        return exact_linear(self.way, x, weight, bias)
+        if self.way.library != "oneDNN":
+            return exact_linear(self.way, x, weight, bias)
+        if (start, stop) not in self.parts:
+            self.parts[start, stop] = onednn_layout(weight.contiguous()), bias
+        return exact_linear(self.way, x, *self.parts[start, stop])
 
     def _rounded_product(self, x: Tensor) -> Tensor:
         """The product in autocast's precision; packed in bfloat16."""
