@@ -40,11 +40,15 @@ class TrainingConfig:
 
 
 def config_beside(checkpoint: Path) -> tuple[TrainingConfig | None, str | None]:
-    """The configuration in a checkpoint's folder, and, where there is one that cannot be read, why."""
-    path = checkpoint.parent / CONFIG
+    """The configuration in a checkpoint's folder, and, where there is one that cannot be read, why.
+
+    A link to a checkpoint has its configuration beside itself or beside the file that it leads to.
+    """
+    folders = dict.fromkeys((checkpoint.parent, checkpoint.resolve().parent))
+    path = next((place for folder in folders if (place := folder / CONFIG).is_file()), None)
+    if path is None:
+        return None, None
     try:
-        if not path.is_file():
-            return None, None
         if path.stat().st_size > LARGEST:
             return None, f"{path}: larger than {LARGEST >> 10} kB, not read"
         text = path.read_text(encoding="utf-8-sig")

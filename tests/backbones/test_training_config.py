@@ -222,6 +222,16 @@ def test_a_pipe_of_that_name_is_left_alone(checkpoint):
     assert config_beside(checkpoint) == (None, None)
 
 
+def test_a_link_to_a_detector_is_one_with_its_configuration(checkpoint, tmp_path):
+    (checkpoint.parent / "config.yaml").write_text(LAZY)
+    link = tmp_path / "weights" / "detector.pth"
+    link.parent.mkdir()
+    link.symlink_to(checkpoint)
+    assert config_beside(link)[0].plan["window_size"] == 5
+    (link.parent / "config.yaml").write_text(YACS)
+    assert config_beside(link)[0].plan["window_size"] == 7
+
+
 def test_a_pickled_configuration_is_never_opened(checkpoint):
     (checkpoint.parent / "config.yaml.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     assert config_beside(checkpoint) == (None, None)
