@@ -31,15 +31,13 @@ def hold(path: Path) -> int:
             lock_file(file)
             if has_other_names(file):
                 write_atomic(path, b"")  # a file of its own: writing to this one would change the other
-            elif os.path.samestat(os.fstat(file), os.lstat(path)):
+            elif still_there(file, path):
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return file
         except BlockingIOError as error:
             os.close(file)
             raise Held(_holder(path)) from error
-        except FileNotFoundError:
-            pass
         except OSError as error:
             os.close(file)
             raise storage_error(path, error) from error
@@ -65,16 +63,41 @@ def lock_file(file: int) -> None:
             time.sleep(0.05)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of a file; False where there is none."""
+def take_part(path: Path) -> int:
+    """Hold a file together with others, until the descriptor is closed.
+
+    Raises:
+        BenchError: a link, no file, or one that cannot be read.
+    """
+    file = open_own(path, os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def still_there(file: int, path: Path) -> bool:
+    """Whether an open file is the one of that name."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.path.samestat(os.fstat(file), os.lstat(path))
+    except OSError:
+        return False
+
+
+def is_held(path: Path, together: bool = False) -> bool:
+    """Whether a process holds the lock of a file; False where there is none.
+
+    together: whether one takes part in holding it (see `take_part`).
+    """
+    try:
+        access = os.O_RDWR if together else os.O_RDONLY  # NFS gives no exclusive lock to a reader
+        file = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(file, (fcntl.LOCK_EX if together else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(file)
     return False

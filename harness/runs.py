@@ -14,7 +14,7 @@ from typing import Any
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import clear_parts
 from beit3_bench.harness.leaderboard_results import read_result
-from beit3_bench.harness.locks import Held, hold, is_held
+from beit3_bench.harness.locks import Held, hold
 from beit3_bench.harness.released import other_data
 from beit3_bench.harness.store import (
     CONFIG,
@@ -24,10 +24,10 @@ from beit3_bench.harness.store import (
     SAMPLES,
     SUBMISSION,
     RunStore,
+    has_parts,
     is_running,
     read_card,
     read_object,
-    shards,
 )
 
 OWN = (RESULT, SAMPLES, SUBMISSION, ROWS, CONFIG, LOCK)
@@ -159,7 +159,7 @@ def _held(folder: Path) -> Iterator[None]:
     except Held as holder:
         raise BenchError(f"{folder}: {holder} is writing to this run; stop it first") from holder
     try:
-        if any(map(is_held, shards(folder))):
+        if has_parts(folder):
             raise BenchError(f"{folder}: a process of an earlier start is writing to this run; stop it first")
         yield
     finally:

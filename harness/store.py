@@ -5,7 +5,7 @@ rows/rank-00000.jsonl   one shard per process (see `rows`)
 samples.npz             cluster table and per-sample values (see `samples`)
 submission/             files for an official server, where the task writes any
 result.json             written last, atomically: a folder that has it is finished
-lock                    held while a run writes; the other processes hold their shards
+lock                    held by process 0 while a run writes; the others hold config.json, all together
 
 Somebody else may have made a run folder: nothing is written through its links, and its files are checked as they are read.
 """
@@ -30,7 +30,7 @@ from beit3_bench.backbones.files import (
 )
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.fingerprint import CODE
-from beit3_bench.harness.locks import Held, hold, is_held
+from beit3_bench.harness.locks import Held, hold, is_held, still_there, take_part
 from beit3_bench.harness.rows import IMAGES, Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.samples import pack_samples, unpack_samples
 from beit3_bench.harness.schema import CARD_SHAPE, check_shape
@@ -54,6 +54,7 @@ class RunStore:
         self.resumed = False  # whether rows were there already
         self._shard: Shard | None = None
         self._lock: int | None = None
+        self._part: int | None = None
 
     @classmethod
     def open(cls, folder: str | Path, config: Mapping[str, Any], overwrite: bool = False) -> RunStore:
@@ -78,7 +79,7 @@ class RunStore:
                 store._clear()
             if (folder / CONFIG).exists():
                 store._compare(read_card(folder / CONFIG))
-                store._mend()
+                store._take_over()
                 store.resumed = True
                 clear_parts(folder)
             else:
@@ -91,10 +92,9 @@ class RunStore:
 
     @classmethod
     def join(cls, folder: str | Path, rank: int) -> RunStore:
-        """The folder as process ``rank`` > 0 writes to it, after process 0 has opened it; it holds its shard's lock."""
+        """The folder as process ``rank`` > 0 writes to it, after process 0 has opened it."""
         store = cls(Path(folder), read_card(Path(folder) / CONFIG), rank)
-        if not store.finished:
-            store._shard = Shard(store._own_shard())
+        store._part = take_part(store.folder / CONFIG)
         return store
 
     @classmethod
@@ -112,14 +112,13 @@ class RunStore:
     def append(self, rows: Iterable[Row], images: Mapping[str, Sequence[str]] | None = None) -> None:
         """Store one batch of rows, each with the hashes of the image files that it was made from: all of it, or nothing."""
         if self._shard is None:
-            self._shard = Shard(self._own_shard())
+            if self._part is not None and not still_there(self._part, self.folder / CONFIG):
+                raise BenchError(f"{self.folder}: a later start has taken this run over; nothing more is written here")
+            self._shard = Shard(self.folder / ROWS / f"rank-{self.rank:05d}.jsonl")
         hashes = images or {}
         self._shard.append(
             {"id": row["id"], IMAGES: list(hashes[row["id"]]), **row} if row["id"] in hashes else row for row in rows
         )
-
-    def _own_shard(self) -> Path:
-        return self.folder / ROWS / f"rank-{self.rank:05d}.jsonl"
 
     def _lines(self) -> Iterator[tuple[Path, bytes, str]]:
         """Shard, line and id of every stored row.
@@ -238,33 +237,36 @@ class RunStore:
                 f"{self.folder}: holds a run that differs from this one: {told}; use another --output, or --overwrite"
             )
 
-    def _mend(self) -> None:
-        """Give every shard an end behind its last whole batch.
+    def _take_over(self) -> None:
+        """Cut every shard behind its last whole batch, and keep processes of an earlier start from the rows.
 
-        It is written anew where a process of an earlier start, whose process 0 is gone, still appends to it: what that one
-        writes from now on does not count, and is made here.
+        Where one of those lives on although its process 0 is gone, config.json and the shards are written anew: it appends to
+        files that have lost their names, or sees that config.json is not the one that it holds. Its rows are made here.
         """
+        config, alive = self.folder / CONFIG, has_parts(self.folder)
+        if alive:
+            echo(
+                f"warning: {self.folder}: a process of an earlier start still runs; what it writes from now on does not count",
+                err=True,
+            )
+        if alive or config.stat().st_nlink > 1:
+            write_atomic(config, read_limited(config, _LARGEST))
         for path in shards(self.folder):
             end = committed(path)[1]
-            alive = is_held(path)
             facts = path.stat()
             if end < facts.st_size or alive or facts.st_nlink > 1:
                 with open_regular(path) as file:
                     write_atomic(path, file.read(end))
-            if alive:
-                echo(
-                    f"warning: {path}: a process of an earlier start still runs; what it writes from now on does not count",
-                    err=True,
-                )
 
     def close(self) -> None:
         """Close the shard and give the lock back."""
         if self._shard is not None:
             self._shard.close()
             self._shard = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for held in (self._lock, self._part):
+            if held is not None:
+                os.close(held)
+        self._lock = self._part = None
 
     def __enter__(self) -> RunStore:
         return self
@@ -306,7 +308,12 @@ def shards(folder: Path) -> list[Path]:
 
 def is_running(folder: Path) -> bool:
     """Whether a process is writing to a run folder now."""
-    return any(is_held(path) for path in (folder / LOCK, *shards(folder)))
+    return is_held(folder / LOCK) or has_parts(folder)
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether another process than 0 of a run writes to its folder."""
+    return is_held(folder / CONFIG, together=True) or any(map(is_held, shards(folder)))
 
 
 def _damaged(path: Path, why: str) -> BenchError:

@@ -400,7 +400,7 @@ def test_run_goes_on_while_a_process_of_the_dead_start_still_writes(data, tmp_pa
         stored.append(RunStore.read(output).done())
         done = subprocess.run([str(w) for w in command], capture_output=True, text=True, check=False, env=environment())
         assert done.returncode == 0, done.stderr
-        assert "rank-00001.jsonl: a process of an earlier start still runs" in done.stderr
+        assert "a process of an earlier start still runs" in done.stderr
         running[1].send_signal(signal.SIGCONT)
 
     run_ranks([command, command], meanwhile, BEIT3_BENCH_TIMEOUT="20")

@@ -184,7 +184,7 @@ def test_process_of_an_earlier_start_writes_where_it_does_not_count(tmp_path, ca
     first.close()
     assert is_running(tmp_path)
     with RunStore.open(tmp_path, CONFIG) as store:
-        assert "rank-00001.jsonl: a process of an earlier start still runs" in capsys.readouterr().err
+        assert "a process of an earlier start still runs" in capsys.readouterr().err
         assert store.done() == ids(batch(0), batch(3))
         orphan.append([{**row, "value": -1.0} for row in batch(6)])
         with RunStore.join(tmp_path, 1) as other:
@@ -197,13 +197,33 @@ def test_process_of_an_earlier_start_writes_where_it_does_not_count(tmp_path, ca
 
 def test_every_process_holds_a_lock_from_its_start(tmp_path):
     first = RunStore.open(tmp_path, CONFIG)
-    other = RunStore.join(tmp_path, 1)
+    others = [RunStore.join(tmp_path, rank) for rank in (1, 2)]
     first.close()
+    others[0].close()
     assert is_running(tmp_path)
-    with pytest.raises(BenchError, match="another process is writing to it"):
-        RunStore.join(tmp_path, 1)
-    other.close()
+    others[1].close()
     assert not is_running(tmp_path)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_process_of_an_earlier_start_that_has_not_written_yet_never_does(tmp_path, overwrite):
+    first = RunStore.open(tmp_path, CONFIG)
+    orphan = RunStore.join(tmp_path, 1)
+    first.close()
+    with RunStore.open(tmp_path, CONFIG, overwrite) as store:
+        with pytest.raises(BenchError, match="a later start has taken this run over"):
+            orphan.append(batch(0))
+        with RunStore.join(tmp_path, 1) as other:
+            other.append(batch(0))
+        assert store.done() == ids(batch(0))
+    orphan.close()
+
+
+def test_two_processes_of_one_rank_do_not_share_a_shard(tmp_path):
+    with RunStore.open(tmp_path, CONFIG), RunStore.join(tmp_path, 1) as one, RunStore.join(tmp_path, 1) as two:
+        one.append(batch(0))
+        with pytest.raises(BenchError, match="another process is writing to it"):
+            two.append(batch(3))
 
 
 # ---- links ----------------------------------------------------------------------------------------------------------
