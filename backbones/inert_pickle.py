@@ -79,7 +79,8 @@ _DATA_CALLS = frozenset((
     "_decimal.Decimal", "functools.partial", "io.BytesIO", "_io.BytesIO", "logging.getLogger",
     "operator.attrgetter", "operator.itemgetter", "random.Random", "re._compile", "time.struct_time",
     "uuid.SafeUUID", "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy.memmap", "numpy.matrix",
-    "numpy.recarray", "torch.device",
+    "numpy.recarray", "torch.device", "builtins.iter", "builtins.type", "itertools.count", "itertools.cycle",
+    "itertools.repeat", "http.HTTPStatus", "signal.Signals", "socket.AddressFamily", "socket.SocketKind",
 ))  # fmt: skip
 _CODE = frozenset(("types.FunctionType", "types.CodeType", "types.LambdaType", "types.MethodType", "types.ModuleType"))
 _FUNCTION = re.compile(r"[a-z][a-z0-9_]*")

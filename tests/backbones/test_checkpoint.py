@@ -7,7 +7,9 @@ import collections
 import datetime
 import enum
 import functools
+import http
 import io
+import itertools
 import json
 import operator
 import os
@@ -15,6 +17,7 @@ import pathlib
 import pickle
 import re
 import subprocess
+import types
 import zipfile
 from collections import OrderedDict
 
@@ -419,6 +422,9 @@ def beside_the_weights() -> dict[str, object]:
         "error": ValueError("x"),
         "sets": [{1, 2}, frozenset([1]), slice(1), range(3), 1j, b"\xff", bytearray(b"a")],
         "whole module": torch.nn.Linear(2, 2),
+        "types and iterators": [type(None), dict, print, iter([1]), itertools.count(3), types.SimpleNamespace(a=1)],
+        "member of a library's enum": http.HTTPStatus.OK,
+        "scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), 1),
     }
 
 
