@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import hashlib
 import os
+import socketserver
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -388,6 +389,43 @@ def test_a_refused_answer_leaves_the_first_part_to_go_on_from(script, tmp_path: 
     server = script(later(OLD[100_000:]))
     assert download(f"{server.url}/f", tmp_path / "f.pth", retries=0, timeout=5).read_bytes() == OLD
     assert leftovers(tmp_path) == ["f.pth"]
+
+
+RAW = {
+    "nothing": b"",
+    "garbage": b"\x00\xff garbage \r\n\r\n",
+    "no number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "small number": b"HTTP/1.1 99 OK\r\n\r\n",
+    "large number": b"HTTP/1.1 20000000000000 OK\r\n\r\n",
+    "old": b"HTTP/0.9 OK\r\n\r\n",
+    "no end": b"HTTP/1.1 200 OK\r\nContent-Length: 5",
+    "long line": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+    "many lines": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    "no colon": b"HTTP/1.1 200 OK\r\nContent-Length 5\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nabcde",
+    "bytes": b"HTTP/1.1 200 OK\r\nContent-Length: \xff\xfe\r\n\r\nabcde",
+    "type": b"HTTP/1.1 200 OK\r\nContent-Type: \xff/\x00\r\nContent-Length: 0\r\n\r\n",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    "cut chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    "negative chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nab",
+    "no chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "reason": b"HTTP/1.1 404 \x1b[31mred\x07\r\nContent-Length: 0\r\n\r\n",
+    "place": b"HTTP/1.1 302 Found\r\nLocation: http://\x1b[31m\x00 h:x/\r\nContent-Length: 0\r\n\r\n",
+    "no place": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_answers_that_are_no_http_are_one_line(tmp_path: Path, name: str) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(RAW[name])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        refused(f"http://127.0.0.1:{server.server_address[1]}/f", tmp_path / "f.pth", "127", retries=1)
+        server.shutdown()
 
 
 def test_https_is_not_left(tmp_path: Path) -> None:

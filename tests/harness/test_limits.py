@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -155,3 +156,43 @@ def test_a_run_with_few_open_files_ends_in_one_line_or_a_result(native, tmp_path
     assert "open files" in one_line(command(*words, limit=(resource.RLIMIT_NOFILE, files)))
     words[words.index("--workers") + 1] = 0
     assert command(*words, limit=(resource.RLIMIT_NOFILE, files)).returncode == 0
+
+
+# ---- a fuzz of the environment -----------------------------------------------------------------------------------------
+
+VARIABLES = (
+    "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "HOME",
+    "BEIT3_BENCH_CACHE", "BEIT3_BENCH_TIMEOUT", "BEIT3_BENCH_IMAGE_CACHE", "BEIT3_BENCH_FEATURES", "BEIT3_BENCH_MIRROR",
+    "COLUMNS", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
+)  # fmt: skip
+CONTENTS = (
+    "", " ", "abc", "-1", "0", "1", "1.5", "1e9", "0x1", "٣", "9" * 400, "nan", "inf", "true", "~", "~nosuchuser/x",
+    "relative", "/dev/null", "file/below", "x" * 5000, "\x1b[31mred", "a\nb", "\udc80",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(15), id="few"), pytest.param(range(15, 500), id="many", marks=pytest.mark.slow)]
+)
+def test_any_environment_gives_a_result_or_one_line(native, monkeypatch, tmp_path, seeds):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    released = tmp_path / "beit3_base_patch16_384_f30k_retrieval.pth"
+    shutil.copy(native.checkpoint("flickr30k"), released)
+    words = [*run_words(native, "flickr30k"), "--limit", 1, "--tokenizer", native.world / "beit3.spm"]
+    words[words.index("--checkpoint") + 1] = released
+    ends: set[int] = set()
+    for seed in seeds:
+        chance = random.Random(seed)
+        environment = {name: chance.choice(CONTENTS) for name in chance.sample(VARIABLES, chance.randint(1, 5))}
+        with monkeypatch.context() as change:
+            for name, value in environment.items():
+                change.setenv(name, value)
+            outcome = invoke(*words, "--output", tmp_path / f"run-{seed}")
+        ends.add(outcome.exit_code)
+        assert outcome.exit_code in (0, 2), (environment, outcome.output)
+        if outcome.exit_code == 2:
+            lines = [line for line in outcome.stderr.split("\n") if line and not line.startswith("warning: ")]
+            assert len(lines) == 1, (environment, outcome.stderr)
+            assert lines[0].startswith("error: "), environment
+    assert ends == {0, 2}
