@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_task
 import torch
 from native import edit_json, invoke, run_words
 from PIL import Image
@@ -169,6 +170,18 @@ def _examples(folder: Path) -> list[Example]:
 
     config = json.loads((folder / "config.json").read_text())
     return get_task(config["task"])(config["data_root"]).examples(config["split"])
+
+
+def test_images_that_a_task_reads_by_other_means_are_known_by_content_too(tmp_path, monkeypatch):
+    toy_task.register(monkeypatch.setattr)
+    data = toy_task.write_toy_data(tmp_path / "data", images=True)
+    words = ["run", "--task", "toy", "--checkpoint", data / "toy.pth", "--data-root", data, "--workers", 0]
+    finished([*words, "--output", tmp_path / "run"])
+    kill(tmp_path / "run")
+    finished([*words, "--output", tmp_path / "run"])
+    for path in (p for p in data.rglob("*") if p.suffix in (".png", ".jpg")):
+        path.write_bytes(bytes(len(path.read_bytes())))
+    refused([*words, "--output", tmp_path / "run"], "image files have other contents")
 
 
 def test_images_served_by_cache_or_store_are_known_by_content_too(native, tmp_path):
