@@ -341,6 +341,7 @@ class LoadedModel:
     """A model with its weights, and everything that belongs to them.
 
     shape: settings of the network beside ``config`` that no tensor shows and a file beside the checkpoint told.
+    assumptions: what its outputs and token ids are taken to mean where the file does not say; notes for the result.
     """
 
     model: nn.Module
@@ -352,6 +353,7 @@ class LoadedModel:
     preset: str | None
     path: Path
     shape: dict[str, Any] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
 
 
 def load_model_for(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -31,11 +31,8 @@ from beit3_bench.harness.devices import (
     to_device,
 )
 from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.rows import with_images
 from beit3_bench.tasks.base import Example, Row, Task, plan_batches
-
-ImageHashes = Mapping[str, Sequence[str]]
-"""Example id -> hashes of its image files, in their order."""
-
 
 MEASURED_BATCHES = 6
 """``--compile auto`` decides after so many."""
@@ -47,8 +44,8 @@ class RowSink(Protocol):
     def done(self) -> set[str]:
         """Ids of the rows that are there."""
 
-    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
-        """Keep one batch of rows, and the hashes of the image files that each was made from."""
+    def append(self, rows: Iterable[Row]) -> None:
+        """Keep one batch of rows; under `rows.IMAGES`, the hashes of the image files that one was made from."""
 
 
 class MemoryStore:
@@ -60,7 +57,7 @@ class MemoryStore:
     def done(self) -> set[str]:
         return set(self.rows)
 
-    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
+    def append(self, rows: Iterable[Row]) -> None:
         self.rows.update((row["id"], row) for row in rows)
 
 
@@ -163,7 +160,7 @@ def predict_all(
         workers: decoding processes per process; None = chosen from the cores.
         progress: a bar on stderr; None = when stderr is a terminal.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
-        hash_images: give ``store`` the hashes of the image files, too.
+        hash_images: rows for ``store`` hold the hashes of their image files, too.
 
     Raises:
         BenchError: from the task (an image that does not decode, ...), a single example that does not fit into
@@ -245,7 +242,7 @@ class _Pass:
                 if rows is None:
                     fits = False
                     break
-                self.store.append(rows, collated.images)
+                self.store.append(with_images(rows, collated.images))
                 clock = self._spent("write_seconds", clock)
                 self._count(collated, queue[finished])
                 bar.update(len(queue[finished]))

@@ -20,13 +20,14 @@ from beit3_bench.harness.console import echo
 from beit3_bench.harness.feature_store import FeatureSpace
 from beit3_bench.harness.fingerprint import source_fingerprint, weights_sha256
 from beit3_bench.harness.provenance import cores, package_version
+from beit3_bench.harness.rows import IMAGES, with_images
 from beit3_bench.tasks.base import Example, Row, Task
 
 if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.checkpoint import LoadedModel
-    from beit3_bench.harness.engine import ImageHashes, RowSink
+    from beit3_bench.harness.engine import RowSink
 
 _ROWS = 1024  # served rows per commit to the run folder
 
@@ -115,7 +116,8 @@ class Features:
             rows += [{"id": i, self.name: found[digest]} for i, digest in wanted.items() if digest in found]
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            sink.append(part, {r["id"]: [keys[r["id"]].digest.hex()[:DIGITS]] for r in part if keys[r["id"]].path})
+            hashes = {r["id"]: [keys[r["id"]].digest.hex()[:DIGITS]] for r in part if keys[r["id"]].path}
+            sink.append(with_images(part, hashes))
         served = {row["id"] for row in rows}
         self.keys.update((i, key) for i, key in keys.items() if i not in served)
         return len(rows)
@@ -126,7 +128,7 @@ class Features:
         for row in rows:
             key = self.keys.get(row["id"])
             vector = row.get(self.name)
-            if key is None or row.keys() != {"id", self.name} or not isinstance(vector, np.ndarray):
+            if key is None or row.keys() - {IMAGES} != {"id", self.name} or not isinstance(vector, np.ndarray):
                 continue
             if vector.ndim == 1 and vector.dtype == np.float32 and key.still_true():
                 new[key.kind][key.digest] = vector
@@ -151,9 +153,9 @@ class KeepingSink:
     def done(self) -> set[str]:
         return self.sink.done()
 
-    def append(self, rows: Iterable[Row], images: ImageHashes | None = None) -> None:
+    def append(self, rows: Iterable[Row]) -> None:
         rows = list(rows)
-        self.sink.append(rows, images)
+        self.sink.append(rows)
         self.features.keep(rows)
 
 

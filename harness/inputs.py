@@ -180,7 +180,8 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
     weight = find_weight(request.checkpoint)
     if weight is not None:
         pin_or_check(request.checkpoint, weight.name, loaded.sha256)
-    loaded.report.notes += [*_random_tensors(loaded, request.allow_missing), *notes]
+    loaded.report.notes += _random_tensors(loaded, request.allow_missing)
+    loaded.assumptions += notes
     return loaded
 
 

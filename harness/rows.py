@@ -10,7 +10,7 @@ import base64
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def encode_row(row: Row) -> bytes:
     if not isinstance(row["id"], str):
         raise TypeError(f"a row's id is a string, not {row['id']!r}")
     try:
-        ordered = {"id": row["id"], **row}
+        first = {key: row[key] for key in ("id", IMAGES) if key in row}
+        ordered = {**first, **row}
         return json.dumps(ordered, separators=(",", ":"), allow_nan=False, default=encode_value).encode("ascii") + b"\n"
     except ValueError as error:
         raise BenchError(
@@ -74,6 +75,15 @@ def row_id(line: bytes) -> str:
     if not line.startswith(_ID.encode()):
         raise ValueError("a row without id")
     return _DECODER.raw_decode(line.decode("ascii"), len(_ID) - 1)[0]
+
+
+def with_images(rows: Iterable[Row], images: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Rows with the hashes of the image files that they were made from.
+
+    Args:
+        images: row id -> hashes, in the order of the files.
+    """
+    return [{**row, IMAGES: list(images[row["id"]])} if row["id"] in images else row for row in rows]
 
 
 def row_images(line: bytes) -> list[str] | None:

@@ -142,7 +142,7 @@ def run_task(
             task.bind(loaded.preprocessing, tokenizer)
             task.image_cache = open_image_cache(request.image_cache, loaded.preprocessing)
             task.tokenize(examples)
-        loaded.report.notes += check_tokenizer(tokenizer, tokenizer_file(task, request), loaded, examples)
+        loaded.assumptions += check_tokenizer(tokenizer, tokenizer_file(task, request), loaded, examples)
         return loaded, device
 
     loaded, device = processes.together(load)
@@ -179,7 +179,8 @@ def run_task(
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
                 verdict = score_rows(task, store, examples, request.seed)
-            verdict.notes = [*prepared.notes, *verdict.notes, *warnings[len(prepared.notes) :]]
+            later = [*warnings[len(prepared.notes) :], *loaded.assumptions]
+            verdict.notes = [*prepared.notes, *verdict.notes, *later]
             result = card.result(task, request, loaded, config, verdict, examples, prepared.data)
             images = images_fingerprint(examples, store.image_hashes(), request.data_root, folder)
             result["provenance"]["fingerprints"] = {**fingerprints, **images}

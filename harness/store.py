@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from beit3_bench.backbones.files import (
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.fingerprint import CODE
 from beit3_bench.harness.locks import Held, hold, is_held, still_there, take_part
-from beit3_bench.harness.rows import IMAGES, Shard, committed, decode_row, encode_value, row_id, row_images
+from beit3_bench.harness.rows import Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.samples import pack_samples, unpack_samples
 from beit3_bench.harness.schema import CARD_SHAPE, check_shape
 from beit3_bench.tasks.base import ClusterTable, Row, Scores
@@ -109,16 +109,13 @@ class RunStore:
 
     # ---- rows ------------------------------------------------------------------------------------------------
 
-    def append(self, rows: Iterable[Row], images: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Store one batch of rows, each with the hashes of the image files that it was made from: all of it, or nothing."""
+    def append(self, rows: Iterable[Row]) -> None:
+        """Store one batch of rows: all of it, or nothing."""
         if self._shard is None:
             if self._part is not None and not still_there(self._part, self.folder / CONFIG):
                 raise BenchError(f"{self.folder}: a later start has taken this run over; nothing more is written here")
             self._shard = Shard(self.folder / ROWS / f"rank-{self.rank:05d}.jsonl")
-        hashes = images or {}
-        self._shard.append(
-            {"id": row["id"], IMAGES: list(hashes[row["id"]]), **row} if row["id"] in hashes else row for row in rows
-        )
+        self._shard.append(rows)
 
     def _lines(self) -> Iterator[tuple[Path, bytes, str]]:
         """Shard, line and id of every stored row.
@@ -142,7 +139,7 @@ class RunStore:
         return {name for _, _, name in self._lines()}
 
     def image_hashes(self) -> dict[str, list[str]]:
-        """Example id -> hashes of its image files, of the rows that are stored; see `append`.
+        """Example id -> hashes of its image files, of the rows that are stored with them.
 
         Raises:
             BenchError: damaged or edited rows.

@@ -234,7 +234,7 @@ def test_all_processes_plan_from_what_the_first_one_sees(task, tmp_path):
         store.append([{"id": e.id} for e in task.examples("test")[:7]])
         rows: list[str] = []
         late = RunStore.join(tmp_path / "run", 1)
-        late.append = lambda new, images: rows.extend(row["id"] for row in new)
+        late.append = lambda new: rows.extend(row["id"] for row in new)
         examples = task.examples("test")
         predict_all(task, torch.nn.Hardtanh(), examples, late, CPU, "fp32", 4, 0, processes=Late(1, 2))
     assert len(rows) == 20

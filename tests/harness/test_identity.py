@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy_task
 import torch
+import toy_task
 from native import edit_json, invoke, run_words
 from PIL import Image
 
