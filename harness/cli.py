@@ -1,7 +1,7 @@
 """The command line: one lazily imported module per verb, and one line per failure.
 
 Exit codes: 0 done; 1 an error inside the program; 2 bad input, wrong usage or a full disk, told in one line on stderr;
-130 interrupted.  Nothing heavier than click is imported before a verb runs.
+130 interrupted; 141 nobody reads stdout any more.  Nothing heavier than click is imported before a verb runs.
 """
 
 from __future__ import annotations

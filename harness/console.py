@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +16,11 @@ def echo(text: object, err: bool = False, nl: bool = True) -> None:
     """Print lines of text on stdout, or on stderr; what its encoding cannot write is written out, too."""
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     shown = visible_lines(str(text)).encode(encoding, "backslashreplace").decode(encoding)
-    click.echo(shown, err=err, nl=nl)
+    try:
+        click.echo(shown, err=err, nl=nl)
+    except BrokenPipeError:  # whoever read it has seen enough; click's own exit code 1 would say that a replay differs
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (or the interpreter complains on its way out)
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def columns(lines: Iterable[Sequence[str]]) -> list[str]:

@@ -87,6 +87,25 @@ def test_variables_of_any_content_in_this_process(seeds, tmp_path, monkeypatch):
     assert not failures, f"{len(failures)}: " + "\n".join(failures[:6])
 
 
+def test_reader_that_goes_away_is_no_difference_and_no_error(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "beit3_bench.harness",
+        "table",
+        "--systems",
+        "all",
+        "--format",
+        "html",
+        "--runs",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 141
+
+
 SLOWLY = [pytest.param(range(4), id="few"), pytest.param(range(4, MANY), id="many", marks=pytest.mark.slow)]
 
 
