@@ -14,6 +14,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Names of an index in a folder of shards, as Hugging Face's libraries write them."""
 
 _HEAD = 4096
+_LARGEST_INDEX = 100_000_000
 
 # beginning, what it is, the mend
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
@@ -185,7 +186,7 @@ def foreign_folder(folder: Path) -> str:
 
 def is_index(path: Path) -> bool:
     """Whether a file is the index of a checkpoint in several files (``{"weight_map": {tensor: file}}``)."""
-    if path.suffix != ".json":
+    if path.suffix != ".json" or path.stat().st_size > _LARGEST_INDEX:
         return False
     try:
         content = json.loads(path.read_bytes())
