@@ -99,9 +99,9 @@ def _acknowledge(log: Path) -> None:
     original = RunStore.append
     file = os.open(log / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def append(self: RunStore, rows: Any, images: Any = None) -> None:
+    def append(self: RunStore, rows: Any) -> None:
         rows = list(rows)
-        original(self, rows, images)
+        original(self, rows)
         _write(file, "".join(f"{row['id']}\n" for row in rows).encode())
 
     RunStore.append = append  # type: ignore[method-assign]
