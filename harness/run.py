@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from beit3_bench.harness.released import data_notes, read_data
 from beit3_bench.harness.rescore import using_stored_rows
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
-from beit3_bench.tasks.base import Example, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, Scores, Task, match_ids
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,26 @@ class Outcome:
     result: dict[str, Any]
     folder: Path
     was_finished: bool = False
+
+
+class Warned:
+    """A run folder; with its first new rows the warnings are printed, so that an input that is refused is one line alone."""
+
+    def __init__(self, store: RunStore, warnings: Sequence[str]):
+        self.store, self.warnings = store, list(warnings)
+
+    def done(self) -> set[str]:
+        return self.store.done()
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self.store.append(rows)
+        self.say()
+
+    def say(self) -> None:
+        """Print what has not been printed."""
+        for warning in self.warnings:
+            echo(f"warning: {warning}", err=True)
+        self.warnings.clear()
 
 
 class Clock:
@@ -164,8 +184,6 @@ def run_task(
         *loaded.report.notes,
         *find_leaks(task.name, split, request.checkpoint, loaded.metadata),
     ]
-    for warning in warnings if processes.first else ():
-        echo(f"warning: {warning}", err=True)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store:
         with clock.stage("read"):
@@ -174,7 +192,9 @@ def run_task(
         if processes.broadcast(store.finished):
             finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
             return Outcome(finished or {}, folder, was_finished=True)
-        throughput = predict(task, loaded, examples, store, request, device, processes, clock)
+        warned = Warned(store, warnings if processes.first else [])
+        throughput = predict(task, loaded, examples, warned, request, device, processes, clock)
+        warned.say()
 
         def conclude() -> dict[str, Any]:
             with clock.stage("score"):
@@ -210,7 +230,7 @@ def predict(
     task: Task,
     loaded: LoadedModel,
     examples: Sequence[Example],
-    store: RunStore,
+    store: Warned,
     request: RunRequest,
     device: torch.device,
     processes: Processes,
@@ -230,7 +250,7 @@ def predict(
     features, served = None, 0
     if request.features is not None and task.feature is not None:
         with clock.stage("features"):
-            features, served = serve(task, loaded, examples, store, request, device, processes)
+            features, served = serve(task, loaded, examples, store.store, request, device, processes)
         sink = KeepingSink(store, features)
     try:
         part = processes.together(
@@ -250,7 +270,7 @@ def predict(
         )
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(
-            f"the rows so far are kept in {store.folder}; give the same command again to go on from there"
+            f"the rows so far are kept in {store.store.folder}; give the same command again to go on from there"
         )
         raise
     finally:
