@@ -28,7 +28,9 @@ _NO_WEIGHTS = frozenset((
 ))  # fmt: skip
 _DEEPEST, _MOST = 5, 10_000  # containers in containers; mappings that are looked at
 _OURS = re.compile(r"beit3\.|backbone\.|decode_head\.|roi_heads\.|blocks\.\d")
-_WRAPPER = re.compile(r"(?:module|model|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPER = re.compile(
+    r"(?:module|model|_orig_mod|_forward_module|_original_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _WRAPPED_INSIDE = re.compile(r"(?<=\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, read_expected
+from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, git_blobs, read_expected
 
 if TYPE_CHECKING:  # the table reads this module, and needs no numpy
     from beit3_bench.harness.schema import ReadData
@@ -53,7 +53,20 @@ def read_data(task: Task, split: str, examples: Sequence[Example]) -> ReadData |
     ids: Literal["released", "other", "not known"] = "not known"
     if split in expected.ids:
         ids = "released" if ids_of(examples, expected) in expected.ids[split] else "other"
-    return {"counts": counts_of(examples).stated(), "ids": ids}
+    data: ReadData = {"counts": counts_of(examples).stated(), "ids": ids}
+    if changed := changed_files(task.data_root, expected, split):
+        data["changed"] = changed
+    return data
+
+
+def changed_files(data_root: Path, expected: Expected, split: str) -> list[str]:
+    """Names of the files that a split is read from and that are not the official ones, where their hashes are known.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    places = {need: need.find(data_root) for need in expected.needs if need.git_blob and split in need.splits}
+    return [need.path for need, place in places.items() if place is not None and need.git_blob not in git_blobs(place)]
 
 
 def differences(task: str, split: str, counts: Mapping[str, int]) -> list[str]:
@@ -89,7 +102,11 @@ def other_data(result: Mapping[str, Any]) -> str:
     return _label(
         result["task"],
         result["split"],
-        {"counts": counts | data.get("counts", {}), "ids": data.get("ids", "not known")},
+        {
+            "counts": counts | data.get("counts", {}),
+            "ids": data.get("ids", "not known"),
+            "changed": data.get("changed", []),
+        },
     )
 
 
@@ -97,6 +114,8 @@ def _label(task: str, split: str, data: Mapping[str, Any]) -> str:
     lines = differences(task, split, data["counts"])
     if not lines and data["ids"] == "other":
         lines = ["other ids than the released split's"]
+    if not lines and data.get("changed"):
+        lines = [f"{name} is not the official file" for name in data["changed"]]
     return f"other data: {', '.join(lines)}" if lines else ""
 
 

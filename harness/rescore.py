@@ -9,8 +9,9 @@ from pathlib import Path
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness.fingerprint import same_data
 from beit3_bench.harness.named_again import Asked
+from beit3_bench.harness.schema import check_shape
 from beit3_bench.harness.store import MEND, RunStore
-from beit3_bench.tasks.base import Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, Scores, Task
 
 
 def rescore(
@@ -57,12 +58,32 @@ def rescore(
         raise BenchError(
             f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
         )
-    rows = store.rows()
-    match_ids(list(rows), [example.id for example in examples], str(folder), "rows")
+    rows = stored_rows(store, task, examples)
     with using_stored_rows(task, folder):
         scores = task.score(rows, examples)
     scores.notes = [*notes, *scores.notes]
     return scores, task_class
+
+
+def stored_rows(store: RunStore, task: Task, examples: Sequence[Example]) -> dict[str, Row]:
+    """The rows of a run folder, one for each example, by id.
+
+    Raises:
+        BenchError: damaged or edited ones, others than the examples', or ones that are missing.
+    """
+    rows = store.rows()
+    expected = dict.fromkeys(example.id for example in examples)
+    missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
+    if missing or unknown:
+        why = (
+            f"{len(missing)} of {len(expected)} rows without prediction" if missing else f"{len(unknown)} unknown rows"
+        )
+        mend = MEND if store.finished or unknown else "give the command of this run again"
+        raise BenchError(f"{store.folder}: {why} ({', '.join((missing or unknown)[:5]):.200}); {mend}")
+    if task.row_shape:
+        for name, row in rows.items():
+            check_shape(row, task.row_shape, f"{store.folder}: row {name[:40]}", MEND)
+    return rows
 
 
 @contextmanager

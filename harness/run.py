@@ -36,10 +36,10 @@ from beit3_bench.harness.leaderboard_results import read_result
 from beit3_bench.harness.leaks import find_leaks
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.released import data_notes, read_data
-from beit3_bench.harness.rescore import using_stored_rows
+from beit3_bench.harness.rescore import stored_rows, using_stored_rows
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
-from beit3_bench.tasks.base import Example, Row, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, Scores, Task
 
 if TYPE_CHECKING:
     import torch
@@ -308,8 +308,7 @@ def serve(
 
 def score_rows(task: Task, store: RunStore, examples: Sequence[Example], seed: int) -> card.Verdict:
     """Score the folder's rows, once they are exactly the split's; write submission files where the task has any."""
-    rows = store.rows()
-    match_ids(list(rows), [example.id for example in examples], str(store.folder), "rows")
+    rows = stored_rows(store, task, examples)
     folder = store.folder / SUBMISSION
     shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
     make_folder(folder)

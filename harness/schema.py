@@ -43,6 +43,8 @@ class ReadData(TypedDict):
     """What it holds, named as in `tasks.expected.Counts`."""
     ids: Literal["released", "other", "not known"]
     """Whether its ids are those of the released split."""
+    changed: NotRequired[list[str]]
+    """Names of its files that are not the official ones, of those whose hash is known."""
 
 
 class ModelCard(TypedDict):
@@ -167,7 +169,7 @@ RESULT_SHAPE = {
     "timing": _TIMING,
     "chance": (*NUMBER, type(None)),
 }
-DATA_SHAPE = {"counts": Each(int), "ids": str}
+DATA_SHAPE = {"counts": Each(int), "ids": str, "changed?": [str]}
 COMPILE_MODES = ("off", "on", "auto")
 """What ``--compile`` may be; a card writes the first two as false and true."""
 CARD_SHAPE = {

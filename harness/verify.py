@@ -6,7 +6,6 @@ must hold is in `tasks.expected`. A finding is one line: what is wrong, and the 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from beit3_bench.harness.inputs import choose_split, world_of
 from beit3_bench.harness.provenance import cores
 from beit3_bench.harness.released import counts_of, ids_of
 from beit3_bench.tasks.base import Example, Task
-from beit3_bench.tasks.expected import Counts, Expected, Need, read_expected
+from beit3_bench.tasks.expected import Counts, Expected, Need, git_blobs, read_expected
 from beit3_bench.tasks.files import check_images
 
 SAMPLE = 200
@@ -175,10 +174,10 @@ def _checksum(found: Verification, path: Path, need: Need, split: str) -> None:
 
 
 def _official(path: Path, git_object: str) -> str:
-    name = git_blob(path)
-    if name != git_object:
+    names = git_blobs(path)
+    if git_object not in names:
         raise BenchError(
-            f"{path}: differs from the official file (git object {name[:12]}... instead of {git_object[:12]}...); "
+            f"{path}: differs from the official file (git object {names[0][:12]}... instead of {git_object[:12]}...); "
             "download it again"
         )
     return "official"
@@ -191,15 +190,6 @@ def _pinned(path: Path, digest: str) -> str:
     how = "pinned" if name in read_pins() else "new"
     pin_or_check(path, name, digest)
     return how
-
-
-def git_blob(path: Path) -> str:
-    """Git's object name of a file (hex SHA-1)."""
-    running = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            running.update(block)
-    return running.hexdigest()
 
 
 # ---- what the readers say -----------------------------------------------------------------------------------------------

@@ -144,6 +144,8 @@ class Task(ABC):
             are kept by ``--features``. None = rows are not reused.
         text_multiple: `collate` pads texts to a multiple of this many tokens, and `plan_batches` puts texts of one padded
             length into a batch: a row is then the same at any batch size. 1: equal lengths, no padding at all.
+        row_shape: kinds of the values of a row that `score` reads, as `harness.schema.check_shape` takes them; rows that were
+            read from a folder are checked by it.
         outputs: what `labels` are, in the words of this task (``"answers"``, ``"classes"``).
         data_of: the task whose file in `tasks.expected` says what the released data holds; "" = the task's own.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused.
@@ -162,6 +164,7 @@ class Task(ABC):
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
+    row_shape: ClassVar[Mapping[str, Any]] = {}
     outputs: ClassVar[str] = "labels"
 
     @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class CaptioningTask(Task):
 
     head = "coco-caption"
     metrics = METRICS
+    row_shape: ClassVar[Mapping[str, Any]] = {"caption": str}
     training_file = "dataset_coco.json"
 
     @dataclass

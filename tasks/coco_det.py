@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class CocoDetection(DetectorTask):
     title = "COCO detection and instance segmentation"
     splits = ("val2017", "test-dev", "train2017")
     default_split = "val2017"
+    row_shape: ClassVar[Mapping[str, Any]] = {"detections": list}
     batch_size = 4  # images of a thousand pixels: more gains no speed
     score_files = ("annotations", "iou_type")
     metrics = tuple(

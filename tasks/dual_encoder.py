@@ -5,8 +5,10 @@ Used by retrieval (`retrieval`) and by ImageNet as retrieval of the class text (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from beit3_bench.tasks.base import Example, Row, Task
 
@@ -19,6 +21,7 @@ class DualEncoder(Task):
 
     head = "retrieval"
     feature = "embedding"
+    row_shape: ClassVar[Mapping[str, Any]] = {"embedding": np.ndarray}
     text_multiple = 1  # texts of one length stand in a batch, and nothing is padded
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:

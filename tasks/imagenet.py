@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -246,6 +246,7 @@ class ImageNetLinear(ImageFolders):
     head = "imagenet-linear"
     uses_text = False
     outputs = "classes"
+    row_shape: ClassVar[Mapping[str, Any]] = {"top5": [int]}
 
     @dataclass
     class Options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -80,6 +80,7 @@ class NLVR2(Task):
     head = "nlvr2"
     splits = ("test-P", "dev", "train")
     default_split = "test-P"
+    row_shape: ClassVar[Mapping[str, Any]] = {"label": bool}
     metrics = (Metric("accuracy", "fraction", headline=True, decimals=2), Metric("consistency", "fraction", decimals=2))
     layout = """\
 DATA_ROOT/

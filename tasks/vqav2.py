@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -148,6 +148,7 @@ class VQAv2(Task):
     head = "vqav2"
     splits = ("val", "minival", "test-dev", "test-std", "train")
     default_split = "val"
+    row_shape: ClassVar[Mapping[str, Any]] = {"answer": str}
     metrics = (
         Metric("vqa_accuracy", headline=True, decimals=2),
         *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")),

@@ -47,7 +47,7 @@ def command(context: click.Context, roots: Sequence[Path], as_json: bool) -> Non
     elif found:
         echo(_table(found))
     else:
-        echo(f"nothing is kept in {', '.join(map(str, places))}", err=True)
+        echo(f"nothing is kept in {visible(', '.join(map(str, places)))}", err=True)
 
 
 @command.command("rm")

@@ -44,7 +44,7 @@ def command(context: click.Context, root: Path, as_json: bool) -> None:
     elif runs:
         echo(_table(runs))
     else:
-        echo(f"no runs in {root}", err=True)
+        echo(f"no runs in {visible(str(root))}", err=True)
 
 
 @command.command("rm")

@@ -40,7 +40,10 @@ _FILE = click.Path(path_type=Path)
     help="An option of the run that may be a file (with --run).",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one flat JSON object {metric: value} and nothing else on stdout."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one flat JSON object {metric: value} and nothing else on stdout; notes go to stderr.",
 )
 def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Score predictions. Percent for VQA and retrieval, fractions elsewhere, as the official tools print them."""
@@ -59,6 +62,8 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
             raise BenchError(f"{'-o' if options else '--data-root'} belongs to --run DIR; leave it out")
         scores, task = _score_file(**given)
     if as_json:
+        for note in scores.notes:
+            echo(f"note: {visible(note)}", err=True)
         echo(json.dumps({name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}))
         return
     from beit3_bench.harness.scoring import metric_spec

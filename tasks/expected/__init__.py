@@ -5,6 +5,7 @@ A count or checksum that no source states is not in these files.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 import tomllib
@@ -111,3 +112,17 @@ def digest_of_ids(ids: Iterable[str], form: str = "") -> str:
         matches = [(name, pattern.fullmatch(name)) for name in ids]
         ids = ("/".join(filter(None, match.groups())) if match else name for name, match in matches)
     return hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def git_blobs(path: Path) -> tuple[str, str]:
+    """Git's object name (hex SHA-1) of a file, and that of its text without byte order mark and with line feeds alone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    return _git_blob(content), _git_blob(content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n"))
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

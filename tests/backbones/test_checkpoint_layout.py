@@ -21,6 +21,8 @@ WRAPPERS = ("_orig_mod.", "module.", "model.")
 PREFIXES = ["".join(p) for n in (1, 2, 3) for p in permutations(WRAPPERS, n)] + [
     "module.module.",
     "model.model._orig_mod.",
+    "_forward_module.",
+    "_forward_module._original_module.",
 ]
 
 

@@ -18,7 +18,7 @@ from beit3_bench.harness.leaderboard_results import Run
 from beit3_bench.harness.leaderboard_verdict import judge
 from beit3_bench.harness.released import apart, counts_of, data_notes, ids_of, other_data, read_data
 from beit3_bench.tasks.base import Example
-from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, read_expected
+from beit3_bench.tasks.expected import Counts, Expected, Need, digest_of_ids, git_blobs, read_expected
 from beit3_bench.tasks.registry import get_task
 
 DENSE = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
@@ -82,6 +82,48 @@ def test_a_split_of_the_stated_counts_and_ids_is_the_released_one_and_other_ids_
         data = read_data(own, split, examples)
         assert data["ids"] == kind
         assert data_notes(own, split, data) == ([f"{label}; not comparable with published numbers"] if label else [])
+
+
+def test_a_changed_label_under_the_same_ids_is_other_data_and_another_line_end_is_not(native, tmp_path, monkeypatch):
+    root = copied(native, "nlvr2", tmp_path)
+    file = root / "data" / "dev.json"
+    released_file = file.read_bytes()
+    task = get_task("nlvr2")(root)
+    examples = task.examples("dev")
+    there = Expected(
+        (
+            Need("dev.json", ("data",), ("dev",), git_blobs(file)[0]),
+            Need("train.json", ("data",), ("train",), "0" * 40),
+        ),
+        {"dev": counts_of(examples)},
+        ids={"dev": (digest_of_ids(e.id for e in examples),)},
+    )
+    monkeypatch.setattr(released, "read_expected", lambda name: there)
+
+    def words(*extra):
+        done = invoke(
+            *run_words(native, "nlvr2", root), "--split", "dev", "--overwrite", "--output", tmp_path / "run", *extra
+        )
+        assert done.exit_code == 0, done.stderr
+        return done.stderr, json.loads((tmp_path / "run" / "result.json").read_text())
+
+    for same in (released_file, b"\xef\xbb\xbf" + released_file.replace(b"\n", b"\r\n")):
+        file.write_bytes(same)
+        stderr, stored = words()
+        assert "other data" not in stderr
+        assert apart(stored) == []
+    edited = b"\n".join(
+        line.replace(b'"True"', b'"False"')
+        if number == 0 and b'"True"' in line
+        else line.replace(b'"False"', b'"True"', 1)
+        for number, line in enumerate(released_file.split(b"\n"))
+    )
+    assert edited != released_file
+    file.write_bytes(edited)
+    stderr, stored = words()
+    assert "warning: other data: dev.json is not the official file; not comparable with published numbers" in stderr
+    assert apart(stored) == ["other data: dev.json is not the official file"]
+    assert apart({**stored, "data": {"counts": {}, "ids": "released"}}) == []  # of an earlier version
 
 
 def test_ids_of_the_released_validation_set_of_ade20k_are_known():

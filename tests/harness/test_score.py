@@ -37,7 +37,7 @@ def test_json_is_one_flat_object_at_full_precision(tmp_path):
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"accuracy": 1 / 3, "undefined": None}
     assert result.stdout.count("\n") == 1
-    assert result.stderr == ""
+    assert result.stderr == "note: scored a file\n"
 
 
 def test_text_shows_units_counts_and_notes(tmp_path):
@@ -109,3 +109,17 @@ def test_rows_that_the_task_did_not_make_are_told_as_such(finished):
     result = score("--run", finished, "--data-root", "data")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "its rows are not such as task toy makes (KeyError: 'positive')" in result.stderr
+
+
+def test_rows_that_are_lost_or_of_no_sample_are_told_with_the_mend_of_a_run(finished):
+    shard = finished / "rows" / "rank-00000.jsonl"
+    rows = list(RunStore.read(finished).rows().values())
+    for stored, line in (
+        (rows[1:], "1 of 40 rows without prediction"),
+        ([*rows, {**rows[0], "id": "stranger"}], "1 unknown rows (stranger)"),
+    ):
+        shard.write_bytes(commit_bytes(stored))
+        result = score("--run", finished, "--data-root", "data")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert line in result.stderr
+        assert result.stderr.endswith("it was edited or damaged, run again with --overwrite\n")

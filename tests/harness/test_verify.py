@@ -15,8 +15,8 @@ from PIL import Image
 
 from beit3_bench.harness import verify as module
 from beit3_bench.harness.cli import main
-from beit3_bench.harness.verify import git_blob, verify
-from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, read_expected
+from beit3_bench.harness.verify import verify
+from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, git_blobs, read_expected
 from beit3_bench.tasks.registry import get_task
 
 DENSE = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
@@ -328,7 +328,7 @@ def test_official_checksum_is_that_of_git(tmp_path):
     path = tmp_path / "dev.json"
     path.write_bytes(b'{"identifier": "dev-1-0-0"}\n' * 7)
     git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert git_blob(path) == git.stdout.strip()
+    assert git_blobs(path)[0] == git.stdout.strip()
 
 
 def test_file_that_is_not_the_official_one_is_found(spoilt):
@@ -342,7 +342,7 @@ def test_file_that_is_not_the_official_one_is_found(spoilt):
 
 def test_official_file_passes(spoilt, monkeypatch):
     root = spoilt("nlvr2")
-    own = {path.name: git_blob(path) for path in (root / "data").glob("*.json")}
+    own = {path.name: git_blobs(path)[0] for path in (root / "data").glob("*.json")}
     expected = read_expected("nlvr2")
     needs = tuple(type(n)(n.path, n.folders, n.splits, own[n.path]) for n in expected.needs)
     monkeypatch.setattr(module, "read_expected", lambda task: Expected(needs, {"dev": Counts()}))

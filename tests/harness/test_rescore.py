@@ -1,0 +1,33 @@
+"""Rows of a run folder that somebody has edited are not scored."""
+
+from __future__ import annotations
+
+import pytest
+from native import invoke, run_words
+
+from beit3_bench.harness.rows import commit_bytes
+from beit3_bench.harness.store import RunStore
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("nlvr2", {"label": "<script>"}),
+        ("nlvr2", {"label": 1}),
+        ("vqav2", {"answer": None}),
+        ("coco-caption", {"caption": 7}),
+        ("flickr30k", {"embedding": "x"}),
+        ("imagenet-linear", {"top5": {"1": 1}}),
+        ("imagenet-linear", {"top5": [1.5]}),
+    ],
+)
+def test_rows_of_another_kind_are_damaged_whatever_their_marker_says(native, task, values, tmp_path):
+    folder = tmp_path / "run"
+    assert invoke(*run_words(native, task), "--output", folder, "--limit", 4).exit_code == 0
+    rows = list(RunStore.read(folder).rows().values())
+    rows[0].update(values)
+    (folder / "rows" / "rank-00000.jsonl").write_bytes(commit_bytes(rows))
+    result = invoke("score", "--run", folder, "--data-root", native.root(task))
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"error: {folder}: row {rows[0]['id'][:40]}: key '{next(iter(values))}" in result.stderr
+    assert "it was edited or damaged, run again with --overwrite" in result.stderr
