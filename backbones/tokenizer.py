@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.files import read_limited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CLS, PAD, SEP, UNK = 0, 1, 2, 3
 OFFSET = 1
 MAX_TOKENS = 64  # the official num_max_bpe_tokens, CLS and SEP included
+_LARGEST = 2**28  # bytes of a model file; the released one has 1.4 MB
 _SPECIAL = re.compile(r"(<s>|</s>|<unk>|<pad>|\s*<mask>)")
 
 
@@ -63,7 +65,7 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            proto = path.read_bytes()
+            proto = read_limited(path, _LARGEST)
         except OSError as error:
             raise BenchError(
                 f"{path}: tokenizer not readable ({error.strerror}); download beit3.spm and pass it with --tokenizer"

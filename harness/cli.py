@@ -18,7 +18,7 @@ import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.backbones.errors import BenchError, exhausted
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, open_missing_streams
 from beit3_bench.harness.memory import keep_freed_memory
 
 _COMMANDS = "beit3_bench.harness.commands"
@@ -78,6 +78,7 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Parse, run, and turn whatever is raised into one line and an exit code."""
+        open_missing_streams()
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]  # accepted before and after the verb

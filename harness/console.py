@@ -23,6 +23,21 @@ def echo(text: object, err: bool = False, nl: bool = True) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
+def open_missing_streams() -> None:
+    """Lead standard streams that the caller has closed to nowhere.
+
+    Python has None in place of such a stream, and the next file that is opened, perhaps one with rows, takes its number:
+    what a library prints would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def columns(lines: Iterable[Sequence[str]]) -> list[str]:
     """Cells as left-aligned columns, one line of text per line."""
     cells = [[visible(cell) for cell in line] for line in lines]

@@ -231,6 +231,10 @@ class Task(ABC):
         """
         return None
 
+    def labels_source(self) -> Path:
+        """The file or folder that `labels` were read from."""
+        return self.data_root
+
     def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
         """Compare what a checkpoint's outputs mean with what this data takes them to mean.
 
@@ -249,12 +253,12 @@ class Task(ABC):
             return []
         if outputs is not None and outputs != len(labels):
             raise BenchError(
-                f"{checkpoint}: its head has {outputs} {self.outputs}, {self.data_root} has {len(labels)}; "
+                f"{checkpoint}: its head has {outputs} {self.outputs}, {self.labels_source()} has {len(labels)}; "
                 "give the data that it was trained for, or the checkpoint of this data"
             )
         if trained is not None and trained != labels:
             raise BenchError(
-                f"{checkpoint}: was trained for other {self.outputs} than those of {self.data_root}: "
+                f"{checkpoint}: was trained for other {self.outputs} than those of {self.labels_source()}: "
                 f"{first_difference(trained, labels, 'output')}; give the data that it was trained for"
             )
         return []

@@ -212,6 +212,9 @@ The json files may also lie in DATA_ROOT itself."""
     def labels(self) -> list[str]:
         return self.vocabulary()
 
+    def labels_source(self) -> Path:
+        return self.options.answer_vocab or self.data_root
+
     def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
         """As of every task; a head without an answer list of its own is taken to have the official order."""
         notes = super().check_labels(checkpoint, metadata, outputs)

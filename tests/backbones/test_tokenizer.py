@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from functools import cache
 
 import beit3_golden as golden
@@ -247,6 +248,13 @@ def test_a_missing_tokenizer_and_a_folder_are_refused(tmp_path):
         Tokenizer.load(tmp_path / "beit3.spm")
     with pytest.raises(BenchError, match="not readable"):
         Tokenizer.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.spm")
+    with pytest.raises(BenchError, match=r"not readable \(is a pipe or device\)"):
+        Tokenizer.load(tmp_path / "pipe.spm")
+    with open(tmp_path / "holes.spm", "wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(BenchError, match=r"not readable \(is larger than 256 MiB\)"):
+        Tokenizer.load(tmp_path / "holes.spm")
 
 
 def test_a_model_with_other_special_pieces_is_refused():

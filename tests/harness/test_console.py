@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from leaderboard_cases import result, write_run
-from native import invoke
+from native import invoke, run_words
 
 import beit3_bench.harness
 from beit3_bench.harness.console import columns, echo
+from beit3_bench.harness.store import RunStore
 
 BAD = "\x1b]0;t\x07\x1b[2J\n\u202e<img src=x onerror=alert(1)>|![a](http://b)"
 
@@ -128,3 +132,12 @@ def test_runs_with_files_that_are_none_are_listed_as_damaged(tmp_path):
         "b": "damaged",
         "good": "scored",
     }
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_run_whose_caller_has_closed_its_streams_keeps_its_rows_and_exit_code(native, closed, tmp_path):
+    words = [*run_words(native, "nlvr2"), "--limit", 4, "--output", tmp_path / "run"]
+    command = shlex.join([sys.executable, "-m", "beit3_bench.harness", *map(str, words)])
+    assert subprocess.run(["sh", "-c", f"{command} {closed}"], stdout=subprocess.DEVNULL).returncode == 0
+    assert len(RunStore.read(tmp_path / "run").rows()) == 4
+    assert subprocess.run(["sh", "-c", f"{command} --task none {closed}"], stdout=subprocess.DEVNULL).returncode == 2

@@ -59,7 +59,7 @@ def test_a_head_of_another_size_is_refused(native, tmp_path):
     words = ["--checkpoint", native.checkpoint("vqav2"), "--data-root", native.root("vqav2")]
     outcome = invoke("run", "--task", "vqav2", *words, "-o", f"answer_vocab={path}", "--output", tmp_path / "run")
     assert outcome.exit_code == 2
-    assert "its head has 14 answers" in outcome.stderr
+    assert f"its head has 14 answers, {path} has 1; " in outcome.stderr
     assert "allow-missing" not in outcome.stderr
 
 
