@@ -95,6 +95,10 @@ def using_stored_rows(task: Task, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except BenchError as error:
+        if isinstance(error.__cause__, ImportError) or str(folder) in str(error):
+            raise
+        raise BenchError(f"{folder}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BenchError(
             f"{folder}: its rows are not such as task {task.name} makes ({type(error).__name__}: {str(error)[:100]}); "

@@ -52,7 +52,13 @@ def read_instances(path: Path) -> Instances:
         objects = {image["id"]: [] for image in truth.images}
         for record in truth.annotations:
             objects[record["image_id"]].append(record)
-    return Instances(truth.images, objects, sorted(truth.categories, key=lambda category: category["id"]))
+    return Instances(truth.images, objects, _in_order(truth.categories))
+
+
+def _in_order(categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Categories by id; ids that are numbers written as text by what they say: "3" before "18"."""
+    numbers = all(str(c["id"]).isdecimal() and str(c["id"]).isascii() for c in categories)
+    return sorted(categories, key=lambda category: int(category["id"]) if numbers else category["id"])
 
 
 def zero_id_note(path: Path, annotations: Iterable[Mapping[str, Any]]) -> str | None:

@@ -139,7 +139,7 @@ def reference(
     if value is None or isinstance(value, str) != text:
         found = record.get(key) if isinstance(record, Mapping) else record
         kind = f"text, as the ids of the {where} are" if text else "an integer"
-        raise BenchError(f"{place}: {key!r} should be {kind}, found {found!r:.40}")
+        raise BenchError(f"{place}: {key!r} should be {kind}, found {found!r:.40}; mend this record")
     if value not in ids:
         raise BenchError(f"{place}: {key} {value!s:.40} is not in the {where}; are both of the same split?")
     return value
@@ -199,16 +199,16 @@ def number(record: Mapping[str, Any], key: str, place: str) -> float:
     """``record[key]``, a finite number."""
     value = record.get(key)
     if not _is_number(value):
-        raise BenchError(f"{place}: {key!r} should be a finite number, found {value!r:.40}")
+        raise BenchError(f"{place}: {key!r} should be a finite number, found {value!r:.40}; mend this record")
     return value  # type: ignore[return-value]
 
 
 def _pixels(record: Mapping[str, Any], key: str, place: str) -> int:
     value = record.get(key)
     if not _is_number(value) or int(value) != value:  # type: ignore[arg-type]
-        raise BenchError(f"{place}: {key!r} should be an integer, found {value!r:.40}")
+        raise BenchError(f"{place}: {key!r} should be an integer, found {value!r:.40}; mend this record")
     if value < 1:  # type: ignore[operator]
-        raise BenchError(f"{place}: {key} is {value}; an image has at least one pixel")
+        raise BenchError(f"{place}: {key} is {value}, and an image has at least one pixel; mend this record")
     return int(value)  # type: ignore[arg-type]
 
 
@@ -216,7 +216,9 @@ def box(record: Mapping[str, Any], place: str) -> list[float]:
     """``record["bbox"]``: x, y, width, height, finite, sizes 0 or more."""
     found = record.get("bbox")
     if not isinstance(found, Sequence) or len(found) != 4 or not _are_numbers(found) or found[2] < 0 or found[3] < 0:
-        raise BenchError(f"{place}: bbox {found!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more")
+        raise BenchError(
+            f"{place}: bbox {found!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more; mend this record"
+        )
     return list(found)
 
 
@@ -261,16 +263,21 @@ def polygons_rle(polygons: Sequence[list[float]], size: tuple[int, int]) -> dict
 def check_rle(value: Any, place: str, size: tuple[int, int]) -> Mapping[str, Any]:
     """The value, an RLE of an image of ``size`` (height, width); strings are counted by `check_rle_strings`."""
     if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
-        raise BenchError(f"{place}: segmentation should be RLE, an object with size and counts, found {value!r:.40}")
+        raise BenchError(
+            f"{place}: segmentation should be RLE, an object with size and counts, found {value!r:.40}; encode it again"
+        )
     if not isinstance(value.get("size"), Sequence) or list(value["size"]) != list(size):
         raise BenchError(
-            f"{place}: RLE size {value.get('size')!r:.40} differs from the image's [height, width] {list(size)}"
+            f"{place}: RLE size {value.get('size')!r:.40} differs from the image's [height, width] {list(size)}; "
+            "encode it again"
         )
     counts = value["counts"]
     if isinstance(counts, list):
         whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts)
         if not whole or sum(counts) != math.prod(size):
-            raise BenchError(f"{place}: RLE counts do not add up to the {math.prod(size)} pixels of {list(size)}")
+            raise BenchError(
+                f"{place}: RLE counts do not add up to the {math.prod(size)} pixels of {list(size)}; encode it again"
+            )
     elif isinstance(counts, str) and not counts.isascii():
         strange = next(character for character in counts if not character.isascii())
         raise BenchError(f"{place}: RLE counts hold {strange!r}; write the ASCII form")

@@ -31,3 +31,19 @@ def test_rows_of_another_kind_are_damaged_whatever_their_marker_says(native, tas
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert f"error: {folder}: row {rows[0]['id'][:40]}: key '{next(iter(values))}" in result.stderr
     assert "it was edited or damaged, run again with --overwrite" in result.stderr
+
+
+def test_what_a_scorer_refuses_of_rows_names_the_run(native, tmp_path, monkeypatch):
+    from beit3_bench.backbones.errors import BenchError
+    from beit3_bench.tasks.nlvr2 import NLVR2
+
+    folder = tmp_path / "run"
+    assert invoke(*run_words(native, "nlvr2"), "--output", folder, "--limit", 4).exit_code == 0
+
+    def refuse(*arguments: object) -> None:
+        raise BenchError("detections[3]: 'score' should be a finite number, found 'x'; mend this record")
+
+    monkeypatch.setattr(NLVR2, "score", refuse)
+    result = invoke("score", "--run", folder, "--data-root", native.root("nlvr2"))
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"error: {folder}: detections[3]: 'score' should be a finite number")

@@ -823,3 +823,28 @@ def test_every_back_end_of_ap_scores_the_same(backend):
     assert own.exit_code == other.exit_code == 0, other.output
     assert json.loads(other.stdout) == pytest.approx(json.loads(own.stdout), abs=1e-12)
     assert "--ap-backend" in invoke("score", "--run", "somewhere", "--ap-backend", backend).stderr
+
+
+def renumbered(content: dict, kind: type) -> None:
+    """Ids of one kind; those of categories are of other lengths: as text, "10" is before "9"."""
+    new = {category["id"]: kind(8 + number) for number, category in enumerate(content["categories"])}
+    for category in content["categories"]:
+        category["id"] = new[category["id"]]
+    for record in content["annotations"]:
+        record.update(category_id=new[record["category_id"]], image_id=kind(record["image_id"]))
+    for record in content["images"] + content["annotations"]:
+        record["id"] = kind(record["id"])
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_outputs_mean_the_same_categories_however_ids_are_written(coco, checkpoint, tmp_path, kind):
+    seen = []
+    for written in (int, kind):
+        root = tmp_path / written.__name__ / "coco"
+        shutil.copytree(coco, root)
+        edit_json(root / "annotations" / "instances_val2017.json", lambda content, k=written: renumbered(content, k))
+        own, examples, rows = predicted(root, checkpoint, 8)
+        names = {category["id"]: category["name"] for category in own.classes}
+        found = [[names[d["category_id"]] for d in row["detections"]] for row in rows.values()]
+        seen.append((list(names.values()), found, own.score(rows, examples).metrics))
+    np.testing.assert_equal(seen[1], seen[0])
