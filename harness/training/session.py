@@ -21,7 +21,7 @@ from beit3_bench.harness.training.journal import CURVES, EVENTS, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
 from beit3_bench.harness.training.sharding import choose_parallel
 from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
-from beit3_bench.harness.training.state import BEST, LAST, STATE
+from beit3_bench.harness.training.state import BEST, LAST, STATE, check_best
 from beit3_bench.tasks.base import Task
 
 RUNS = Path("results") / "runs"
@@ -147,6 +147,7 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
             processes.on_first(lambda: place_tokenizer(start, folder))
         with processes.watching():
             summary = training.run()
+        processes.on_first(lambda: check_best(folder, summary["best"]))
     finally:
         if processes.first:
             held.__exit__(None, None, None)

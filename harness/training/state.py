@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch import nn
 
 from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.file_kinds import foreign_kind
 from beit3_bench.backbones.files import save_atomic
 from beit3_bench.harness.schema import NUMBER, Each, check_shape
 from beit3_bench.tasks.recipes import Recipe
@@ -37,6 +40,16 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -
     save_atomic(path, {"model": official_state_dict(model), METADATA_KEY: dict(metadata)})
 
 
+def check_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Raise if the checkpoint that a training has kept as its best is not there any more, or not whole."""
+    path = folder / BEST
+    if best is not None and not (path.is_file() and zipfile.is_zipfile(path)):
+        raise BenchError(
+            f"{path}: is missing or damaged, the state says that it holds step {best.get('step')}; restore it, or evaluate "
+            f"{LAST}, the last step's"
+        )
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The content of a state file. Nothing in it is executed.
 
@@ -47,9 +60,13 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: no training to resume here; leave out --resume, or give its folder with --output")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file; each means the same to the user
-        line = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise BenchError(f"{path}: not a whole training state ({line}); delete it and start again") from error
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        kind = f"asks to run {asked[1]}, and nothing was executed" if asked else foreign_kind(path).partition(";")[0]
+        why = kind or "is damaged or cut off"
+        raise BenchError(f"{path}: not a whole training state (it {why}); delete it and start again") from error
     if not isinstance(state, dict) or type(version := state.get("version")) is not int or version != VERSION:
         raise BenchError(f"{path}: written by another version of this program; start again with --overwrite")
     check_shape(state, _SHAPE, str(path), _MEND)

@@ -29,7 +29,7 @@ from beit3_bench.harness.training import curves
 from beit3_bench.harness.training.journal import CURVES, LOG, Journal, draw_curves, read_table
 from beit3_bench.harness.training.order import Division, GlobalBatches, share
 from beit3_bench.harness.training.start import allowed_names, initialise_from_scratch
-from beit3_bench.harness.training.state import check_same, read_state, save_checkpoint
+from beit3_bench.harness.training.state import check_best, check_same, read_state, save_checkpoint
 from beit3_bench.tasks.recipes import Recipe
 
 # ---- order ----------------------------------------------------------------------------------------------------------
@@ -120,14 +120,36 @@ def test_a_kill_in_the_middle_of_saving_keeps_the_old_file(tmp_path: Path):
     assert read_state(path)["step"] == 1
 
 
+def test_a_best_checkpoint_that_is_lost_or_cut_is_no_result(tmp_path: Path):
+    best = {"step": 7}
+    with pytest.raises(BenchError, match=r"best\.pth: is missing or damaged, the state says that it holds step 7"):
+        check_best(tmp_path, best)
+    check_best(tmp_path, None)
+    save_atomic(tmp_path / "best.pth", {"model": {}})
+    check_best(tmp_path, best)
+    (tmp_path / "best.pth").write_bytes((tmp_path / "best.pth").read_bytes()[:-50])
+    with pytest.raises(BenchError, match=r"restore it, or evaluate last\.pth"):
+        check_best(tmp_path, best)
+
+
 def test_a_state_that_would_run_code_or_is_cut_is_refused(tmp_path: Path):
     path = tmp_path / "state.pt"
     save_atomic(path, {"version": 1, "x": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(BenchError, match="not a whole training state"):
         read_state(path)
+    for content, told in (
+        (b"", "it is empty"),
+        (bytes(999), "it begins with zero bytes only"),
+        (b"hello", "it is a text file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(BenchError, match=rf"not a whole training state \({told}[^;]*\); delete it"):
+            read_state(path)
     torch.save({"version": 1, "run": os.system}, path)
-    with pytest.raises(BenchError, match="not a whole training state"):
+    with pytest.raises(
+        BenchError, match=r"not a whole training state \(it asks to run \w+\.system, and nothing was executed\)"
+    ):
         read_state(path)
     torch.save({"version": 0}, path)
     with pytest.raises(BenchError, match="another version"):
