@@ -170,6 +170,8 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind != "f":
         raise BenchError(f"{name}: expected float rows (n, D), found {values.dtype} {values.shape}")
+    if values.dtype.itemsize > 8:
+        raise BenchError(f"{name}: {values.dtype} is wider than float64; write float32 arrays")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise BenchError(f"{name}: {bad.size} rows are not finite, the first is row {bad[0]}; encode them again")

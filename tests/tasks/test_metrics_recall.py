@@ -19,6 +19,7 @@ from beit3_bench.tasks.metrics.recall import (
     recall_table,
     recalls,
     retrieval_ranks,
+    unit_rows,
 )
 
 OFFICIAL = {"TR@1": "tr_r1", "TR@5": "tr_r5", "TR@10": "tr_r10", "IR@1": "ir_r1", "IR@5": "ir_r5", "IR@10": "ir_r10"}
@@ -184,3 +185,9 @@ def test_bad_input_is_named(change, message):
 def test_recall_of_nothing_is_refused():
     with pytest.raises(BenchError, match="empty"):
         recall_at(np.array([], dtype=np.int64), 1)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize <= 8, reason="no wider floats here")
+def test_embeddings_of_wider_floats_are_refused():
+    with pytest.raises(BenchError, match="float128 is wider than float64; write float32 arrays"):
+        unit_rows(np.full((2, 3), np.finfo(np.longdouble).max), "image_embeddings")
