@@ -116,7 +116,7 @@ class Retrieval(DualEncoder):
             raise BenchError(f"{path}: a damaged .npz file ({error}); write it again with numpy.savez") from error
         for name in ("image_ids", "text_image_ids"):
             ids = arrays[name]
-            if ids.dtype.kind == "f" and (np.abs(ids) <= 2**53).all() and (ids == np.trunc(ids)).all():
+            if ids.dtype.kind == "f" and _whole(ids):
                 arrays[name] = ids.astype(np.int64)  # ids that went through a table of floats
         try:
             return score_embeddings(**arrays)
@@ -133,6 +133,12 @@ class Retrieval(DualEncoder):
             for image in select(read_karpathy(path, self.image_folder), self.training_splits, path)
             for sentence, text in image.sentences
         ]
+
+
+def _whole(ids: np.ndarray) -> bool:
+    """Whether floats are whole numbers that their type holds exactly; beyond, neighbouring ids would have become one."""
+    exact = 2.0 ** (np.finfo(ids.dtype).nmant + 1)
+    return bool((np.abs(ids) <= exact).all() and (ids == np.trunc(ids)).all())
 
 
 def score_embeddings(

@@ -119,6 +119,16 @@ def test_ids_of_embeddings_may_be_whole_floats(tmp_path, kind):
         CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz"))
 
 
+@pytest.mark.parametrize(("kind", "first_lost"), [(np.float16, 2**11), (np.float32, 2**24)])
+def test_ids_that_their_floats_cannot_tell_apart_are_refused(tmp_path, kind, first_lost):
+    content = arrays()
+    shift = first_lost + 2 - content["image_ids"].max()
+    moved = {name: (content[name] + shift).astype(kind) for name in ("image_ids", "text_image_ids")}
+    np.savez(tmp_path / "e.npz", **{**content, **moved})
+    with pytest.raises(BenchError, match=r"e\.npz: image_ids: expected 12 integers"):
+        CocoRetrieval.score_file(ScoreInputs(tmp_path / "e.npz"))
+
+
 def test_a_file_that_is_no_npz_or_holds_objects_is_refused(tmp_path):
     path = tmp_path / "e.npz"
     path.write_bytes(b"PK\x03\x04 cut")
