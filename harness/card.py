@@ -19,7 +19,8 @@ from beit3_bench.harness.fingerprint import (
 from beit3_bench.harness.inputs import RunRequest, tokenizer_file, world_of
 from beit3_bench.harness.provenance import package_version, provenance
 from beit3_bench.harness.schema import SCHEMA
-from beit3_bench.tasks.base import Example, Scores, Task
+from beit3_bench.tasks.base import Example, Task
+from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.checkpoint import LoadedModel

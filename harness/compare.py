@@ -21,7 +21,8 @@ from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.schema import Result
 from beit3_bench.harness.scoring import CONFIDENCE, RESAMPLES, metric_spec
 from beit3_bench.harness.store import MEND, RESULT, SAMPLES, RunStore
-from beit3_bench.tasks.base import ClusterTable, Row, Task
+from beit3_bench.tasks.base import Row, Task
+from beit3_bench.tasks.scores import ClusterTable
 
 MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
 SHARED_CLUSTERS = (

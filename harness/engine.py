@@ -32,7 +32,8 @@ from beit3_bench.harness.devices import (
 )
 from beit3_bench.harness.processes import Processes
 from beit3_bench.harness.rows import with_images
-from beit3_bench.tasks.base import Example, Row, Task, plan_batches
+from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.planning import plan_batches
 
 MEASURED_BATCHES = 6
 """``--compile auto`` decides after so many."""

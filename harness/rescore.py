@@ -11,7 +11,8 @@ from beit3_bench.harness.fingerprint import same_data
 from beit3_bench.harness.named_again import Asked
 from beit3_bench.harness.schema import check_shape
 from beit3_bench.harness.store import MEND, RunStore
-from beit3_bench.tasks.base import Example, Row, Scores, Task
+from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.scores import Scores
 
 
 def rescore(

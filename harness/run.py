@@ -39,7 +39,8 @@ from beit3_bench.harness.released import data_notes, read_data
 from beit3_bench.harness.rescore import stored_rows, using_stored_rows
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
-from beit3_bench.tasks.base import Example, Row, Scores, Task
+from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import open_regular
-from beit3_bench.tasks.base import ClusterTable, Scores
+from beit3_bench.tasks.scores import ClusterTable, Scores
 
 _LARGEST = 2**31
 """Bytes of all arrays: many times those of a million samples."""

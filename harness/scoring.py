@@ -6,7 +6,8 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from beit3_bench.tasks.base import Metric, Scores, Task
+from beit3_bench.tasks.base import Task
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     from beit3_bench.harness.schema import MetricValue

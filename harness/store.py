@@ -34,7 +34,8 @@ from beit3_bench.harness.locks import Held, hold, is_held, still_there, take_par
 from beit3_bench.harness.rows import Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.samples import pack_samples, unpack_samples
 from beit3_bench.harness.schema import CARD_SHAPE, check_shape
-from beit3_bench.tasks.base import ClusterTable, Row, Scores
+from beit3_bench.tasks.base import Row
+from beit3_bench.tasks.scores import ClusterTable, Scores
 
 CONFIG, RESULT, SAMPLES = "config.json", "result.json", "samples.npz"
 ROWS, LOCK, SUBMISSION = "rows", "lock", "submission"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import find, read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, images_below, left_out_line
 from beit3_bench.tasks.label_maps import (
@@ -38,6 +39,7 @@ from beit3_bench.tasks.metrics.segmentation import (
     per_class,
     segmentation_table,
 )
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     import torch

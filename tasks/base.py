@@ -6,17 +6,18 @@ folder, nor the command line, nor how many processes there are.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
+from beit3_bench.tasks.labels import first_difference, labels_of
+from beit3_bench.tasks.options import parse_options
+from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
 if TYPE_CHECKING:
     import torch
@@ -26,23 +27,11 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.tokenizer import Tokenizer
 
+# What the author of a task needs, from one place.
+__all__ = ["ClusterTable", "Example", "Metric", "Row", "ScoreInputs", "Scores", "Task"]
+
 Row = dict[str, Any]
 """One prediction: a JSON object with the key ``id``; an embedding is a float32 array (stored losslessly)."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a number of this task is called and how it reads.
-
-    unit: ``"percent"`` (0..100) or ``"fraction"`` (0..1, shown x100 in the table).
-    decimals: the rounding of the paper's table.
-    """
-
-    name: str
-    unit: str = "percent"
-    headline: bool = False
-    higher_is_better: bool = True
-    decimals: int = 1
 
 
 @dataclass
@@ -67,54 +56,6 @@ class Example:
     meta: dict[str, Any] = field(default_factory=dict)
     token_ids: list[int] | None = None
     truth_files: tuple[str, ...] = ()
-
-
-@dataclass
-class ClusterTable:
-    """Additive statistics per cluster: metrics, their intervals and paired comparisons are made from column sums.
-
-    ids: cluster names, length n.  columns: name -> float64 (n,) or (n, k).
-    centred: the metrics' values depend on the number of clusters, so that intervals are centred on the value itself.
-    """
-
-    ids: list[str]
-    columns: dict[str, np.ndarray]
-    centred: ClassVar[bool] = False
-
-    def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Column sums; with weights (R, n), the sums of R resamples: (R,) or (R, k) per column."""
-        if weights is None:
-            return {name: column.sum(axis=0) for name, column in self.columns.items()}
-        return {name: weights @ column for name, column in self.columns.items()}
-
-    @classmethod
-    def collect(cls, clusters: Sequence[str], columns: Mapping[str, np.ndarray]) -> ClusterTable:
-        """Sum per-sample values (n_samples,) or (n_samples, k) into their clusters, in order of first appearance."""
-        ids = list(dict.fromkeys(clusters))
-        position = {name: i for i, name in enumerate(ids)}
-        index = np.fromiter((position[c] for c in clusters), dtype=np.int64, count=len(clusters))
-        summed = {}
-        for name, values in columns.items():
-            values = np.asarray(values, dtype=np.float64)
-            total = np.zeros((len(ids), *values.shape[1:]))
-            np.add.at(total, index, values)
-            summed[name] = total
-        return cls(ids, summed)
-
-
-@dataclass
-class Scores:
-    """What `Task.score` returns: the aggregate, how many samples it stands on, and what intervals are made from.
-
-    notes: one line each, shown under the result (a metric that was skipped and why, a partial coverage, ...).
-    samples: optional per-sample values, name -> {example id: value}, kept in the run folder for comparisons.
-    """
-
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    table: ClusterTable | None = None
-    notes: list[str] = field(default_factory=list)
-    samples: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -346,113 +287,3 @@ class Task(ABC):
         """
         assert self.tokenizer is not None
         return self.tokenizer.pad([example.token_ids or [] for example in examples], multiple)
-
-
-def labels_of(metadata: Mapping[str, Any], checkpoint: Path) -> list[str] | None:
-    """What the outputs of a fine-tuned checkpoint mean, as it says itself; None where it does not.
-
-    Raises:
-        BenchError: something else than a list of names.
-    """
-    labels = metadata.get("labels")
-    if labels is not None and not (isinstance(labels, (list, tuple)) and all(isinstance(n, str) for n in labels)):
-        raise BenchError(f"{checkpoint}: its 'labels' are no list of names; this file was not written by beit3-bench")
-    return None if labels is None else list(labels)
-
-
-def first_difference(trained: Sequence[str], labels: Sequence[str], what: str) -> str:
-    """In words, where a checkpoint's labels and those of the data part."""
-    for n, (a, b) in enumerate(zip(trained, labels, strict=False)):
-        if a != b:
-            return f"{what} {n} is {str(a)[:60]!r} in the checkpoint, {str(b)[:60]!r} here"
-    return f"{len(trained)} {what}s in the checkpoint, {len(labels)} here"
-
-
-def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
-    """Fill an options dataclass from ``key=value`` strings, converting by the field's type.
-
-    Raises:
-        BenchError: unknown key (with the nearest known one) or a value that does not convert.
-    """
-    hints = get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    filled: dict[str, Any] = {}
-    for key, text in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-            raise BenchError(f"{owner} has no option {key!r}; {hint}")
-        filled[name] = _convert(text, hints[name], f"{owner}: option {key}")
-    return cls(**filled)
-
-
-def _convert(text: str, hint: Any, owner: str) -> Any:
-    kinds = [k for k in getattr(hint, "__args__", (hint,)) if k is not type(None)] if "|" in str(hint) else [hint]
-    kind = kinds[0]
-    try:
-        if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
-        if kind in (int, float, str):
-            return kind(text)
-        return kind(*text.split(",")) if kind is not Path else Path(text)
-    except (KeyError, ValueError, TypeError) as error:
-        raise BenchError(f"{owner}: {text!r} is not a {kind.__name__}") from error
-
-
-def plan_batches(examples: Sequence[Example], batch_size: int, text_multiple: int = 1) -> Iterator[list[Example]]:
-    """Cut examples into batches of one kind and one padded text length, examples of the same images side by side (so
-    that an image is decoded and encoded once).
-
-    A text is padded to a multiple of ``text_multiple`` whatever stands beside it, so that its row does not depend on
-    the batch. The longest batches come first: an out-of-memory error shows at the start.
-    """
-    groups: dict[tuple, list[Example]] = {}
-    for example in examples:
-        length = -(-len(example.token_ids or ()) // text_multiple)
-        groups.setdefault((example.kind, -length, example.images or (example.id,)), []).append(example)
-    batch: list[Example] = []
-    planned: tuple = ()
-    for key, group in sorted(groups.items()):
-        for example in sorted(group, key=lambda e: (-len(e.token_ids or ()), e.id)):
-            if batch and (len(batch) == batch_size or planned != key[:2]):
-                yield batch
-                batch = []
-            batch.append(example)
-            planned = key[:2]
-    if batch:
-        yield batch
-
-
-def match_ids(
-    predicted: Sequence[str], expected: Sequence[str], source: str, what: str, allow_partial: bool = False
-) -> float:
-    """Check that predictions cover exactly the expected ids.
-
-    Returns:
-        The coverage: 1.0, or less with ``allow_partial``.
-
-    Raises:
-        BenchError: duplicated, unknown or (unless ``allow_partial``) missing ids; counts them, lists the first five.
-    """
-
-    def first(ids: Sequence[str]) -> str:
-        return ", ".join(str(i)[:80] for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
-
-    seen: set[str] = set()
-    twice = [i for i in predicted if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
-    if twice:
-        raise BenchError(f"{source}: {len(twice)} {what} predicted twice ({first(twice)}); keep one prediction each")
-    wanted = set(expected)
-    unknown = [i for i in predicted if i not in wanted]
-    if unknown:
-        raise BenchError(
-            f"{source}: {len(unknown)} unknown {what} ({first(unknown)}); are the annotations of the same split?"
-        )
-    missing = [i for i in dict.fromkeys(expected) if i not in seen]
-    if missing and not allow_partial:
-        raise BenchError(
-            f"{source}: {len(missing)} of {len(wanted)} {what} without prediction ({first(missing)}); "
-            "complete the file, or score what is there with --allow-partial"
-        )
-    return len(seen) / max(len(wanted), 1)

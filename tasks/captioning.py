@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable, Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, identifier, read_json, read_records, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
+from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from typing import Any
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import find_weight
-from beit3_bench.tasks.base import first_difference, labels_of
 from beit3_bench.tasks.files import read_json
+from beit3_bench.tasks.labels import first_difference, labels_of
 
 WORDNET_ID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1_000

@@ -17,7 +17,7 @@ import numpy as np
 from beit3_bench.backbones.detection.plan import DetectorPlan
 from beit3_bench.backbones.detection.resize import ShortestEdge
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
+from beit3_bench.tasks.base import Example, Row, ScoreInputs
 from beit3_bench.tasks.coco_instances import (
     Instances,
     has_masks,
@@ -33,6 +33,7 @@ from beit3_bench.tasks.files import find, read_json, read_records
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
 from beit3_bench.tasks.metrics.coco_truth import has_mask
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     import torch

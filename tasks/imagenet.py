@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, Scores, Task
+from beit3_bench.tasks.base import Example, Row, Task
 from beit3_bench.tasks.class_folders import (
     are_numbers,
     are_wordnet_ids,
@@ -37,6 +37,7 @@ from beit3_bench.tasks.metrics.topk import (
     zero_shot_scores,
     zero_shot_weights,
 )
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     import torch

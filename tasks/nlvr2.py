@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, read_csv, read_json_lines, unique
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     import torch

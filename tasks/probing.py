@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, Scores
+from beit3_bench.tasks.base import Example, Row
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.imagenet import ImageFolders, ranked_scores
+from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores
+from beit3_bench.tasks.base import Example, Row, ScoreInputs
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks, unit_rows
+from beit3_bench.tasks.scores import Metric, Scores
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
 

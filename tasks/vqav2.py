@@ -17,7 +17,8 @@ import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.weights import find_weight
-from beit3_bench.tasks.base import Example, Metric, Row, ScoreInputs, Scores, Task, labels_of, match_ids
+from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
     field,
     find,
@@ -28,8 +29,10 @@ from beit3_bench.tasks.files import (
     whole_number,
     write_json,
 )
+from beit3_bench.tasks.labels import labels_of
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
+from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
     import torch

@@ -46,8 +46,9 @@ from beit3_bench.harness.training.state import (
 )
 from beit3_bench.harness.training.validation import validate
 from beit3_bench.tasks.augment import BatchMixing, TrainingTransform, seed_of
-from beit3_bench.tasks.base import Scores, Task
+from beit3_bench.tasks.base import Task
 from beit3_bench.tasks.recipes import Recipe
+from beit3_bench.tasks.scores import Scores
 
 
 class LossModule(nn.Module):

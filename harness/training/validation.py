@@ -8,7 +8,9 @@ import torch
 
 from beit3_bench.harness.engine import MemoryStore, predict_all
 from beit3_bench.harness.processes import Processes
-from beit3_bench.tasks.base import Example, Row, Scores, Task, match_ids
+from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.coverage import match_ids
+from beit3_bench.tasks.scores import Scores
 
 
 def validate(

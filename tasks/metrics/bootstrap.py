@@ -30,7 +30,7 @@ from statistics import NormalDist
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
+from beit3_bench.tasks.scores import ClusterTable
 
 Estimate = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 Statistic = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
+from beit3_bench.tasks.scores import ClusterTable
 
 STATISTICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),

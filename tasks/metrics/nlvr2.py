@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
+from beit3_bench.tasks.scores import ClusterTable
 
 
 def parse_label(value: Any, source: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
+from beit3_bench.tasks.scores import ClusterTable
 
 CUTS = (1, 5, 10)
 UNIT_TOLERANCE = 2.0**-8

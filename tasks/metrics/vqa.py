@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
+from beit3_bench.tasks.scores import ClusterTable
 
 OVERALL = "vqa_accuracy"
 

@@ -22,7 +22,6 @@ import numpy as np
 from cider_benchmark import made_up
 from made_up_coco import made_up_coco
 
-from beit3_bench.tasks.base import ClusterTable
 from beit3_bench.tasks.metrics.bootstrap import Estimate, bootstrap_intervals
 from beit3_bench.tasks.metrics.captions import reduce_captions, score_captions
 from beit3_bench.tasks.metrics.coco_ap import coco_ap
@@ -32,6 +31,7 @@ from beit3_bench.tasks.metrics.recall import RetrievalRanks, estimate_recalls, r
 from beit3_bench.tasks.metrics.segmentation import estimate_segmentation, segmentation_table
 from beit3_bench.tasks.metrics.topk import estimate_topk, topk_table
 from beit3_bench.tasks.metrics.vqa import estimate_vqa, vqa_table
+from beit3_bench.tasks.scores import ClusterTable
 
 WANTED_SECONDS = 10.0
 Case = tuple[ClusterTable, Estimate, str, str]

@@ -18,7 +18,7 @@ from beit3_bench.harness.commands.compare import verdict
 from beit3_bench.harness.compare import BOOTSTRAP, MCNEMAR, SHARED_CLUSTERS, MetricComparison, compare
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.harness.store import RunStore
-from beit3_bench.tasks.base import ClusterTable, Scores
+from beit3_bench.tasks.scores import ClusterTable, Scores
 
 
 class Graded(ToyTask):

@@ -26,8 +26,10 @@ from beit3_bench.harness import processes
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.harness.store import RunStore
 from beit3_bench.harness.training.state import STATE, read_state
-from beit3_bench.tasks.base import Example, match_ids, plan_batches
+from beit3_bench.tasks.base import Example
+from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.metrics.recall import recalls, retrieval_ranks
+from beit3_bench.tasks.planning import plan_batches
 from beit3_bench.tasks.registry import get_task
 
 PYTHON = sys.executable

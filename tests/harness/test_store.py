@@ -22,7 +22,7 @@ from beit3_bench.backbones.errors import BenchError
 from beit3_bench.harness import rows, samples
 from beit3_bench.harness.rows import commit_bytes, committed, decode_row, encode_row, row_id
 from beit3_bench.harness.store import RunStore, is_running, write_bare_result
-from beit3_bench.tasks.base import ClusterTable, Scores
+from beit3_bench.tasks.scores import ClusterTable, Scores
 
 CONFIG = {"task": "toy", "fingerprints": {"checkpoint": "aaa", "data": "bbb", "dtype": "fp32"}}
 SHARD = Path("rows") / "rank-00000.jsonl"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable, Example, Metric, Row, ScoreInputs, Scores, Task
+from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.files import read_json
+from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
 
 class ToyTask(Task):

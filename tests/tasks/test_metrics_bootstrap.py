@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ClusterTable
 from beit3_bench.tasks.metrics.bootstrap import (
     bootstrap_intervals,
     mcnemar_exact,
@@ -21,6 +20,7 @@ from beit3_bench.tasks.metrics.bootstrap import (
 )
 from beit3_bench.tasks.metrics.coco_matches import estimate_ap
 from beit3_bench.tasks.metrics.segmentation import estimate_segmentation
+from beit3_bench.tasks.scores import ClusterTable
 
 
 def estimate_share(sums):

@@ -1,0 +1,33 @@
+"""How examples are cut into batches, so that a row does not depend on its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.base import Example
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int, text_multiple: int = 1) -> Iterator[list[Example]]:
+    """Cut examples into batches of one kind and one padded text length, examples of the same images side by side (so
+    that an image is decoded and encoded once).
+
+    A text is padded to a multiple of ``text_multiple`` whatever stands beside it, so that its row does not depend on
+    the batch. The longest batches come first: an out-of-memory error shows at the start.
+    """
+    groups: dict[tuple, list[Example]] = {}
+    for example in examples:
+        length = -(-len(example.token_ids or ()) // text_multiple)
+        groups.setdefault((example.kind, -length, example.images or (example.id,)), []).append(example)
+    batch: list[Example] = []
+    planned: tuple = ()
+    for key, group in sorted(groups.items()):
+        for example in sorted(group, key=lambda e: (-len(e.token_ids or ()), e.id)):
+            if batch and (len(batch) == batch_size or planned != key[:2]):
+                yield batch
+                batch = []
+            batch.append(example)
+            planned = key[:2]
+    if batch:
+        yield batch

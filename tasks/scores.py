@@ -1,0 +1,72 @@
+"""What a task's numbers are called, what `score` returns, and the statistics that intervals are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number of this task is called and how it reads.
+
+    unit: ``"percent"`` (0..100) or ``"fraction"`` (0..1, shown x100 in the table).
+    decimals: the rounding of the paper's table.
+    """
+
+    name: str
+    unit: str = "percent"
+    headline: bool = False
+    higher_is_better: bool = True
+    decimals: int = 1
+
+
+@dataclass
+class ClusterTable:
+    """Additive statistics per cluster: metrics, their intervals and paired comparisons are made from column sums.
+
+    ids: cluster names, length n.  columns: name -> float64 (n,) or (n, k).
+    centred: the metrics' values depend on the number of clusters, so that intervals are centred on the value itself.
+    """
+
+    ids: list[str]
+    columns: dict[str, np.ndarray]
+    centred: ClassVar[bool] = False
+
+    def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Column sums; with weights (R, n), the sums of R resamples: (R,) or (R, k) per column."""
+        if weights is None:
+            return {name: column.sum(axis=0) for name, column in self.columns.items()}
+        return {name: weights @ column for name, column in self.columns.items()}
+
+    @classmethod
+    def collect(cls, clusters: Sequence[str], columns: Mapping[str, np.ndarray]) -> ClusterTable:
+        """Sum per-sample values (n_samples,) or (n_samples, k) into their clusters, in order of first appearance."""
+        ids = list(dict.fromkeys(clusters))
+        position = {name: i for i, name in enumerate(ids)}
+        index = np.fromiter((position[c] for c in clusters), dtype=np.int64, count=len(clusters))
+        summed = {}
+        for name, values in columns.items():
+            values = np.asarray(values, dtype=np.float64)
+            total = np.zeros((len(ids), *values.shape[1:]))
+            np.add.at(total, index, values)
+            summed[name] = total
+        return cls(ids, summed)
+
+
+@dataclass
+class Scores:
+    """What `Task.score` returns: the aggregate, how many samples it stands on, and what intervals are made from.
+
+    notes: one line each, shown under the result (a metric that was skipped and why, a partial coverage, ...).
+    samples: optional per-sample values, name -> {example id: value}, kept in the run folder for comparisons.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    table: ClusterTable | None = None
+    notes: list[str] = field(default_factory=list)
+    samples: dict[str, dict[str, float]] = field(default_factory=dict)
