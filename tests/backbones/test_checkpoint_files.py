@@ -10,6 +10,7 @@ import lzma
 import os
 import pickle
 import random
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -110,7 +111,8 @@ def test_arrays_of_numpy_are_weights_too(tmp_path):
 )
 def test_tensors_of_other_kinds_are_named(tmp_path, value):
     torch.save({"model": {"beit3.a": value}}, tmp_path / "x.pth")
-    refused(tmp_path / "x.pth", r"holds no tensors of numbers \(<torch\._utils\._rebuild_\w+>\)")
+    told = refused(tmp_path / "x.pth", "holds no tensors of numbers")
+    assert re.search(r"\(<torch\._utils\._rebuild_\w+>\)", told)
 
 
 def rewritten(content: bytes, change: Callable[[bytes], bytes]) -> bytes:

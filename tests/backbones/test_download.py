@@ -138,12 +138,13 @@ def script() -> Iterator[Callable[..., Script]]:
         one.server.server_close()
 
 
-def refused(url: str, target: Path, match: str, retries: int = 2) -> None:
+def refused(url: str, target: Path, match: str, retries: int = 2) -> str:
     with pytest.raises(BenchError, match=match) as caught:
         download(url, target, retries=retries, pause=0.001, timeout=5)
     assert "\n" not in str(caught.value)
     assert str(caught.value).isprintable()
     assert not target.exists()
+    return str(caught.value)
 
 
 def fetch(server: Server, target: Path, sha256: str | None = DIGEST, retries: int = 3) -> Path:
@@ -424,8 +425,12 @@ def test_answers_that_are_no_http_are_one_line(tmp_path: Path, name: str) -> Non
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        refused(f"http://127.0.0.1:{server.server_address[1]}/f", tmp_path / "f.pth", "127", retries=1)
+        url = f"http://127.0.0.1:{server.server_address[1]}/f"
+        told = refused(url, tmp_path / "f.pth", "127", retries=1)
         server.shutdown()
+    assert url in told
+    # The first bytes of a file may be kept to go on from, and nothing else of such an answer is.
+    assert {path.read_bytes() for path in tmp_path.glob("*.part")} <= {b"abcde", b"ab"}
 
 
 def test_https_is_not_left(tmp_path: Path) -> None:
@@ -441,7 +446,8 @@ def test_https_is_not_left(tmp_path: Path) -> None:
     "url", ["http://[::1/f", "http:///f", "http://h:port/f", "http://127.0.0.1:9/a b", "file:///etc/passwd"]
 )
 def test_malformed_addresses_are_told_at_once(tmp_path: Path, url: str) -> None:
-    refused(url, tmp_path / "f.pth", "address", retries=0)
+    assert "address" in refused(url, tmp_path / "f.pth", "address", retries=0)
+    assert leftovers(tmp_path) == []
 
 
 def test_a_hash_that_is_none_is_told_before_the_transfer(server: Server, tmp_path: Path) -> None:

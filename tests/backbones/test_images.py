@@ -301,7 +301,14 @@ def test_very_long_images_take_neither_gigabytes_nor_minutes(tmp_path, monkeypat
     assert max(made) <= 256 * 256
 
 
-def test_ordinary_images_are_left_to_pillow(monkeypatch):
-    monkeypatch.setattr(crop, "_weights", None)
-    Preprocessing.for_head("imagenet-linear", 224).pixels(noise(640, 480))
-    Preprocessing.for_head("imagenet-linear", 224).pixels(noise(300, 3000))  # becomes smaller
+@pytest.mark.parametrize("shape", [(640, 480), (300, 3000)])  # the latter is long, but becomes smaller
+def test_ordinary_images_are_left_to_pillow(monkeypatch, shape):
+    monkeypatch.setattr(crop, "_weights", None)  # what the own way cannot do without
+    resized = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, *a, **k: resized.append(image.size) or resize(image, *a, **k)
+    )
+    pixels = Preprocessing.for_head("imagenet-linear", 224).pixels(noise(*shape))
+    assert pixels.shape == (3, 224, 224)
+    assert resized == [shape]

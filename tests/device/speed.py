@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checks import Piece, Settings
 
-QUICK = (
+QUICK = [
     "--preset",
     "tiny",
     "--image-size",
@@ -19,7 +19,7 @@ QUICK = (
     "--same-process",
     "--task",
     "imagenet,coco-caption",
-)
+]
 WAYS = {"plain": (), "compiled": ("--compile", "--task", "coco-retrieval,nlvr2,vqav2")}
 """Compiled: an image alone, and both kinds of fusion."""
 

@@ -15,24 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import native
 from checks import Piece, Settings
 
 from beit3_bench.harness.provenance import cores
 from beit3_bench.harness.replay import differences
 from beit3_bench.harness.store import RunStore
 
-ROOTS = {
-    "flickr30k": "flickr30k",
-    "coco-retrieval": "coco",
-    "imagenet": "imagenet",
-    "imagenet-linear": "imagenet",
-    "vqav2": "coco",
-    "nlvr2": "nlvr2",
-    "coco-caption": "coco",
-    "nocaps": "nocaps",
-    "coco-det": "coco",
-    "ade20k-seg": "ADEChallengeData2016",
-}
+ROOTS = {**native.ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 TRAINED_AS = {"coco-retrieval": "flickr30k", "imagenet": "flickr30k", "nocaps": "coco-caption"}
 """Tasks that are evaluated with the checkpoint of another one here, so that fewer are trained."""
 STEPS = 60

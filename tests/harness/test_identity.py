@@ -49,17 +49,25 @@ def kill(folder: Path, keep: int = 1) -> None:
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 
-def refused(words, named: str) -> None:
+def refusal(words) -> str:
+    """The error of a command that is refused: one line, exit code 2."""
     done = invoke(*words)
     assert done.exit_code == 2, done.output
-    assert named in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.output
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return error
 
 
-def finished(words) -> None:
+def finished(words) -> str:
+    """What a command prints that ends well."""
     done = invoke(*words)
     assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything that a run folder holds."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def repaint(path: Path) -> None:
@@ -89,15 +97,22 @@ def test_another_seed_of_random_weights_is_refused(native, tmp_path, killed):
     finished([*words, "--seed", 0])
     if killed:
         kill(tmp_path / "run")
-    refused([*words, "--seed", 1], "seed is 1, there 0")
+    assert "seed is 1, there 0" in refusal([*words, "--seed", 1])
     finished([*words, "--seed", 0])
 
 
 def test_the_seed_of_the_bootstrap_alone_may_change(native, tmp_path):
     words = [*run_words(native, "nlvr2"), "--batch-size", 4, "--output", tmp_path / "run"]
     finished([*words, "--seed", 0])
+    whole = RunStore.read(tmp_path / "run").rows()
     kill(tmp_path / "run")
+    kept = RunStore.read(tmp_path / "run").rows()
+    assert 0 < len(kept) < len(whole)
     finished([*words, "--seed", 1])
+    store = RunStore.read(tmp_path / "run")
+    assert store.rows() == whole
+    assert store.result()["timing"]["resumed_samples"] == len(kept)
+    assert store.result()["provenance"]["seed"] == 1
 
 
 @pytest.mark.parametrize("killed", [True, False])
@@ -114,8 +129,10 @@ def test_an_edited_answer_vocabulary_is_refused(native, tmp_path, killed):
         kill(tmp_path / "run")
     write(tmp_path / "copy.txt", answers)  # the same contents at another place are the same option
     finished([*words, "-o", f"answer_vocab={tmp_path / 'copy.txt'}"])
+    held = files_of(tmp_path / "run")
     write(tmp_path / "voc.txt", answers[::-1])
-    refused([*words, "-o", f"answer_vocab={tmp_path / 'voc.txt'}"], "-o answer_vocab is ")
+    assert "-o answer_vocab is " in refusal([*words, "-o", f"answer_vocab={tmp_path / 'voc.txt'}"])
+    assert files_of(tmp_path / "run") == held
 
 
 def test_annotations_that_build_another_vocabulary_are_refused(native, tmp_path):
@@ -123,8 +140,10 @@ def test_annotations_that_build_another_vocabulary_are_refused(native, tmp_path)
     words = [*run_words(native, "vqav2", root), "--split", "minival", "--batch-size", 4, "--output", tmp_path / "run"]
     finished(words)
     kill(tmp_path / "run")
+    held = files_of(tmp_path / "run")
     edit_json(root / "vqa" / "v2_mscoco_train2014_annotations.json", lambda c: c["annotations"].reverse())
-    refused(words, "answers is ")
+    assert "answers is " in refusal(words)
+    assert files_of(tmp_path / "run") == held
 
 
 @pytest.mark.parametrize("option", ["class_names", "templates"])
@@ -136,8 +155,10 @@ def test_other_class_texts_are_refused(native, tmp_path, option):
     words = [*run_words(native, "imagenet"), "-o", f"{option}={file}", "--output", tmp_path / "run"]
     finished(words)
     kill(tmp_path / "run")
+    held = files_of(tmp_path / "run")
     file.write_text(json.dumps([f"{text} x" for text in texts]))
-    refused(words, f"-o {option} is ")
+    assert f"-o {option} is " in refusal(words)
+    assert files_of(tmp_path / "run") == held
 
 
 @pytest.mark.parametrize(
@@ -162,7 +183,7 @@ def test_images_replaced_by_others_of_as_many_bytes_are_refused(native, tmp_path
     else:
         for path in used:
             repaint(path)
-    refused(words, "image files have other contents than its rows were made from")
+    assert "image files have other contents than its rows were made from" in refusal(words)
 
 
 def _examples(folder: Path) -> list[Example]:
@@ -181,7 +202,7 @@ def test_images_that_a_task_reads_by_other_means_are_known_by_content_too(tmp_pa
     finished([*words, "--output", tmp_path / "run"])
     for path in (p for p in data.rglob("*") if p.suffix in (".png", ".jpg")):
         path.write_bytes(bytes(len(path.read_bytes())))
-    refused([*words, "--output", tmp_path / "run"], "image files have other contents")
+    assert "image files have other contents" in refusal([*words, "--output", tmp_path / "run"])
 
 
 def test_images_served_by_cache_or_store_are_known_by_content_too(native, tmp_path):
@@ -229,7 +250,7 @@ def test_other_code_of_the_same_version_is_refused_and_shares_no_features(native
     words = [*run_words(native, "flickr30k"), "--features", tmp_path / "features", "--output"]
     finished([*words, tmp_path / "run"])
     monkeypatch.setattr(fingerprint, "_package_digest", lambda: "0" * 64)
-    refused([*words, tmp_path / "run"], "code is 000000000000..., there ")
+    assert "code is 000000000000..., there " in refusal([*words, tmp_path / "run"])
     finished([*words, tmp_path / "other"])
     assert RunStore.read(tmp_path / "other").result()["timing"]["samples_from_store"] == 0
 
@@ -308,7 +329,7 @@ def test_a_run_of_an_earlier_version_is_readable_and_not_gone_on_with(native, tm
     finished(replay_of(native, "nlvr2", tmp_path / "old"))
     finished(["compare", tmp_path / "old", tmp_path / "new"])
     finished(["table", "--runs", tmp_path])
-    refused([*words, tmp_path / "old"], "holds a run of an earlier version")
+    assert "holds a run of an earlier version" in refusal([*words, tmp_path / "old"])
     finished([*words, tmp_path / "old", "--overwrite"])
 
 
@@ -326,12 +347,10 @@ def test_replay_and_compare_know_replaced_images(native, tmp_path):
     finished([*words, tmp_path / "a"])
     image = next(p for p in (root / "flickr30k-images").iterdir() if str(p) in _all_images(tmp_path / "a"))
     repaint(image)
-    refused(
-        replay_of(native, "flickr30k", tmp_path / "a", root),
-        f"1 of {len(_all_images(tmp_path / 'a'))} image files have other contents",
-    )
+    changed = f"1 of {len(_all_images(tmp_path / 'a'))} image files have other contents"
+    assert changed in refusal(replay_of(native, "flickr30k", tmp_path / "a", root))
     finished([*words, tmp_path / "b"])
-    refused(["compare", tmp_path / "a", tmp_path / "b"], "image contents")
+    assert "image contents" in refusal(["compare", tmp_path / "a", tmp_path / "b"])
 
 
 def _all_images(folder: Path) -> set[str]:
@@ -343,10 +362,10 @@ def test_replay_wants_the_same_option_files(native, tmp_path):
     file.write_text('["a photo of {}"]')
     finished([*run_words(native, "imagenet"), "-o", f"templates={file}", "--output", tmp_path / "run"])
     file.write_text('["a sketch of {}"]')
-    refused(
-        [*replay_of(native, "imagenet", tmp_path / "run"), "-o", f"templates={file}"],
-        "not what the run saw: -o templates",
-    )
+    replayed = [*replay_of(native, "imagenet", tmp_path / "run"), "-o", f"templates={file}"]
+    assert "not what the run saw: -o templates" in refusal(replayed)
+    file.write_text('["a photo of {}"]')
+    assert "same" in finished(replayed)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
