@@ -11,14 +11,15 @@ import click
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.files import make_folder, write_atomic
+from beit3_bench.harness.commands.options import device, dtype
 from beit3_bench.harness.console import echo
 
 
 @click.command("bench")
 @click.option("--task", "tasks", metavar="T[,T2]", default="all", show_default=True, help="Cases to measure.")
 @click.option("--preset", default="base", show_default=True, metavar="NAME", help="Model size; weights are random.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@device
+@dtype()
 @click.option(
     "--samples",
     type=click.IntRange(min=1),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.backbones.text import visible
-from beit3_bench.harness.commands.options import parse_pairs
+from beit3_bench.harness.commands.options import parse_pairs, seed
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _RUN = click.Path(path_type=Path)
 @click.option(
     "--flips", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Changed samples to list."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
+@seed("Seed of the bootstrap.")
 @click.option(
     "--data-root", type=_RUN, metavar="DIR", help="The data of both runs, for metrics that are made from it again (AP)."
 )

@@ -9,6 +9,7 @@ import click
 
 from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.text import visible
+from beit3_bench.harness.commands.options import seed
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def command() -> None:
 
 @command.command("tiny")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New or empty folder.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same bytes.")
+@seed("Same seed, same bytes.")
 @click.option(
     "--size",
     type=click.Choice(["tiny", "mini"]),

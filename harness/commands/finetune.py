@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.commands.options import image_cache, parse_pairs
+from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, workers
 from beit3_bench.harness.console import echo
 
 FILE = click.Path(path_type=Path)
@@ -28,26 +28,18 @@ FILE = click.Path(path_type=Path)
     "--tokenizer", type=FILE, metavar="FILE", help="SentencePiece model [default: beit3.spm beside checkpoint or data]."
 )
 @click.option("--output", type=FILE, metavar="DIR", help="Folder of the training [default: below results/runs].")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Arithmetic of the network; weights stay float32.",
-)
+@device
+@dtype("Arithmetic of the network; weights stay float32.")
 @click.option(
     "--parallel",
     type=click.Choice(["ddp", "fsdp"]),
     help="How several processes share the work: whole copies, or shards of weights and optimizer [default: ddp].",
 )
-@click.option(
-    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
-)
+@workers
 @image_cache
 @click.option(
     "--seed",
-    type=int,
+    type=int,  # of either sign, as trainings that are gone on with may have
     default=0,
     show_default=True,
     help="Decides order, augmentation and new weights.",

@@ -36,6 +36,23 @@ compile_mode = click.option(
 )
 
 
+device = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+workers = click.option(
+    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
+)
+
+
+def dtype(help: str = "Arithmetic of the network.") -> Callable:
+    """``--dtype``, and what else its numbers do."""
+    kinds = click.Choice(["fp32", "bf16", "fp16"])
+    return click.option("--dtype", type=kinds, default="fp32", show_default=True, help=help)
+
+
+def seed(help: str) -> Callable:
+    """``--seed``, and what it decides."""
+    return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
+
+
 def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
     """``["key=value"]`` -> dict.
 

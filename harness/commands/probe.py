@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from beit3_bench.harness.commands.options import compile_mode, features, image_cache
+from beit3_bench.harness.commands.options import compile_mode, device, dtype, features, image_cache, seed, workers
 from beit3_bench.harness.commands.run import BatchSize
 from beit3_bench.harness.console import echo
 
@@ -46,19 +46,11 @@ from beit3_bench.harness.console import echo
     "--limit", type=click.IntRange(min=1), metavar="N", help="Only N images of either split, evenly over the classes."
 )
 @click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="Images per batch.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the network."
-)
+@device
+@dtype()
 @compile_mode
-@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the split and of the bootstrap.",
-)
+@workers
+@seed("Seed of the split and of the bootstrap.")
 @click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
 @click.option("--image-size", type=click.IntRange(min=1), metavar="S", help="Input side [default: the checkpoint's].")
 @image_cache

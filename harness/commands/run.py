@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.commands.options import compile_mode, features, image_cache
+from beit3_bench.harness.commands.options import compile_mode, device, dtype, features, image_cache, seed, workers
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -72,25 +72,11 @@ class BatchSize(click.ParamType):
     show_default=True,
     help="Examples per batch; halved when memory runs out.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Arithmetic of the network.",
-)
+@device
+@dtype()
 @compile_mode
-@click.option(
-    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the bootstrap and of missing weights.",
-)
+@workers
+@seed("Seed of the bootstrap and of missing weights.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder [default: below results/runs]."
 )

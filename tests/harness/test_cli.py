@@ -161,3 +161,23 @@ def test_exit_codes_pass_through():
     assert explain(SystemExit(3)) == ("", 3)
     assert explain(SystemExit()) == ("", 0)
     assert explain(click.exceptions.Exit(4)) == ("", 4)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--task", "nlvr2", "--checkpoint", "a", "--data-root", "b"],
+        ["probe", "--checkpoint", "a", "--data-root", "b"],
+        ["compare", "a", "b"],
+        ["data", "tiny", "--out", "a"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_seed_that_no_generator_takes_is_one_line_on_every_verb(tmp_path, monkeypatch, words, seed):
+    monkeypatch.chdir(tmp_path)
+    result = run(main, *words, "--seed", seed)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: Invalid value for '--seed'")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
