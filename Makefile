@@ -45,9 +45,7 @@ test-isa: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/types/beit3_bench
-	@for p in backbones tasks harness results; do ln -sfn ../../../$$p build/types/beit3_bench/$$p; done
-	MYPYPATH=build/types $(BIN)/mypy --namespace-packages --explicit-package-bases -p beit3_bench
+	$(BIN)/mypy -p beit3_bench
 
 device: install
 	PYTHON=$(BIN)/python sh tests/device.sh $(DEVICE_REPORT) $(PIECES)

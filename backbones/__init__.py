@@ -9,12 +9,12 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "BEiT3Config": "config",
-    "LoadReport": "checkpoint",
-    "build_detector": "detection",
-    "build_model": "models",
-    "load_checkpoint": "checkpoint",
-    "official_state_dict": "checkpoint",
+    "BEiT3Config": "beit3.config",
+    "LoadReport": "beit3.checkpoint",
+    "build_detector": "beit3.detection",
+    "build_model": "beit3.models",
+    "load_checkpoint": "beit3.checkpoint",
+    "official_state_dict": "beit3.checkpoint",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from beit3_bench.backbones.errors import BenchError, exhausted
 from beit3_bench.backbones.file_kinds import again, foreign_kind, is_index
 from beit3_bench.backbones.inert_pickle import DamagedPickle, InertUnpickler, Reference, UnsafePickle, shown
+from beit3_bench.errors import BenchError, exhausted
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit

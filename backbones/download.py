@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import write_atomic
-from beit3_bench.backbones.weights import sha256_of
+from beit3_bench.backbones.pins import sha256_of
+from beit3_bench.errors import BenchError
+from beit3_bench.files import write_atomic
 
 CHUNK = 1 << 20
 RETRIES = 5

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 _MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 _NUMBER = re.compile(r"\s*\d{1,6}\s*", re.ASCII)

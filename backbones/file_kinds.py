@@ -7,8 +7,8 @@ import stat
 import zipfile
 from pathlib import Path
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.weights import find_weight
+from beit3_bench.backbones.released import find_released
+from beit3_bench.errors import BenchError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Names of an index in a folder of shards, as Hugging Face's libraries write them."""
@@ -79,7 +79,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
 def again(path: Path) -> str:
     """How to get a file that is damaged once more: a released one from its source, one's own from where it was made."""
-    weight = find_weight(path)
+    weight = find_released(path)
     if weight is not None:
         return f"delete it and get it again with: beit3-bench download {weight.name}"
     return "copy it again from where it was written"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.image_hashes import read_noted
+from beit3_bench.errors import BenchError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 """What torchvision's image folders hold (JPEG is MPO, too; PPM is PGM and PBM, too), and GIF, which stands in web data sets

@@ -17,8 +17,8 @@ import PIL
 from PIL import ExifTags, Image, features
 
 from beit3_bench.backbones.crop import resized_crop
-from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.images import opened
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from torch import Tensor

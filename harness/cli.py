@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
-from beit3_bench.backbones.errors import BenchError, exhausted
+from beit3_bench.errors import BenchError, exhausted
 from beit3_bench.harness.console import echo, open_missing_streams
-from beit3_bench.harness.memory import keep_freed_memory
+from beit3_bench.harness.engine.memory import keep_freed_memory
 
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {

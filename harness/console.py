@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from beit3_bench.backbones.text import visible, visible_lines
+from beit3_bench.text import visible, visible_lines
 
 
 def echo(text: object, err: bool = False, nl: bool = True) -> None:

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.files import check_images
 
 if TYPE_CHECKING:
-    from beit3_bench.backbones.checkpoint import Checkpoint, LoadedModel
-    from beit3_bench.backbones.config import BEiT3Config
-    from beit3_bench.backbones.image_cache import ImageCache
+    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
+    from beit3_bench.backbones.beit3.config import BEiT3Config
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+    from beit3_bench.backbones.checkpoints import Checkpoint
     from beit3_bench.backbones.preprocess import Preprocessing
-    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.harness.reuse.image_cache import ImageCache
 
 TINY_WORLD = "tiny_world.json"
 TOKENIZER = "beit3.spm"
@@ -147,7 +148,7 @@ def find_tokenizer(task: type[Task] | Task, request: RunRequest) -> Tokenizer | 
     """
     if not task.uses_text:
         return None
-    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 
     path = tokenizer_file(task, request)
     if request.tokenizer is None and not path.is_file():
@@ -165,8 +166,10 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
         BenchError: from the checkpoint reader, a released file that differs from its pinned hash, or outputs that mean
             something else than the data takes them to mean.
     """
-    from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
-    from beit3_bench.backbones.weights import find_weight, pin_or_check
+    from beit3_bench.backbones.beit3.checkpoint import load_model_for
+    from beit3_bench.backbones.checkpoints import read_checkpoint
+    from beit3_bench.backbones.pins import pin_or_check
+    from beit3_bench.backbones.released import find_released
 
     own = getattr(task, "load_model", None)
     arguments = (request.preset, request.image_size)
@@ -177,7 +180,7 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
         source = read_checkpoint(request.checkpoint)
         notes = _check_outputs(task, source, request.allow_missing)
         loaded = load_model_for(task.head, source, *arguments, task.head_arguments(), request.allow_missing)
-    weight = find_weight(request.checkpoint)
+    weight = find_released(request.checkpoint)
     if weight is not None:
         pin_or_check(request.checkpoint, weight.name, loaded.sha256)
     loaded.report.notes += _random_tensors(loaded, request.allow_missing)
@@ -187,7 +190,7 @@ def load_model(task: Task, request: RunRequest) -> LoadedModel:
 
 def _check_outputs(task: Task, source: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
     """`Task.check_labels` for a native head, before it is loaded; nothing for one that will stay random."""
-    from beit3_bench.backbones.models import HEADS
+    from beit3_bench.backbones.beit3.models import HEADS
 
     layer = HEADS[task.head].output_layer if task.head in HEADS else ""
     table = source.tensors.get(layer)
@@ -216,8 +219,8 @@ def open_image_cache(folder: Path | None, preprocessing: Preprocessing) -> Image
     Raises:
         BenchError: the folder cannot be made.
     """
-    from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.preprocess import Preprocessing
+    from beit3_bench.harness.reuse.image_cache import ImageCache
 
     return ImageCache(folder, preprocessing) if folder is not None and type(preprocessing) is Preprocessing else None
 
@@ -261,8 +264,9 @@ def compare_tokenizer(
         BenchError: it is another one: by the fingerprint in the checkpoint, by the number of pieces that its token table is
             for, or by the hash that was pinned when the released tokenizer was downloaded.
     """
-    from beit3_bench.backbones.config import RELEASED_VOCABULARY
-    from beit3_bench.backbones.weights import TOKENIZER_FILE, read_pins
+    from beit3_bench.backbones.beit3.config import RELEASED_VOCABULARY
+    from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
+    from beit3_bench.backbones.pins import read_pins
 
     trained = metadata.get("tokenizer")
     trained = trained.get("fingerprint") if isinstance(trained, Mapping) else trained

@@ -6,9 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.file_kinds import checkpoint_file
-from beit3_bench.harness import card
-from beit3_bench.harness.features import Features, KeepingSink
-from beit3_bench.harness.fingerprint import data_fingerprint
 from beit3_bench.harness.inputs import (
     RunRequest,
     first_examples,
@@ -17,10 +14,13 @@ from beit3_bench.harness.inputs import (
     read_split,
     world_of,
 )
-from beit3_bench.harness.provenance import provenance
-from beit3_bench.harness.released import data_notes, read_data
+from beit3_bench.harness.record import card
+from beit3_bench.harness.record.fingerprints import data_fingerprint
+from beit3_bench.harness.record.provenance import provenance
+from beit3_bench.harness.record.released import data_notes, read_data
+from beit3_bench.harness.reuse.features import Features, KeepingSink
 from beit3_bench.harness.scoring import metric_values
-from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.contract import Example, Row, Task
 from beit3_bench.tasks.probing import FEATURES, Classifier
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
     """
     import torch
 
-    from beit3_bench.harness.devices import resolve_device
+    from beit3_bench.harness.engine.devices import resolve_device
 
     request = replace(request, checkpoint=checkpoint_file(request.checkpoint))
     task = FEATURES[features](request.data_root)
@@ -115,7 +115,7 @@ def _encode(
     device: torch.device,
     store: Features | None,
 ) -> Encoded:
-    from beit3_bench.harness.engine import MemoryStore, RowSink, predict_all
+    from beit3_bench.harness.engine.predict import MemoryStore, RowSink, predict_all
 
     memory = MemoryStore()
     served = store.serve(examples, memory) if store is not None else 0

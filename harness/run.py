@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.file_kinds import checkpoint_file
-from beit3_bench.backbones.files import make_folder
-from beit3_bench.harness import card
+from beit3_bench.errors import BenchError
+from beit3_bench.files import make_folder
 from beit3_bench.harness.console import echo
-from beit3_bench.harness.features import Features, KeepingSink
-from beit3_bench.harness.fingerprint import CODE, same_data, short
-from beit3_bench.harness.image_contents import check_images, images_fingerprint
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.evidence.leaks import find_leaks
+from beit3_bench.harness.evidence.rescore import stored_rows, using_stored_rows
 from beit3_bench.harness.inputs import (
     RunRequest,
     check_tokenizer,
@@ -32,23 +31,24 @@ from beit3_bench.harness.inputs import (
     read_split,
     tokenizer_file,
 )
-from beit3_bench.harness.leaderboard_results import read_result
-from beit3_bench.harness.leaks import find_leaks
-from beit3_bench.harness.processes import Processes
-from beit3_bench.harness.released import data_notes, read_data
-from beit3_bench.harness.rescore import stored_rows, using_stored_rows
+from beit3_bench.harness.record import card
+from beit3_bench.harness.record.fingerprints import CODE, same_data, short
+from beit3_bench.harness.record.image_contents import check_images, images_fingerprint
+from beit3_bench.harness.record.released import data_notes, read_data
+from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
+from beit3_bench.harness.reuse.features import Features, KeepingSink
 from beit3_bench.harness.scoring import metric_values
-from beit3_bench.harness.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
-from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.contract import Example, Row, Task
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.checkpoint import LoadedModel
-    from beit3_bench.backbones.tokenizer import Tokenizer
-    from beit3_bench.harness.engine import Throughput
-    from beit3_bench.harness.schema import ReadData
+    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+    from beit3_bench.harness.engine.predict import Throughput
+    from beit3_bench.harness.record.schema import ReadData
 
 RUNS = Path("results") / "runs"
 NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
@@ -153,7 +153,7 @@ def run_task(
     def load() -> tuple[LoadedModel, torch.device]:
         import torch
 
-        from beit3_bench.harness.devices import resolve_device
+        from beit3_bench.harness.engine.devices import resolve_device
 
         device = resolve_device(request.device, processes)
         torch.manual_seed(request.seed)
@@ -238,10 +238,10 @@ def predict(
     clock: Clock,
 ) -> Throughput:
     """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
-    from beit3_bench.backbones.decoding_graphs import keep_graphs
-    from beit3_bench.backbones.models import Captioning
+    from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
+    from beit3_bench.backbones.beit3.models import Captioning
     from beit3_bench.backbones.packing import pack_weights
-    from beit3_bench.harness.engine import RowSink, Throughput, predict_all
+    from beit3_bench.harness.engine.predict import RowSink, Throughput, predict_all
 
     if device.type == "cpu" and request.compile != "on":
         pack_weights(loaded.model)

@@ -6,11 +6,11 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from beit3_bench.tasks.base import Task
+from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.schema import MetricValue
+    from beit3_bench.harness.record.schema import MetricValue
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import find, read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, images_below, left_out_line
@@ -44,7 +44,7 @@ from beit3_bench.tasks.scores import Metric, Scores
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
 
 FOLDERS = (".", "ADEChallengeData2016")
 SUBSETS = {"val": "validation", "train": "training", "test": "testing"}
@@ -207,15 +207,16 @@ DATA_ROOT/                        = ADEChallengeData2016
         Args:
             image_size: side of the windows, as ``-o crop``.
         """
-        import beit3_bench.backbones.mmseg_adapter  # noqa: F401
-        from beit3_bench.backbones.checkpoint import LoadedModel, read_checkpoint
-        from beit3_bench.backbones.mmseg_adapter.loading import (
+        import beit3_bench.backbones.beit3.mmseg_adapter  # noqa: F401
+        from beit3_bench.backbones.beit3.checkpoint import LoadedModel
+        from beit3_bench.backbones.beit3.mmseg_adapter.loading import (
             Protocol,
             build_segmentor,
             evaluation_config,
             load_segmentor,
             preprocessing_of,
         )
+        from beit3_bench.backbones.checkpoints import read_checkpoint
 
         options = self.options
         source = read_checkpoint(checkpoint)
@@ -271,7 +272,7 @@ DATA_ROOT/                        = ADEChallengeData2016
 
     def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
         """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too."""
-        from beit3_bench.backbones.mmseg_adapter.prediction import predict_classes
+        from beit3_bench.backbones.beit3.mmseg_adapter.prediction import predict_classes
 
         rows = []
         for i, inputs, samples, label in zip(

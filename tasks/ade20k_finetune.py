@@ -10,20 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.beit3.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.beit3.recipes import Recipe, is_recipe_key, load_recipe
 from beit3_bench.backbones.environment import announced_processes
-from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.backbones.images import check_header
-from beit3_bench.tasks.base import Example, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.files import check_images
 from beit3_bench.tasks.label_maps import check_map
-from beit3_bench.tasks.recipes import Recipe, is_recipe_key, load_recipe
 
 if TYPE_CHECKING:
-    from beit3_bench.backbones.checkpoint import Checkpoint
-    from beit3_bench.backbones.mmseg_adapter.settings import SegmentationSettings
-    from beit3_bench.backbones.mmseg_adapter.training import TrainingJob
+    from beit3_bench.backbones.beit3.mmseg_adapter.settings import SegmentationSettings
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import TrainingJob
+    from beit3_bench.backbones.checkpoints import Checkpoint
 
 TASK = "ade20k-seg"
 RUNS = Path("results") / "runs"
@@ -89,7 +89,7 @@ def choose_preset(request: Any, source: Checkpoint | None) -> str:
         return named
     if source is None:
         raise BenchError(f"--preset is missing; give one of: {', '.join(PRESETS)}, or a pretrained --checkpoint")
-    from beit3_bench.backbones.mmseg_adapter.training import tower_of
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import tower_of
 
     width = tower_of(source, None)["embed_dim"]
     known = source.metadata.get("preset") or next(
@@ -141,10 +141,10 @@ def prepare(task_class: type[Task], request: Any) -> tuple[TrainingJob, str, dic
     check_suffixes(training)
     check_headers([*training, *validation])
 
-    import beit3_bench.backbones.mmseg_adapter  # noqa: F401  (says what to install)
-    from beit3_bench.backbones.checkpoint import read_checkpoint
-    from beit3_bench.backbones.mmseg_adapter.settings import variant
-    from beit3_bench.backbones.mmseg_adapter.training import TOWER_FIELDS, TrainingJob, tower_of
+    import beit3_bench.backbones.beit3.mmseg_adapter  # noqa: F401  (says what to install)
+    from beit3_bench.backbones.beit3.mmseg_adapter.settings import variant
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import TOWER_FIELDS, TrainingJob, tower_of
+    from beit3_bench.backbones.checkpoints import read_checkpoint
 
     source = read_checkpoint(request.checkpoint) if request.checkpoint else None
     for line in source.notes if source else ():
@@ -218,7 +218,7 @@ def finetune(task_class: type[Task], request: Any) -> dict[str, Any]:
         ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``; ``checkpoint`` is the best one.
     """
     job, _, facts = prepare(task_class, request)
-    from beit3_bench.backbones.mmseg_adapter.training import open_output, train
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import open_output, train
 
     open_output(job.output, request.resume, request.overwrite)
     return {"task": TASK, "folder": facts["folder"], **train(dataclasses.replace(job))}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, identifier, read_json, read_records, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
@@ -43,7 +43,7 @@ class CaptioningTask(Task):
 
     @dataclass
     class Options:
-        """num_beams, max_length, length_penalty, decoder: see `backbones.generation.Decoding`.
+        """num_beams, max_length, length_penalty, decoder: see `backbones.beit3.generation.Decoding`.
 
         length_penalty: exponent of the length by which a hypothesis is divided.
         """
@@ -54,7 +54,7 @@ class CaptioningTask(Task):
         decoder: str = "official"
 
     def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
-        from beit3_bench.backbones.generation import Decoding
+        from beit3_bench.backbones.beit3.generation import Decoding
 
         super().__init__(data_root, options)
         o = self.options
@@ -143,8 +143,8 @@ class CaptioningTask(Task):
         """Images, captions with masks, and which positions were masked."""
         import torch
 
+        from beit3_bench.backbones.beit3.training.augment import derived
         from beit3_bench.backbones.preprocess import decode
-        from beit3_bench.tasks.augment import derived
 
         assert self.tokenizer is not None
         images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
@@ -170,7 +170,7 @@ class CaptioningTask(Task):
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Label-smoothed masked language modelling at the masked positions (official `BertCaptioningLoss`)."""
-        from beit3_bench.tasks.losses import captioning_loss
+        from beit3_bench.backbones.beit3.training.losses import captioning_loss
 
         assert self.preprocessing is not None
         positions = batch["masked_positions"]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.weights import find_weight
+from beit3_bench.backbones.released import find_released
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.labels import first_difference, labels_of
 
@@ -108,7 +108,7 @@ def check_class_folders(
     Raises:
         BenchError: another number of classes, other classes, or an order that cannot be known.
     """
-    trained, weight = labels_of(metadata, checkpoint), find_weight(checkpoint)
+    trained, weight = labels_of(metadata, checkpoint), find_released(checkpoint)
     released = weight is not None and weight.task == "imagenet-linear"
     if trained is None and released and outputs == IMAGENET_CLASSES:
         trained = imagenet_classes()

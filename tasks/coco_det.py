@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.detection.plan import DetectorPlan
-from beit3_bench.backbones.detection.resize import ShortestEdge
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs
+from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
+from beit3_bench.backbones.beit3.detection.resize import ShortestEdge
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coco_instances import (
     Instances,
     has_masks,
@@ -28,6 +27,7 @@ from beit3_bench.tasks.coco_instances import (
     write_results,
     zero_id_note,
 )
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs
 from beit3_bench.tasks.detector_training import DetectorTask, checked_image, size_problem
 from beit3_bench.tasks.files import find, read_json, read_records
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
@@ -38,8 +38,8 @@ from beit3_bench.tasks.scores import Metric, Scores
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.checkpoint import LoadedModel
-    from beit3_bench.backbones.detection.described import DescribedDetector
+    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
+    from beit3_bench.backbones.beit3.detection.described import DescribedDetector
 
 ANNOTATIONS = {
     "val2017": "instances_val2017.json",
@@ -164,11 +164,12 @@ DATA_ROOT/
         Raises:
             BenchError: another kind of checkpoint, another head or number of classes than asked for.
         """
-        from beit3_bench.backbones.checkpoint import LoadedModel, LoadReport, read_checkpoint
-        from beit3_bench.backbones.config import BEiT3Config
-        from beit3_bench.backbones.detection.described import describe_detector
-        from beit3_bench.backbones.detection.plan import preset_of
-        from beit3_bench.backbones.detection.weights import load_detector
+        from beit3_bench.backbones.beit3.checkpoint import LoadedModel, LoadReport
+        from beit3_bench.backbones.beit3.config import BEiT3Config
+        from beit3_bench.backbones.beit3.detection.described import describe_detector
+        from beit3_bench.backbones.beit3.detection.plan import preset_of
+        from beit3_bench.backbones.beit3.detection.weights import load_detector
+        from beit3_bench.backbones.checkpoints import read_checkpoint
 
         if allow_missing:
             raise BenchError(f"task {self.name}: detectors are loaded whole; leave out --allow-missing")
@@ -253,7 +254,7 @@ DATA_ROOT/
         ]
         found: list[dict[str, torch.Tensor]] = []
         if self.options.augments_test:
-            from beit3_bench.backbones.detection.tta import detect_views
+            from beit3_bench.backbones.beit3.detection.tta import detect_views
 
             for versions, size in zip(images, batch["sizes"], strict=True):
                 found.append(detect_views(model, versions, size, self.options.flip_test))  # type: ignore[arg-type]

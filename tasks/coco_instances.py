@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import replacing
-from beit3_bench.tasks.base import Example, Row
+from beit3_bench.errors import BenchError
+from beit3_bench.files import replacing
+from beit3_bench.tasks.contract import Example, Row
 from beit3_bench.tasks.files import field, read_json, write_json
 from beit3_bench.tasks.metrics.coco_truth import Identity, read_truth, short_polygons
 

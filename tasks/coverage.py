@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 
 def match_ids(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError, requires
+from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.coco_instances import ALGORITHM
 from beit3_bench.tasks.metrics.coco_ap import BACKENDS
 
@@ -130,7 +130,7 @@ class DetectionOptions:
         Raises:
             BenchError: detectron2 is asked for and does not import, or cannot do what is asked.
         """
-        from beit3_bench.backbones import detectron2_adapter
+        from beit3_bench.backbones.beit3 import detectron2_adapter
 
         if self.engine == "detectron2" and self.augments_test:
             raise BenchError("task coco-det: scales and flip_test need the native engine; use -o engine=native")

@@ -6,26 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.detection.plan import DetectorPlan
-from beit3_bench.backbones.detection.resize import MODE, ShortestEdge
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Task
+from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
+from beit3_bench.backbones.beit3.detection.resize import MODE, ShortestEdge
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.detector_options import DetectionOptions
 from beit3_bench.tasks.metrics.coco_truth import valid_polygons
 
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.checkpoint import Checkpoint, LoadReport
-    from beit3_bench.backbones.config import BEiT3Config
-    from beit3_bench.backbones.detection.training_config import TrainingConfig
-    from beit3_bench.tasks.recipes import Recipe
+    from beit3_bench.backbones.beit3.checkpoint import LoadReport
+    from beit3_bench.backbones.beit3.config import BEiT3Config
+    from beit3_bench.backbones.beit3.detection.training_config import TrainingConfig
+    from beit3_bench.backbones.beit3.recipes import Recipe
+    from beit3_bench.backbones.checkpoints import Checkpoint
 
 TRAINING_SPLIT = "train2017"
 
 
 class DetectorTask(Task):
-    """A task whose network is a detector of `backbones.detection` or of the detectron2 adapter.
+    """A task whose network is a detector of `backbones.beit3.detection` or of the detectron2 adapter.
 
     Attributes:
         classes: category records of the annotations, a class being a position in this list.
@@ -49,7 +50,7 @@ class DetectorTask(Task):
 
     def model(self, config: BEiT3Config) -> torch.nn.Module:
         """A new detector of the options around a tower of ``config``, whose image size is the detector's."""
-        from beit3_bench.backbones.detection.plan import strided
+        from beit3_bench.backbones.beit3.detection.plan import strided
 
         if not self.classes:
             self.examples(TRAINING_SPLIT)
@@ -72,7 +73,7 @@ class DetectorTask(Task):
         self.plan = plan
         self.options.settle_engine()
         if self.options.engine == "detectron2":
-            from beit3_bench.backbones.detectron2_adapter import build_model
+            from beit3_bench.backbones.beit3.detectron2_adapter import build_model
 
             return build_model(plan, tower, **self.options.inference())
         return plan.build(tower, **self.options.inference())
@@ -105,7 +106,7 @@ class DetectorTask(Task):
 
     def configure_training(self, recipe: Mapping[str, Any]) -> None:
         """Large-scale jitter at the recipe's size."""
-        from beit3_bench.tasks.scale_jitter import LargeScaleJitter
+        from beit3_bench.backbones.beit3.training.scale_jitter import LargeScaleJitter
 
         scale = (self.options.jitter_min, self.options.jitter_max)
         self._jitter = LargeScaleJitter(recipe["image_size"], scale, recipe["flip"])
@@ -146,10 +147,10 @@ class DetectorTask(Task):
         Returns:
             the model; its configuration at the recipe's size; what the checkpoint lacked; names that stay new.
         """
-        from beit3_bench.backbones.checkpoint import LoadReport, config_from_tensors
-        from beit3_bench.backbones.config import BEiT3Config
-        from beit3_bench.backbones.detection.described import describe_detector
-        from beit3_bench.backbones.detection.plan import NET, start_detector, strided
+        from beit3_bench.backbones.beit3.checkpoint import LoadReport, config_from_tensors
+        from beit3_bench.backbones.beit3.config import BEiT3Config
+        from beit3_bench.backbones.beit3.detection.described import describe_detector
+        from beit3_bench.backbones.beit3.detection.plan import NET, start_detector, strided
 
         runtime = {"drop_path_rate": recipe.drop_path, "checkpoint_activations": recipe.checkpoint_activations}
         plan, notes = self.new_plan(recipe.image_size), list(self._left_out)
@@ -182,7 +183,7 @@ class DetectorTask(Task):
 
     def parameter_groups(self, model: torch.nn.Module, config: BEiT3Config, recipe: Recipe) -> list[dict[str, Any]]:
         """ViTDet's groups: layer decay by name, no weight decay for norms and positions."""
-        from beit3_bench.backbones.detection.recipe import param_groups
+        from beit3_bench.backbones.beit3.detection.recipe import param_groups
 
         groups = param_groups(model, 1.0, recipe.weight_decay, recipe.layer_decay, config.depth)
         return [{**g, "name": f"rate x{g['lr']:.3g}, decay {g['weight_decay']:g}", "lr_scale": g["lr"]} for g in groups]
@@ -191,7 +192,7 @@ class DetectorTask(Task):
         self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
     ) -> dict[str, Any]:
         """Jittered images of various sizes with their targets, as `Detector.losses` takes them."""
-        from beit3_bench.tasks.augment import derived
+        from beit3_bench.backbones.beit3.training.augment import derived
 
         assert self._jitter is not None
         inputs = []

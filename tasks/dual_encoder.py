@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.tasks.contract import Example, Row, Task
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class DualEncoder(Task):
         """Symmetric cross-entropy over the global batch (official `ClipLoss`); with ``labels`` in the batch, pairs of one
         label are not each other's negatives.
         """
-        from beit3_bench.tasks.losses import contrastive_loss
+        from beit3_bench.backbones.beit3.training.losses import contrastive_loss
 
         assert self.preprocessing is not None
         images = self.preprocessing.normalise(batch["images"])

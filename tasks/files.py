@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import write_atomic
+from beit3_bench.errors import BenchError
+from beit3_bench.files import write_atomic
 
 
 def read_text(path: str | Path, what: str, form: str | None = None) -> str:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
     are_numbers,
     are_wordnet_ids,
@@ -24,6 +23,7 @@ from beit3_bench.tasks.class_folders import (
     listed_order,
     names_by_number,
 )
+from beit3_bench.tasks.contract import Example, Row, Task
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
@@ -306,7 +306,7 @@ class ImageNetLinear(ImageFolders):
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Cross-entropy with label smoothing 0.1, or with soft targets where mixup made them (timm's losses)."""
-        from beit3_bench.tasks.losses import classification_loss
+        from beit3_bench.backbones.beit3.training.losses import classification_loss
 
         assert self.preprocessing is not None
         images = batch["images"]

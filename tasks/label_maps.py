@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, NO_CLASS, reduce_zero_label
 
 CLASSES = 150

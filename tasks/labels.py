@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 
 def labels_of(metadata: Mapping[str, Any], checkpoint: Path) -> list[str] | None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, read_csv, read_json_lines, unique
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
@@ -208,7 +208,7 @@ DATA_ROOT/
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Cross-entropy (official `NLVR2Handler`)."""
-        from beit3_bench.tasks.losses import nlvr2_loss
+        from beit3_bench.backbones.beit3.training.losses import nlvr2_loss
 
         return nlvr2_loss(self._logits(model, batch), batch["labels"])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 
 def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:

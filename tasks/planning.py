@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from beit3_bench.tasks.base import Example
+    from beit3_bench.tasks.contract import Example
 
 
 def plan_batches(examples: Sequence[Example], batch_size: int, text_multiple: int = 1) -> Iterator[list[Example]]:

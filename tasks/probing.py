@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.imagenet import ImageFolders, ranked_scores
 from beit3_bench.tasks.scores import Scores
@@ -24,7 +24,7 @@ from beit3_bench.tasks.scores import Scores
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.checkpoint import LoadedModel
+    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
 
 FINAL_NORM = "beit3.encoder.layer_norm.A.weight"
 BLOCK = 8192
@@ -132,7 +132,8 @@ class PatchMeans(ImageEmbeddings):
         Raises:
             BenchError: not a BEiT-3 checkpoint, or a part of the tower is missing.
         """
-        from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
+        from beit3_bench.backbones.beit3.checkpoint import load_model_for
+        from beit3_bench.backbones.checkpoints import read_checkpoint
         from beit3_bench.backbones.preprocess import Preprocessing
 
         names = read_checkpoint(checkpoint).tensors.keys()

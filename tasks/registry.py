@@ -12,10 +12,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from beit3_bench.tasks.base import Task
+    from beit3_bench.tasks.contract import Task
 
 ENTRY_POINT_GROUP = "beit3_bench.tasks"
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs
 from beit3_bench.tasks.dual_encoder import DualEncoder
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks, unit_rows

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+Formula = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Column sums of a cluster table -> values by metric name; arrays may carry a leading axis of resamples. One formula may serve
+several metrics, and name metrics that only the data knows (``IoU/wall``)."""
+
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number of this task is called and how it reads.
+    """What a number of this task is called, how it reads and how it is computed.
 
     unit: ``"percent"`` (0..100) or ``"fraction"`` (0..1, shown x100 in the table).
     decimals: the rounding of the paper's table.
+    formula: of the value, and of the interval around it; None = computed from more than sums, and without an interval.
     """
 
     name: str
@@ -22,6 +27,16 @@ class Metric:
     headline: bool = False
     higher_is_better: bool = True
     decimals: int = 1
+    formula: Formula | None = field(default=None, compare=False, repr=False)
+
+
+def evaluate(metrics: Iterable[Metric], sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values by name from column sums: every formula once."""
+    values: dict[str, np.ndarray] = {}
+    for formula in dict.fromkeys(metric.formula for metric in metrics):
+        if formula is not None:
+            values |= formula(sums)
+    return values
 
 
 @dataclass
@@ -63,6 +78,7 @@ class Scores:
 
     notes: one line each, shown under the result (a metric that was skipped and why, a partial coverage, ...).
     samples: optional per-sample values, name -> {example id: value}, kept in the run folder for comparisons.
+    chance: what guessing without looking scores on the headline metric, in its unit; None where nothing says it.
     """
 
     metrics: dict[str, float]
@@ -70,3 +86,18 @@ class Scores:
     table: ClusterTable | None = None
     notes: list[str] = field(default_factory=list)
     samples: dict[str, dict[str, float]] = field(default_factory=dict)
+    chance: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        metrics: Iterable[Metric],
+        table: ClusterTable,
+        counts: dict[str, int],
+        notes: Sequence[str] = (),
+        samples: Mapping[str, dict[str, float]] | None = None,
+        chance: float | None = None,
+    ) -> Scores:
+        """Scores whose values come from the metrics' formulas over the whole table."""
+        values = {name: float(value) for name, value in evaluate(metrics, table.sums()).items()}
+        return cls(values, counts, table, list(notes), dict(samples or {}), chance)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.weights import find_weight
-from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.backbones.released import find_released
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
     field,
@@ -234,7 +234,7 @@ The json files may also lie in DATA_ROOT itself."""
             )
         answers = self.vocabulary()
         official = len(answers) == RELEASED_ANSWERS and tuple(answers[: len(FIRST_ANSWERS)]) == FIRST_ANSWERS
-        weight = find_weight(checkpoint)
+        weight = find_released(checkpoint)
         if not official and weight is not None and outputs == RELEASED_ANSWERS:
             raise BenchError(
                 f"{checkpoint}: the answers of released heads begin with {', '.join(FIRST_ANSWERS[:3])} (their order in the "
@@ -412,7 +412,7 @@ The json files may also lie in DATA_ROOT itself."""
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
         """Binary cross-entropy with soft labels, times the number of labels (official `VQAHandler`)."""
-        from beit3_bench.tasks.losses import vqa_loss
+        from beit3_bench.backbones.beit3.training.losses import vqa_loss
 
         assert self.preprocessing is not None
         logits = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"])

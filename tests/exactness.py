@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from beit3_bench.backbones.products import ExactProducts, exact_products
-from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.record.store import RunStore
 
 PLAIN = ExactProducts("plain", 1)
 

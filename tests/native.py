@@ -46,10 +46,11 @@ def make_native(folder: Path) -> Native:
     """Write the mini world and a random checkpoint per head."""
     import torch
 
-    from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
-    from beit3_bench.backbones.config import BEiT3Config
-    from beit3_bench.backbones.models import build_model
-    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.backbones.beit3.checkpoint import official_state_dict
+    from beit3_bench.backbones.beit3.config import BEiT3Config
+    from beit3_bench.backbones.beit3.models import build_model
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+    from beit3_bench.backbones.checkpoints import METADATA_KEY
     from beit3_bench.tasks.tinyworld import write_tiny_world
     from beit3_bench.tasks.vqav2 import VQAv2
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.detection.plan import DetectorPlan
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
 
 
 def random_detector(plan: DetectorPlan, tower: BEiT3Config) -> nn.Module:

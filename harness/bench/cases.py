@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.decoding_graphs import keep_graphs
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.models import BEiT3Head, Captioning, build_model
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
+from beit3_bench.backbones.beit3.models import BEiT3Head, Captioning, build_model
 from beit3_bench.backbones.packing import pack_weights
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.bench import reference
 
 CAPTIONS_PER_IMAGE = 5

@@ -17,7 +17,7 @@ from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.harness.bench.cases import Case, difference
 from beit3_bench.harness.bench.official import OfficialProcess
 from beit3_bench.harness.bench.timing import plain_products, precision, seconds_of
-from beit3_bench.harness.devices import DTYPES, compile_model
+from beit3_bench.harness.engine.devices import DTYPES, compile_model
 
 TOLERANCE = 2e-4
 """Of outputs in float32; the two paths add up in another order."""

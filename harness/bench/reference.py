@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit3_bench.backbones.models import Captioning
-from beit3_bench.backbones.multiway import BEiT3, FeedForward, Layer
+from beit3_bench.backbones.beit3.models import Captioning
+from beit3_bench.backbones.beit3.multiway import BEiT3, FeedForward, Layer
 
 TEXT_TOKENS = 64  # the official num_max_bpe_tokens: every text is padded to it
 ALPHA = 1.0  # `residual_connection` multiplies by it, DeepNorm or not

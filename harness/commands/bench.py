@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import make_folder, write_atomic
+from beit3_bench.errors import BenchError
+from beit3_bench.files import make_folder, write_atomic
 from beit3_bench.harness.commands.options import device, dtype
 from beit3_bench.harness.console import echo
 
@@ -72,8 +72,8 @@ def command(
     import torch
 
     from beit3_bench.harness.bench.scale import scale_law
-    from beit3_bench.harness.devices import resolve_device
-    from beit3_bench.harness.provenance import provenance
+    from beit3_bench.harness.engine.devices import resolve_device
+    from beit3_bench.harness.record.provenance import provenance
 
     if output is not None:  # before minutes of measuring
         make_folder(output.parent)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.text import visible
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import columns, echo
+from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.caches import CacheFolder
+    from beit3_bench.harness.reuse.caches import CacheFolder
 
 _VARIABLES = ("BEIT3_BENCH_IMAGE_CACHE", "BEIT3_BENCH_FEATURES")
 
@@ -62,7 +62,7 @@ def remove(found: list[CacheFolder], names: tuple[str, ...], everything: bool, y
     """
     import sys
 
-    from beit3_bench.harness.caches import remove_cache
+    from beit3_bench.harness.reuse.caches import remove_cache
 
     if bool(names) == everything:
         raise BenchError("cache rm: give names, or --all")
@@ -83,7 +83,7 @@ def remove(found: list[CacheFolder], names: tuple[str, ...], everything: bool, y
 
 
 def _found(places: Sequence[Path], missing_is_empty: bool) -> list[CacheFolder]:
-    from beit3_bench.harness.caches import list_caches
+    from beit3_bench.harness.reuse.caches import list_caches
 
     return [f for place in places if place.is_dir() or not missing_is_empty for f in list_caches(place)]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beit3_bench.backbones.text import visible
 from beit3_bench.harness.commands.options import parse_pairs, seed
 from beit3_bench.harness.console import echo
+from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.compare import Comparison, MetricComparison
+    from beit3_bench.harness.evidence.compare import Comparison, MetricComparison
 
 _RUN = click.Path(path_type=Path)
 
@@ -49,7 +49,7 @@ def command(
     """
     import json
 
-    from beit3_bench.harness.compare import compare
+    from beit3_bench.harness.evidence.compare import compare
 
     found = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options))
     echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))

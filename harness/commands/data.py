@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.text import visible
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import seed
 from beit3_bench.harness.console import echo
+from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.verify import Verification
+    from beit3_bench.harness.evidence.verify import Verification
 
 
 @click.group("data")
@@ -76,7 +76,7 @@ def verify(task: str, data_root: Path, split: str | None, all_images: bool, samp
 
     from tqdm import tqdm
 
-    from beit3_bench.harness.verify import verify as check
+    from beit3_bench.harness.evidence.verify import verify as check
     from beit3_bench.tasks.registry import get_task
 
     with tqdm(desc="images", unit="image", disable=not sys.stderr.isatty(), file=sys.stderr, leave=False) as bar:

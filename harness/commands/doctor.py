@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from beit3_bench.backbones.errors import INSTALL_LINES
+from beit3_bench.errors import INSTALL_LINES
 from beit3_bench.harness.console import echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
@@ -108,7 +108,7 @@ def stack_finding(name: str, purpose: str) -> Finding:
     """As `module_finding`, of an optional stack; detectron2 must import with all that its engine needs."""
     finding = module_finding(name, purpose, INSTALL_LINES[name])
     if name == "detectron2" and finding.state == "ok":
-        from beit3_bench.backbones import detectron2_adapter
+        from beit3_bench.backbones.beit3 import detectron2_adapter
 
         if problem := detectron2_adapter.problem():
             return Finding(name, "broken", problem.partition("; install it")[0], purpose, INSTALL_LINES[name])
@@ -194,7 +194,7 @@ def _tasks() -> Finding:
 
 
 def _pins() -> Finding:
-    from beit3_bench.backbones.weights import pins_file, read_pins
+    from beit3_bench.backbones.pins import pins_file, read_pins
 
     return Finding("pinned hashes", "ok", f"{len(read_pins())} in {pins_file()}")
 

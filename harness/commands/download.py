@@ -27,11 +27,12 @@ def command(names: tuple[str, ...], folder: Path, base_url: str | None, sha256: 
     later download or run is compared with it.
     """
     from beit3_bench.backbones.download import download
-    from beit3_bench.backbones.weights import get_weight, pin_or_check, read_pins
+    from beit3_bench.backbones.pins import pin_or_check, read_pins
+    from beit3_bench.backbones.released import get_released
 
     if sha256 is not None and len(names) > 1:
         raise click.UsageError("--sha256 goes with one NAME")
-    weights = [get_weight(name) for name in names]
+    weights = [get_released(name) for name in names]
     pins = read_pins()
     for weight in weights:
         url = f"{base_url.rstrip('/')}/{weight.file}" if base_url else weight.url

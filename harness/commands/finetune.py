@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, workers
 from beit3_bench.harness.console import echo
 
@@ -63,7 +63,7 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     """
     import json
 
-    from beit3_bench.harness.processes import Processes
+    from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.training.start import FinetuneRequest
     from beit3_bench.tasks.registry import get_task
 
@@ -113,7 +113,7 @@ def on_cpu(device: str) -> bool:
 
 def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
     """The facts of a dry run."""
-    from beit3_bench.harness.devices import resolve_device
+    from beit3_bench.harness.engine.devices import resolve_device
     from beit3_bench.harness.training.dryrun import dry_run
     from beit3_bench.harness.training.loop import Plan
     from beit3_bench.harness.training.sharding import choose_parallel

@@ -12,7 +12,7 @@ import click
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
-    from beit3_bench.backbones.weights import Weight
+    from beit3_bench.backbones.released import ReleasedFile
 
 PRESETS = ("tiny", "base", "large", "giant")
 
@@ -31,19 +31,20 @@ def command(name: str | None, params: bool, as_json: bool) -> None:
         _show_all(as_json)
 
 
-def _record(weight: Weight, pins: dict[str, str]) -> dict:
+def _record(weight: ReleasedFile, pins: dict[str, str]) -> dict:
     return {**dataclasses.asdict(weight), "url": weight.url, "sha256": pins.get(weight.name)}
 
 
 def _show_all(as_json: bool) -> None:
-    from beit3_bench.backbones.weights import WEIGHTS, read_pins
+    from beit3_bench.backbones.pins import read_pins
+    from beit3_bench.backbones.released import released_files
 
     pins = read_pins()
     if as_json:
-        echo(json.dumps([_record(weight, pins) for weight in WEIGHTS], indent=1))
+        echo(json.dumps([_record(weight, pins) for weight in released_files()], indent=1))
         return
     rows: list[tuple[str, ...]] = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
-    for w in WEIGHTS:
+    for w in released_files():
         scores = ", ".join(f"{s.split} {s.metric} {s.value:g}" for s in w.published)
         size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
         rows.append((w.name, w.task or w.kind, w.preset, size, count, scores, pins.get(w.name, "not seen yet")[:12]))
@@ -52,9 +53,10 @@ def _show_all(as_json: bool) -> None:
 
 
 def _show_one(name: str, as_json: bool) -> None:
-    from beit3_bench.backbones.weights import get_weight, read_pins
+    from beit3_bench.backbones.pins import read_pins
+    from beit3_bench.backbones.released import get_released
 
-    weight = get_weight(name)
+    weight = get_released(name)
     record = _record(weight, read_pins())
     if as_json:
         echo(json.dumps(record, indent=1))
@@ -65,8 +67,8 @@ def _show_one(name: str, as_json: bool) -> None:
 
 
 def _show_params(as_json: bool) -> None:
-    from beit3_bench.backbones.config import BEiT3Config
-    from beit3_bench.backbones.params import parameter_breakdown
+    from beit3_bench.backbones.beit3.config import BEiT3Config
+    from beit3_bench.backbones.beit3.params import parameter_breakdown
 
     counts = {preset: parameter_breakdown(BEiT3Config.preset(preset)) for preset in PRESETS}
     if as_json:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.schema import COMPILE_MODES
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.record.schema import COMPILE_MODES
 
 
 def _kept(name: str, variable: str, help: str) -> Callable:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.text import visible
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.commands.run import BatchSize
 from beit3_bench.harness.console import echo
+from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.replay import Replay
+    from beit3_bench.harness.evidence.replay import Replay
 
 _PATH = click.Path(path_type=Path)
 
@@ -50,8 +50,8 @@ def command(run: Path, output: Path | None, tolerance: float, as_json: bool, **p
     """
     import json
 
-    from beit3_bench.harness.processes import Processes
-    from beit3_bench.harness.replay import Overrides, RunStore, replay
+    from beit3_bench.harness.engine.processes import Processes
+    from beit3_bench.harness.evidence.replay import Overrides, RunStore, replay
 
     places["options"] = parse_pairs(places["options"])
     device = places["device"] or (RunStore.read(run).config.get("device") or "auto").partition(":")[0]

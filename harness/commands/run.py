@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import compile_mode, device, dtype, features, image_cache, seed, workers
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.processes import Processes
+    from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.run import Outcome, RunRequest
-    from beit3_bench.tasks.base import Task
+    from beit3_bench.tasks.contract import Task
 
 
 class BatchSize(click.ParamType):
@@ -114,8 +114,8 @@ def command(
     """
     import json
 
-    from beit3_bench.harness.processes import Processes
-    from beit3_bench.harness.report import describe
+    from beit3_bench.harness.engine.processes import Processes
+    from beit3_bench.harness.record.report import describe
 
     requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
     processes = Processes.start(settings["device"])

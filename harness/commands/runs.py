@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.text import visible
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import columns, echo
+from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.runs import RunFolder
+    from beit3_bench.harness.record.runs import RunFolder
 
 _ROOT = click.option(
     "--runs",
@@ -36,7 +36,7 @@ def command(context: click.Context, root: Path, as_json: bool) -> None:
         return
     import json
 
-    from beit3_bench.harness.runs import list_runs
+    from beit3_bench.harness.record.runs import list_runs
 
     runs = list_runs(root)
     if as_json:
@@ -59,8 +59,8 @@ def remove(root: Path, names: tuple[str, ...], yes: bool) -> None:
     """
     import sys
 
-    from beit3_bench.harness.runs import find_run, remove_run
-    from beit3_bench.harness.store import is_running
+    from beit3_bench.harness.record.runs import find_run, remove_run
+    from beit3_bench.harness.record.store import is_running
 
     folders = list(dict.fromkeys(find_run(name, root) for name in names))
     for folder in folders:

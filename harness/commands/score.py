@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.text import visible
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.console import echo
+from beit3_bench.text import visible
 
 _FILE = click.Path(path_type=Path)
 
@@ -54,7 +54,7 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
         stray = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
         if stray:
             raise BenchError(f"--run takes everything from the run folder; leave out {', '.join(stray)}")
-        from beit3_bench.harness.rescore import rescore
+        from beit3_bench.harness.evidence.rescore import rescore
 
         scores, task = rescore(folder, data_root, parse_pairs(options))
     else:
@@ -78,8 +78,8 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:
-    from beit3_bench.harness.released import score_note
-    from beit3_bench.tasks.base import ScoreInputs
+    from beit3_bench.harness.record.released import score_note
+    from beit3_bench.tasks.contract import ScoreInputs
     from beit3_bench.tasks.registry import get_task
 
     if task is None or predictions is None:

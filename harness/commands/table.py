@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.leaderboard import Table
+    from beit3_bench.harness.leaderboard.board import Table
 
 FORMATS = {"markdown": ".md", "csv": ".csv", "json": ".json", "latex": ".tex", "html": ".html"}
 
@@ -52,14 +52,14 @@ def command(
     Rows measured on the tiny world, with --limit or on other data than the released split are labelled and kept apart. Exit
     code 2 where results are damaged; the others are in the table nevertheless.
     """
-    from beit3_bench.harness.leaderboard import build_table
-    from beit3_bench.harness.leaderboard_published import load_published
-    from beit3_bench.harness.leaderboard_results import find_results
+    from beit3_bench.harness.leaderboard.board import build_table
+    from beit3_bench.harness.leaderboard.published import load_published
+    from beit3_bench.harness.record.results import find_results
 
     published = load_published()
     results, damaged = find_results(runs)
     if paper_table:
-        from beit3_bench.harness.leaderboard_overview import build_overview, render_overview
+        from beit3_bench.harness.leaderboard.overview import build_overview, render_overview
 
         if form in ("json", "html"):
             raise BenchError(f"--paper-table prints markdown, csv or latex, not {form}")
@@ -83,10 +83,10 @@ def command(
 
 def _render(table: Table, form: str) -> str:
     if form == "html":
-        from beit3_bench.harness.leaderboard_html import to_html
+        from beit3_bench.harness.leaderboard.page import to_html
 
         return to_html(table)
-    from beit3_bench.harness import leaderboard_text as text
+    from beit3_bench.harness.leaderboard.board import text as text
 
     return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
 
@@ -94,7 +94,7 @@ def _render(table: Table, form: str) -> str:
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
     import difflib
 
-    from beit3_bench.harness.leaderboard_names import TASK_NAMES
+    from beit3_bench.harness.leaderboard.names import TASK_NAMES
 
     known_tasks, known_systems = {*TASK_NAMES, *measured}, {"all", *published}
     lower = {name.casefold() for name in known_systems}
@@ -109,7 +109,7 @@ def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: l
 
 
 def _write(output: Path, texts: dict[str, str]) -> None:
-    from beit3_bench.backbones.files import make_folder, write_atomic
+    from beit3_bench.files import make_folder, write_atomic
 
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     make_folder(stem.parent)

@@ -12,7 +12,7 @@ import click
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
-    from beit3_bench.tasks.base import Task
+    from beit3_bench.tasks.contract import Task
 
 
 @click.command("tasks")
@@ -91,8 +91,8 @@ def _details(task: type[Task]) -> str:
 
 
 def _command_line(task: type[Task]) -> str:
-    from beit3_bench.backbones.weights import WEIGHTS
+    from beit3_bench.backbones.released import released_files
 
-    released = next((w.file for w in WEIGHTS if w.task == task.name), "model.pth")
+    released = next((w.file for w in released_files() if w.task == task.name), "model.pth")
     tokenizer = " --tokenizer beit3.spm" if task.uses_text else ""
     return f"beit3-bench run --task {task.name} --checkpoint {released}{tokenizer} --data-root DIR"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.batches import Failure, decode_ahead
+from beit3_bench.backbones.beit3.training.augment import seed_of
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.engine.batches import Failure, decode_ahead
 from beit3_bench.harness.training.order import Division, GlobalBatches
-from beit3_bench.tasks.augment import seed_of
-from beit3_bench.tasks.base import Example, Task
+from beit3_bench.tasks.contract import Example, Task
 
 
 class _MicroBatches(Dataset):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from beit3_bench.backbones.config import BEiT3Config
+from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.harness.training.loop import Plan
 from beit3_bench.harness.training.order import Division
 from beit3_bench.harness.training.sharding import LAYERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.engine.processes import Processes
 
 
 class Gather:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import has_other_names, open_own, read_limited, storage_error, write_atomic
+from beit3_bench.errors import BenchError
+from beit3_bench.files import has_other_names, open_own, read_limited, storage_error, write_atomic
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
 EVENTS = "tensorboard"

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import write_atomic
-from beit3_bench.harness.batches import dying_workers
-from beit3_bench.harness.devices import default_workers, resolve_device, to_device
-from beit3_bench.harness.fingerprint import earlier_option_digests
+from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform, seed_of
+from beit3_bench.errors import BenchError
+from beit3_bench.files import write_atomic
+from beit3_bench.harness.engine.batches import dying_workers
+from beit3_bench.harness.engine.devices import default_workers, resolve_device, to_device
+from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.inputs import TOKENIZER
-from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.record.fingerprints import earlier_option_digests
 from beit3_bench.harness.scoring import headline
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
@@ -45,9 +47,7 @@ from beit3_bench.harness.training.state import (
     save_checkpoint,
 )
 from beit3_bench.harness.training.validation import validate
-from beit3_bench.tasks.augment import BatchMixing, TrainingTransform, seed_of
-from beit3_bench.tasks.base import Task
-from beit3_bench.tasks.recipes import Recipe
+from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import Scores
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.augment import seed_of
+from beit3_bench.backbones.beit3.training.augment import seed_of
+from beit3_bench.errors import BenchError
 
 
 def share(count: int, part: int, parts: int) -> slice:

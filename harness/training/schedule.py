@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 
 def cosine_schedule(
@@ -36,7 +36,7 @@ def step_schedule(peak: float, steps: int, warmup_steps: int = 0) -> np.ndarray:
     Raises:
         BenchError: more warm-up than steps.
     """
-    from beit3_bench.backbones.detection.recipe import lr_multiplier
+    from beit3_bench.backbones.beit3.detection.recipe import lr_multiplier
 
     if not 0 <= warmup_steps <= steps:
         raise BenchError(

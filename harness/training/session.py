@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import clear_parts, make_folder, refuse_link, write_atomic
+from beit3_bench.errors import BenchError
+from beit3_bench.files import clear_parts, make_folder, refuse_link, write_atomic
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.inputs import TOKENIZER
-from beit3_bench.harness.locks import Held, hold
-from beit3_bench.harness.processes import Processes
-from beit3_bench.harness.provenance import provenance
+from beit3_bench.harness.record.provenance import provenance
 from beit3_bench.harness.training.journal import CURVES, EVENTS, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
 from beit3_bench.harness.training.sharding import choose_parallel
 from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
 from beit3_bench.harness.training.state import BEST, LAST, STATE, check_best
-from beit3_bench.tasks.base import Task
+from beit3_bench.locks import Held, hold
+from beit3_bench.tasks.contract import Task
 
 RUNS = Path("results") / "runs"
 CONFIG, LOCK = "config.json", "lock"

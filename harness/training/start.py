@@ -11,27 +11,22 @@ from typing import Any
 
 import torch
 
-from beit3_bench.backbones.checkpoint import (
-    Checkpoint,
-    LoadReport,
-    config_from_tensors,
-    load_checkpoint,
-    read_checkpoint,
-)
-from beit3_bench.backbones.config import PRESETS, BEiT3Config
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.beit3.checkpoint import LoadReport, config_from_tensors, load_checkpoint
+from beit3_bench.backbones.beit3.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.beit3.models import build_model
+from beit3_bench.backbones.beit3.multiway import Encoder
+from beit3_bench.backbones.beit3.recipes import Recipe, is_recipe_key, load_recipe
+from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+from beit3_bench.backbones.beit3.training.augment import seed_of
+from beit3_bench.backbones.beit3.training.groups import parameter_groups
+from beit3_bench.backbones.checkpoints import Checkpoint, read_checkpoint
 from beit3_bench.backbones.file_kinds import checkpoint_file
-from beit3_bench.backbones.models import build_model
-from beit3_bench.backbones.multiway import Encoder
 from beit3_bench.backbones.preprocess import Preprocessing
-from beit3_bench.backbones.tokenizer import Tokenizer
-from beit3_bench.harness.fingerprint import data_fingerprint, digest, option_fingerprints
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.inputs import TOKENIZER, compare_tokenizer, open_image_cache, read_examples
-from beit3_bench.harness.training.groups import parameter_groups
-from beit3_bench.tasks.augment import seed_of
-from beit3_bench.tasks.base import Example, Task
+from beit3_bench.harness.record.fingerprints import data_fingerprint, digest, option_fingerprints
+from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.files import check_images
-from beit3_bench.tasks.recipes import Recipe, is_recipe_key, load_recipe
 
 FINAL_NORM = "beit3.encoder.layer_norm."
 """Heads that bring a norm of their own have no final norm in the encoder; it may be missing or left over."""
@@ -257,7 +252,7 @@ def initial_model(
     Raises:
         BenchError: the backbone does not fit.
     """
-    from beit3_bench.backbones.checkpoint import official_names
+    from beit3_bench.backbones.beit3.checkpoint import official_names
 
     torch.manual_seed(seed_of(seed, "weights"))
     model = build_model(task.head, config, **task.head_arguments())

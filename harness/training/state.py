@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from beit3_bench.backbones.checkpoint import METADATA_KEY, official_state_dict
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.beit3.checkpoint import official_state_dict
+from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.backbones.file_kinds import foreign_kind
-from beit3_bench.backbones.files import save_atomic
-from beit3_bench.harness.schema import NUMBER, Each, check_shape
-from beit3_bench.tasks.recipes import Recipe
+from beit3_bench.errors import BenchError
+from beit3_bench.files import save_atomic
+from beit3_bench.harness.record.schema import NUMBER, Each, check_shape
 
 STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
 VERSION = 1

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from beit3_bench.harness.engine import MemoryStore, predict_all
-from beit3_bench.harness.processes import Processes
-from beit3_bench.tasks.base import Example, Row, Task
+from beit3_bench.harness.engine.predict import MemoryStore, predict_all
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.tasks.contract import Example, Row, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.scores import Scores
 

@@ -29,7 +29,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.scores import ClusterTable
 
 Estimate = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]

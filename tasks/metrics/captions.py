@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.metrics.bleu import bleu_statistics, reduce_bleu
 from beit3_bench.tasks.metrics.cider import cider

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError, requires
+from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, MatchTable
 from beit3_bench.tasks.metrics.coco_matching import match
 from beit3_bench.tasks.metrics.coco_truth import (

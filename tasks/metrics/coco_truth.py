@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 Identity = int | str
 POLYGON = 6

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from beit3_bench.backbones.errors import INSTALL_LINES
+from beit3_bench.errors import INSTALL_LINES
 
 
 class Unavailable(Exception):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.lazy_dfa import Hopeless
 from beit3_bench.tasks.metrics.ptb_grammar import RULES, Grammar, grammar
 

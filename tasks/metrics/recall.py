@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.scores import ClusterTable
 
 CUTS = (1, 5, 10)

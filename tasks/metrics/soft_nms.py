@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 METHODS = ("linear", "gaussian")
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.scores import ClusterTable
 
 OVERALL = "vqa_accuracy"

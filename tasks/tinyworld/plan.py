@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.tinyworld.render import Painter

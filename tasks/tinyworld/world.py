@@ -22,8 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.files import make_folder, refuse_link, write_atomic
+from beit3_bench.errors import BenchError
+from beit3_bench.files import make_folder, refuse_link, write_atomic
 from beit3_bench.tasks.tinyworld.plan import Counts, Workshop, resolve
 
 VERSION = 1

@@ -21,9 +21,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.checkpoints import METADATA_KEY, read_checkpoint
 from beit3_bench.backbones.file_kinds import INDEXES, checkpoint_file
+from beit3_bench.errors import BenchError
 
 WEIGHTS = {
     "beit3.text_embed.weight": torch.arange(30.0).reshape(5, 6),

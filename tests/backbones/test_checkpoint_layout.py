@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from beit3_bench.backbones import load_checkpoint, official_state_dict
-from beit3_bench.backbones.checkpoint import load_model_for, read_checkpoint
+from beit3_bench.backbones.beit3.checkpoint import load_model_for
 from beit3_bench.backbones.checkpoint_layout import CONTAINERS, bare_name, bare_names
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.checkpoints import read_checkpoint
+from beit3_bench.errors import BenchError
 
 WRAPPERS = ("_orig_mod.", "module.", "model.")
 PREFIXES = ["".join(p) for n in (1, 2, 3) for p in permutations(WRAPPERS, n)] + [
@@ -225,7 +226,7 @@ def test_an_unknown_prefix_is_shown_with_its_mend(tmp_path, state):
 
 
 def test_metadata_survive_wrapped_names(tmp_path):
-    from beit3_bench.backbones.checkpoint import METADATA_KEY
+    from beit3_bench.backbones.checkpoints import METADATA_KEY
 
     model = small.build("retrieval")
     named = {f"module._orig_mod.{name}": value for name, value in official_state_dict(model).items()}

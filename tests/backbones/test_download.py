@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from beit3_bench.backbones import download as download_module
 from beit3_bench.backbones.download import download
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.weights import read_pins
+from beit3_bench.backbones.pins import read_pins
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.download import command
 
 BODY = bytes(i * i % 251 for i in range(300_000))

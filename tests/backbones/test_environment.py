@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from beit3_bench.backbones.environment import announced, announced_processes, check_launch, loading_tensors_only
-from beit3_bench.backbones.errors import BenchError, exhausted, requires
+from beit3_bench.errors import BenchError, exhausted, requires
 
 LAUNCHED = {"RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 

@@ -8,8 +8,8 @@ from exactness import PLAIN, assert_exact, assert_plain
 from torch import nn
 
 from beit3_bench.backbones import packing
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.models import build_model
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.models import build_model
 from beit3_bench.backbones.packing import PackedLinear, pack_weights
 from beit3_bench.backbones.products import exact_products
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from beit3_bench.backbones.errors import BenchError
 from beit3_bench.backbones.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
+from beit3_bench.errors import BenchError
 
 BICUBIC = transforms.InterpolationMode.BICUBIC
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit3_bench.backbones.image_cache import ImageCache
 from beit3_bench.backbones.preprocess import Preprocessing, decode, planes
+from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.tasks.image_folders import images_below
 
 WANTED_RATIO = 5.0

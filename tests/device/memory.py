@@ -19,12 +19,12 @@ import torch
 from checks import Piece, Settings
 from native import make_native
 
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.models import blank_model, build_model
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.errors import BenchError
+from beit3_bench.backbones.beit3.models import blank_model, build_model
 from beit3_bench.backbones.preprocess import Preprocessing
-from beit3_bench.harness.devices import automatic_batch_size
-from beit3_bench.harness.engine import MemoryStore, Throughput, predict_all
+from beit3_bench.harness.engine.devices import automatic_batch_size
+from beit3_bench.harness.engine.predict import MemoryStore, Throughput, predict_all
 from beit3_bench.tasks.registry import get_task
 
 BATCH = 128

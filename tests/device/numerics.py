@@ -14,9 +14,9 @@ import torch
 from checks import Piece, Settings
 from torch import Tensor, nn
 
-from beit3_bench.backbones.decoding_graphs import keep_graphs
-from beit3_bench.backbones.generation import Decoding, search
-from beit3_bench.harness.devices import DTYPES, compile_model
+from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
+from beit3_bench.backbones.beit3.generation import Decoding, search
+from beit3_bench.harness.engine.devices import DTYPES, compile_model
 
 LIMITS = {"bf16": 3e-2, "fp16": 4e-3}
 """Largest relative error (Frobenius norm) in half precision: about 4 roundings of 8 or 11 bits. float32 has the goldens' own."""

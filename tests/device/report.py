@@ -55,7 +55,7 @@ def card(device: str) -> dict[str, Any]:
     """The card and the versions that the figures belong to."""
     import torch
 
-    from beit3_bench.harness.provenance import provenance
+    from beit3_bench.harness.record.provenance import provenance
 
     facts = provenance(device=device)
     if device.startswith("cuda") and torch.cuda.is_available():

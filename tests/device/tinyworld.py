@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import native
 from checks import Piece, Settings
 
-from beit3_bench.harness.provenance import cores
-from beit3_bench.harness.replay import differences
-from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.evidence.replay import differences
+from beit3_bench.harness.record.provenance import cores
+from beit3_bench.harness.record.store import RunStore
 
 ROOTS = {**native.ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 TRAINED_AS = {"coco-retrieval": "flickr30k", "imagenet": "flickr30k", "nocaps": "coco-caption"}

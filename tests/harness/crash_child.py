@@ -16,13 +16,13 @@ import torch
 import torch.distributed
 import toy_task
 
-import beit3_bench.backbones.checkpoint
-import beit3_bench.backbones.models
-import beit3_bench.harness.engine
+import beit3_bench.backbones.beit3.checkpoint
+import beit3_bench.backbones.beit3.models
+import beit3_bench.harness.engine.predict
 import beit3_bench.tasks.metrics.bootstrap  # noqa: F401
-from beit3_bench.harness.processes import Processes
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.run import RunRequest, run_task
-from beit3_bench.harness.store import RunStore
 
 _write, _replace, _fsync = os.write, os.replace, os.fsync
 

@@ -14,7 +14,7 @@ import torch
 from native import invoke, run_words
 from safetensors.torch import save_file
 
-from beit3_bench.backbones.checkpoint import METADATA_KEY
+from beit3_bench.backbones.checkpoints import METADATA_KEY
 
 Content = dict[str, Any]
 

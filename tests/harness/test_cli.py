@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.harness import cli
 from beit3_bench.harness.cli import LazyGroup, explain, main
 

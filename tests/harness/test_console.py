@@ -15,7 +15,7 @@ from native import invoke, run_words
 
 import beit3_bench.harness
 from beit3_bench.harness.console import columns, echo
-from beit3_bench.harness.store import RunStore
+from beit3_bench.harness.record.store import RunStore
 
 BAD = "\x1b]0;t\x07\x1b[2J\n\u202e<img src=x onerror=alert(1)>|![a](http://b)"
 
@@ -62,14 +62,14 @@ def test_table_of_hostile_names_controls_nothing(tmp_path, form, world):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+cmd", "-1+1", "@SUM(A1)", " =1", "=HYPERLINK(0)", "-"])
 def test_formula_in_csv_is_text(tmp_path, text):
-    from beit3_bench.harness.leaderboard_text import csv_text
+    from beit3_bench.harness.leaderboard.text import csv_text
 
     assert csv_text(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["-1.5", "+2", "1e-5", "-3e+7", "79.1", "a=b", ""])
 def test_number_and_plain_text_stay_in_csv(text):
-    from beit3_bench.harness.leaderboard_text import csv_text
+    from beit3_bench.harness.leaderboard.text import csv_text
 
     assert csv_text(text) == text
 

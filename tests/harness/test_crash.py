@@ -21,8 +21,8 @@ import pytest
 from crash_child import Attempt
 from toy_task import ToyTask, write_toy_data
 
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.run import RunRequest, run_task
-from beit3_bench.harness.store import RunStore
 from beit3_bench.tasks.registry import get_task
 
 SIZES = (1, 3, 8)

@@ -16,9 +16,9 @@ sys.path.insert(0, str(DEVICE))
 
 from checks import Piece  # noqa: E402
 
-from beit3_bench.backbones.config import BEiT3Config  # noqa: E402
-from beit3_bench.backbones.models import build_model  # noqa: E402
-from beit3_bench.harness.devices import compiling_pays  # noqa: E402
+from beit3_bench.backbones.beit3.config import BEiT3Config  # noqa: E402
+from beit3_bench.backbones.beit3.models import build_model  # noqa: E402
+from beit3_bench.harness.engine.devices import compiling_pays  # noqa: E402
 
 
 def report(out: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from beit3_bench.backbones.errors import INSTALL_LINES
+from beit3_bench.errors import INSTALL_LINES
 from beit3_bench.harness.commands import doctor
 
 
@@ -49,7 +49,7 @@ def test_every_optional_stack_has_an_install_line() -> None:
 
 def test_a_detectron2_whose_engine_does_not_import_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """detectron2 itself imports without pkg_resources, its model zoo does not."""
-    from beit3_bench.backbones import detectron2_adapter
+    from beit3_bench.backbones.beit3 import detectron2_adapter
 
     monkeypatch.setattr(
         doctor, "module_finding", lambda name, purpose, install: doctor.Finding(name, "ok", "0.6", purpose)

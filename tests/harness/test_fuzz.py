@@ -20,10 +20,10 @@ import pytest
 from mutations import Spoil, spoil_bytes, spoil_csv, spoil_json, spoil_json_lines, spoil_npz
 from native import invoke, run_words
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness.fingerprint import data_fingerprint
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.inputs import read_examples
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.harness.record.fingerprints import data_fingerprint
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.registry import get_task
 
 FEW, MANY = 100, 500
@@ -81,7 +81,7 @@ FOLDERS = {"coco-det": "coco"}
 def test_broken_annotations_are_refused_in_words(native, name, seeds, tmp_path):
     import shutil
 
-    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 
     task, split, file, spoil = ANNOTATIONS[name]
     if task in FOLDERS:
@@ -110,7 +110,7 @@ def test_broken_annotations_are_refused_in_words(native, name, seeds, tmp_path):
 @pytest.mark.parametrize("seeds", AMOUNT)
 @pytest.mark.parametrize("option", ["class_names", "templates", "answer_vocab"])
 def test_broken_option_files_are_refused_in_words(native, option, seeds, tmp_path):
-    from beit3_bench.backbones.tokenizer import Tokenizer
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(native.world / "beit3.spm")
     task = "vqav2" if option == "answer_vocab" else "imagenet"

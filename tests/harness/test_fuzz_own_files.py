@@ -20,7 +20,7 @@ from mutations import Spoil, json_text, spoil_bytes, spoil_csv, spoil_json, spoi
 from native import invoke
 from toy_task import ToyTask, write_toy_data
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.run import RunRequest, run_task
 
 FEW, MANY = 20, 500
@@ -114,7 +114,7 @@ class Truthful:
     """A training's folder and a `Training` that restores from it, made once."""
 
     def __init__(self, native, folder: Path):
-        from beit3_bench.harness.processes import Processes
+        from beit3_bench.harness.engine.processes import Processes
         from beit3_bench.harness.training.loop import Training
         from beit3_bench.harness.training.start import FinetuneRequest, prepare
         from beit3_bench.tasks.registry import get_task
@@ -205,7 +205,7 @@ def test_broken_journal_is_refused_in_words_or_mended(seeds, tmp_path):
 
 @pytest.mark.parametrize("seeds", AMOUNT)
 def test_broken_pack_of_features_never_serves_another_vector(seeds, tmp_path):
-    from beit3_bench.harness.feature_store import FeatureSpace
+    from beit3_bench.harness.reuse.feature_store import FeatureSpace
 
     rng = np.random.default_rng(0)
     truth = {rng.bytes(32): rng.normal(size=16).astype(np.float32) for _ in range(20)}
@@ -225,8 +225,8 @@ def test_broken_pack_of_features_never_serves_another_vector(seeds, tmp_path):
 
 @pytest.mark.parametrize("seeds", AMOUNT)
 def test_broken_cached_image_is_made_again(native, seeds, tmp_path):
-    from beit3_bench.backbones.image_cache import ImageCache
     from beit3_bench.backbones.preprocess import Preprocessing
+    from beit3_bench.harness.reuse.image_cache import ImageCache
 
     image = min(native.world.glob("coco/val2014/*.jpg"))
     preprocessing = Preprocessing(32)

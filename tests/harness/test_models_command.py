@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.backbones.weights import WEIGHTS, pin_or_check
+from beit3_bench.backbones.beit3.weights import WEIGHTS
+from beit3_bench.backbones.pins import pin_or_check
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import models, tasks
 from beit3_bench.tasks.registry import get_task, task_names
 

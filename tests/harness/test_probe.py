@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from native import invoke
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks import probing
 
 
@@ -68,7 +68,7 @@ def test_patches_are_those_before_the_linear_head(native):
     """For a released ImageNet classifier the features are what its last layer sees, up to their length."""
     import torch
 
-    from beit3_bench.backbones.checkpoint import load_model_for
+    from beit3_bench.backbones.beit3.checkpoint import load_model_for
     from beit3_bench.harness.inputs import RunRequest, load_model
 
     checkpoint = native.checkpoints / "imagenet-linear.pth"

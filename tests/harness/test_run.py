@@ -17,12 +17,13 @@ import toy_task
 from click.testing import CliRunner
 from toy_task import NeedsStack, ToyTask, write_toy_data
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.harness import card, inputs
+from beit3_bench.errors import BenchError
+from beit3_bench.harness import inputs
 from beit3_bench.harness.cli import main
+from beit3_bench.harness.record import card
+from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.run import RunRequest, run_task
-from beit3_bench.harness.schema import Result
-from beit3_bench.harness.store import RunStore
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.harness.cli import main
-from beit3_bench.harness.rows import commit_bytes
+from beit3_bench.harness.record.rows import commit_bytes
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.run import RunRequest, run_task
-from beit3_bench.harness.store import RunStore
 
 
 @pytest.fixture(autouse=True)

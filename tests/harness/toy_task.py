@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import Example, Row, ScoreInputs, Task
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
@@ -58,8 +58,8 @@ class ToyTask(Task):
     ) -> Any:
         import torch
 
-        from beit3_bench.backbones.checkpoint import LoadedModel, LoadReport, file_sha256
-        from beit3_bench.backbones.config import BEiT3Config
+        from beit3_bench.backbones.beit3.checkpoint import LoadedModel, LoadReport, file_sha256
+        from beit3_bench.backbones.beit3.config import BEiT3Config
         from beit3_bench.backbones.preprocess import Preprocessing
 
         config = BEiT3Config.preset("tiny")
@@ -120,7 +120,7 @@ class NeedsStack(ToyTask):
     title = "A task whose framework is missing"
 
     def load_model(self, *arguments: Any) -> Any:
-        from beit3_bench.backbones.errors import requires
+        from beit3_bench.errors import requires
 
         return requires("framework_of_nobody", "task needs-stack")
 

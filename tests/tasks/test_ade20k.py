@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beit3_bench.backbones.checkpoint import read_checkpoint
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
+from beit3_bench.backbones.checkpoints import read_checkpoint
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.tasks.ade20k import ADE20K, class_names, commonest_class_score
 from beit3_bench.tasks.ade20k_finetune import OTHERS, SAME, apply_recipe, divide_batch, split_options
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.label_maps import dense_histogram, encode_png, read_label, sparse_histogram
 from beit3_bench.tasks.metrics.segmentation import class_histograms
-from beit3_bench.tasks.recipes import load_recipe, recipe_names
 
 CLASSES = 150
 SIZES = [(64, 48), (50, 70), (96, 64), (40, 40)]  # width, height
@@ -398,8 +398,8 @@ def dense() -> SimpleNamespace:
     import torch
     from mmengine.config import Config
 
-    from beit3_bench.backbones.mmseg_adapter import loading, mmseg_config
-    from beit3_bench.backbones.mmseg_adapter import settings as named
+    from beit3_bench.backbones.beit3.mmseg_adapter import loading, mmseg_config
+    from beit3_bench.backbones.beit3.mmseg_adapter import settings as named
 
     return SimpleNamespace(torch=torch, Config=Config, loading=loading, mmseg_config=mmseg_config, named=named)
 
@@ -673,7 +673,7 @@ def test_images_are_turned_upright_in_training_and_evaluation(dense: SimpleNames
 def test_a_run_takes_upright_sizes_and_verify_compares_them(
     trained: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    from beit3_bench.harness.verify import verify
+    from beit3_bench.harness.evidence.verify import verify
 
     on_its_side(data, "validation", "ADE_val_00000001")
     assert "annotations" not in {f.check for f in verify(ADE20K, data, split="val").findings}
@@ -746,7 +746,7 @@ def test_fine_tuning_starts_from_an_official_checkpoint_and_ends_in_one_that_run
 def test_a_training_goes_on_where_it_stopped(
     dense: SimpleNamespace, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from beit3_bench.backbones.mmseg_adapter.training import StopAtNaN
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import StopAtNaN
 
     torch, out = dense.torch, tmp_path / "out"
     options = {"steps": "4", "save_steps": "1", "micro_batch": "1"}
@@ -787,7 +787,7 @@ def test_somebody_elses_folder_is_left_alone(dense: SimpleNamespace, data: Path,
 
 
 def test_a_state_that_would_run_code_is_not_resumed(dense: SimpleNamespace, tmp_path: Path) -> None:
-    from beit3_bench.backbones.mmseg_adapter.training import resumable_state
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import resumable_state
 
     class Harmful:
         def __reduce__(self) -> Any:

@@ -20,7 +20,7 @@ from goldens import metrics_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics import captions, java_programs, meteor, spice
 from beit3_bench.tasks.metrics.bleu import bleu_statistics, reduce_bleu
 from beit3_bench.tasks.metrics.captions import METRICS, reduce_captions, score_captions

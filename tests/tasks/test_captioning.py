@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native import invoke
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.captioning import DOMAINS, CocoCaption, NoCaps, mask_caption, read_references
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals
 
 NAMES = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 from native import invoke, run_words
 
-from beit3_bench.backbones.checkpoint import METADATA_KEY
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.checkpoints import METADATA_KEY
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
     check_class_folders,
     imagenet_classes,

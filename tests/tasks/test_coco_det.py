@@ -19,18 +19,18 @@ from native import edit_json, invoke
 from PIL import Image, ImageOps
 from random_detector import random_detector
 
-from beit3_bench.backbones.checkpoint import METADATA_KEY, read_checkpoint
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.detection.plan import DetectorPlan
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
+from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.checkpoints import METADATA_KEY, read_checkpoint
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import describe
-from beit3_bench.harness.compare import compare
+from beit3_bench.harness.evidence.compare import compare
+from beit3_bench.harness.evidence.verify import verify
 from beit3_bench.harness.inputs import read_examples
 from beit3_bench.harness.run import RunRequest, run_task
-from beit3_bench.harness.verify import verify
-from beit3_bench.tasks.base import ScoreInputs
 from beit3_bench.tasks.coco_det import CocoDetection
-from beit3_bench.tasks.recipes import Recipe
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
 
 TOWER = BEiT3Config(image_size=64, patch_size=16, embed_dim=32, num_heads=2, ffn_dim=64, depth=4)
@@ -631,8 +631,8 @@ def test_rates_fall_with_depth_and_norms_do_not_decay(coco):
 
 
 def test_official_weights_fill_the_tower(coco, tmp_path):
-    from beit3_bench.backbones.checkpoint import official_state_dict
-    from beit3_bench.backbones.models import build_model
+    from beit3_bench.backbones.beit3.checkpoint import official_state_dict
+    from beit3_bench.backbones.beit3.models import build_model
 
     pretrained = BEiT3Config.preset("tiny")
     source = build_model("retrieval", pretrained)
@@ -775,8 +775,8 @@ def test_a_checkpoint_that_does_not_fit_is_named(coco, tmp_path, plan, options, 
 
 
 def test_a_checkpoint_of_another_task_is_named(coco, tmp_path):
-    from beit3_bench.backbones.checkpoint import official_state_dict
-    from beit3_bench.backbones.models import build_model
+    from beit3_bench.backbones.beit3.checkpoint import official_state_dict
+    from beit3_bench.backbones.beit3.models import build_model
 
     torch.save({"model": official_state_dict(build_model("retrieval", BEiT3Config.preset("tiny")))}, tmp_path / "r.pth")
     own = task(coco)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from beit3_bench.backbones.checkpoint import official_state_dict
-from beit3_bench.backbones.config import BEiT3Config
-from beit3_bench.backbones.models import build_model
+from beit3_bench.backbones.beit3.checkpoint import official_state_dict
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.models import build_model
+from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
 from beit3_bench.harness.run import RunRequest, run_task
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.dryrun import describe_dry_run, dry_run
@@ -17,7 +18,6 @@ from beit3_bench.harness.training.schedule import step_schedule
 from beit3_bench.harness.training.session import finetune
 from beit3_bench.harness.training.start import FinetuneRequest, prepare
 from beit3_bench.tasks.coco_det import CocoDetection
-from beit3_bench.tasks.recipes import load_recipe, recipe_names
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
 
 SMALL = {

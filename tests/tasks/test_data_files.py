@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.files import (
     field,
     identifier,

@@ -10,9 +10,9 @@ import pytest
 from native import invoke, run_words
 from PIL import Image
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.ade20k import ADE20K
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.image_folders import (
     IMAGE_SUFFIXES,
     ImageFiles,

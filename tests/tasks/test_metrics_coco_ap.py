@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.coco_ap import BACKENDS, coco_ap
 from beit3_bench.tasks.metrics.coco_truth import rle_pixels
 

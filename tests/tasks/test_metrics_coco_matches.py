@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_metrics_coco_ap import world
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
 from beit3_bench.tasks.metrics.coco_ap import coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, Lists, MatchTable, _accumulate, estimate_ap

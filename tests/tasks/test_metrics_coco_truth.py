@@ -14,12 +14,12 @@ import pytest
 from native import invoke
 from test_metrics_coco_ap import backend_or_skip, world
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coco_det import CocoDetection
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.metrics.coco_ap import BACKENDS, coco_ap
 from beit3_bench.tasks.metrics.coco_truth import polygons_rle, read_truth
-from beit3_bench.tasks.recipes import Recipe
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
 
 POLYGON, SECOND = [10.0, 10, 60, 10, 60, 70, 10, 70], [100.0, 100, 130, 100, 130, 140]

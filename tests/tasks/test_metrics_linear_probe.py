@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics import linear_probe
 from beit3_bench.tasks.metrics.linear_probe import fit, fit_probe, held_out_part
 

@@ -11,7 +11,7 @@ from goldens import metrics_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_metrics, nlvr2_table, parse_label, sentence_key
 
 

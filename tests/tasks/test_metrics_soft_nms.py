@@ -10,7 +10,7 @@ from goldens import metrics_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.soft_nms import box_iou, soft_nms
 
 

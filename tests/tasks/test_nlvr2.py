@@ -9,8 +9,8 @@ import pytest
 from goldens import metrics_golden
 from native import invoke
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.nlvr2 import NLVR2, read_annotations
 
 

@@ -17,7 +17,7 @@ from goldens import metrics_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics import ptb_tokenizer
 from beit3_bench.tasks.metrics.java_programs import program_folder
 from beit3_bench.tasks.metrics.lazy_dfa import Automaton, Expressions

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks import registry
-from beit3_bench.tasks.base import Task
+from beit3_bench.tasks.contract import Task
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from goldens import metrics_golden
 from native import edit_json, invoke
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.imagenet import ImageNet, ImageNetLinear
 from beit3_bench.tasks.metrics.recall import recalls, retrieval_ranks
 from beit3_bench.tasks.retrieval import CocoRetrieval, Flickr30K

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit3_bench.backbones.errors import BenchError
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.tinyworld import write_tiny_world
 from beit3_bench.tasks.tinyworld.geometry import area, coco_polygons, parts, polygon_area
 from beit3_bench.tasks.tinyworld.nlvr2 import statements

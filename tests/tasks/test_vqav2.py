@@ -8,8 +8,8 @@ import pytest
 from goldens import metrics_golden
 from native import edit_json, invoke
 
-from beit3_bench.backbones.errors import BenchError
-from beit3_bench.tasks.base import ScoreInputs
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.vqav2 import VQAv2, minival_images, read_answer_vocabulary, score_answers
 
 

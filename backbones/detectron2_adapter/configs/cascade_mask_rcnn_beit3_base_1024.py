@@ -1,5 +1,0 @@
-"""Cascade Mask R-CNN on BEiT-3 base: 1024 pixels, large-scale jitter, 100 epochs (ViTDet)."""
-
-from beit3_bench.backbones.detectron2_adapter.recipe import training_config
-
-model, dataloader, optimizer, lr_multiplier, train = training_config("base", "cascade_mask_rcnn")

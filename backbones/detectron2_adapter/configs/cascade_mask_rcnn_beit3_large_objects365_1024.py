@@ -1,7 +1,0 @@
-"""Cascade R-CNN on BEiT-3 large: boxes of Objects365 at 1024 pixels: the paper's giant schedule, ViTDet's rates."""
-
-from beit3_bench.backbones.detectron2_adapter.recipe import training_config
-
-model, dataloader, optimizer, lr_multiplier, train = training_config(
-    "large", "cascade_mask_rcnn", epochs=15, dataset="objects365"
-)

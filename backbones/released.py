@@ -1,0 +1,101 @@
+"""Files that the authors of a family released, and everything that belongs to them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from beit3_bench.errors import BenchError
+
+Kind = Literal["pretrained", "fine-tuned", "tokenizer"]
+Mode = Literal["squash", "crop"]
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """One value that the official README prints for a file: our task, split and metric names, in percent."""
+
+    task: str
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """One released file and everything that belongs to it.
+
+    Attributes:
+        name: registry name, the file name without its suffix.
+        file: the official file name.
+        kind: pretrained, fine-tuned or tokenizer.
+        preset: architecture preset; empty for the tokenizer.
+        image_size: side of the input in pixels; 0 for the tokenizer.
+        task: the task of the head it carries; None for pre-trained weights.
+        preprocessing: ``"squash"`` (bicubic to S x S, mean = std = 0.5) or ``"crop"`` (resize, centre crop, ImageNet
+            mean and std); see `backbones.preprocess.Preprocessing`.
+        params: parameters in millions as the README prints them; 0 for the tokenizer.
+        parent: registry name of the weights it was fine-tuned from; None for pre-trained ones.
+        trained_on: data sets whose images it has seen with labels or captions, beyond the web-scale pre-training pairs.
+        note: what a reader must know about its training data.
+        published: scores printed for this very file.
+        tokenizer: the released file that it goes with.
+        family: its name.  location: address of the folder that it can be downloaded from.
+    """
+
+    name: str
+    file: str
+    kind: Kind
+    preset: str = ""
+    image_size: int = 0
+    task: str | None = None
+    preprocessing: Mode = "squash"
+    params: int = 0
+    parent: str | None = None
+    trained_on: tuple[str, ...] = ()
+    note: str = ""
+    published: tuple[PublishedScore, ...] = ()
+    tokenizer: str = ""
+    licence: str = "MIT"
+    family: str = ""
+    location: str = ""
+
+    @property
+    def url(self) -> str:
+        """Official download location."""
+        return f"{self.location}/{self.file}"
+
+
+@cache
+def released_files() -> tuple[ReleasedFile, ...]:
+    """Every released file of every family, in the families' order."""
+    from beit3_bench.backbones.beit3.weights import WEIGHTS
+
+    return WEIGHTS
+
+
+@cache
+def _by_key() -> dict[str, ReleasedFile]:
+    return {key: file for file in reversed(released_files()) for key in (file.name, file.file)}
+
+
+def find_released(name_or_filename: str | Path) -> ReleasedFile | None:
+    """The record of a released file by registry name, file name or path; None for any other file."""
+    return _by_key().get(Path(name_or_filename).name)
+
+
+def get_released(name: str) -> ReleasedFile:
+    """The record of a released file that must exist.
+
+    Raises:
+        BenchError: no released file is called so; names the nearest.
+    """
+    file = find_released(name)
+    if file is None:
+        near = difflib.get_close_matches(name, [f.name for f in released_files()], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
+        raise BenchError(f"no released file is called {name!r}; {hint}")
+    return file

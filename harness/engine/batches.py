@@ -1,0 +1,156 @@
+"""Collated batches, decoded ahead by worker processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Example, Task
+
+_FILES, _FILES_PER_WORKER = 12, 6  # pipes to and from the workers, and what is on its way through them
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A `BenchError` on its way out of a worker process."""
+
+    message: str
+
+
+def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pin: bool) -> Iterator[Any]:
+    """The items of a dataset in order, made ahead by ``workers`` processes.
+
+    Args:
+        items: which ones; None = all.
+
+    Raises:
+        BenchError: in the place of a `Failure`; or too few files may be opened for so many processes.
+    """
+    _check_open_files(workers)
+    loader = DataLoader(
+        dataset,
+        sampler=items,
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+    )
+    for item in loader:
+        if isinstance(item, Failure):
+            raise BenchError(item.message)
+        yield item
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise before worker processes are started that could not be: half started, they leave tracebacks behind."""
+    if not workers or not os.path.isdir("/proc/self/fd"):
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + _FILES + _FILES_PER_WORKER * workers
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise BenchError(
+            f"{workers} decoding processes need about {needed} open files, {limit} are allowed; "
+            "use fewer --workers (0 needs none) or raise ulimit -n"
+        )
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+class Collated(NamedTuple):
+    """A batch, and what the image cache did for it.
+
+    from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
+    images: example id -> hashes of its image files, in their order; empty where they are not asked for.
+    """
+
+    batch: dict[str, Any]
+    from_cache: int = 0
+    trouble: str = ""
+    images: Mapping[str, Sequence[str]] = {}
+
+
+class _Batches(Dataset):
+    """Planned batches, collated on demand."""
+
+    def __init__(self, task: Task, batches: Sequence[list[Example]], hash_images: bool):
+        self.task, self.batches, self.hash_images = task, batches, hash_images
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Collated | Failure:
+        cache = self.task.image_cache
+        before = cache.hits if cache else 0
+        images: dict[str, list[str]] = {}
+        try:
+            if self.hash_images:
+                with noting_image_hashes() as noted:
+                    batch = self.task.collate(self.batches[index])
+                images = _hashes_of(self.batches[index], noted)
+            else:
+                batch = self.task.collate(self.batches[index])
+        except BenchError as error:
+            return Failure(str(error))
+        return (
+            Collated(batch, cache.hits - before, cache.trouble or "", images)
+            if cache
+            else Collated(batch, images=images)
+        )
+
+
+def _hashes_of(examples: Sequence[Example], noted: Mapping[str, str]) -> dict[str, list[str]]:
+    """Hashes by example; files that the task read by other means are read here once more (they are in memory still)."""
+    hashes = {path: noted.get(path) or image_hash(path) for e in examples for path in e.images}
+    gone = [path for path, value in hashes.items() if value is None]
+    if gone:
+        raise BenchError(f"{gone[0]}: cannot be read any more; restore it and give the same command again")
+    return {e.id: [hashes[path] or "" for path in e.images] for e in examples if e.images}
+
+
+def load_batches(
+    task: Task, batches: Sequence[list[Example]], workers: int, pin: bool, hash_images: bool = False
+) -> Iterator[Collated]:
+    """Collated batches in order, decoded ahead by ``workers`` processes.
+
+    Args:
+        hash_images: tell the contents of the image files that were read (`Collated.images`).
+
+    Raises:
+        BenchError: as raised by the task's `collate`, also in a worker.
+    """
+    return decode_ahead(_Batches(task, batches, hash_images), None, workers, pin)
+
+
+@contextmanager
+def dying_workers(workers: int) -> Iterator[None]:
+    """Translate the death of a worker process.
+
+    It shows as a broken connection, or as a RuntimeError that torch raises at whatever line the main process is then.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        told = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
+        if not told and (isinstance(error, RuntimeError) or not workers):
+            raise
+        reason = str(error).splitlines()[0]
+        try:
+            time.sleep(0.5)  # torch's signal handler must not strike after this block
+        except RuntimeError as signalled:
+            reason = str(signalled).splitlines()[0]
+        raise BenchError(
+            f"a decoding process died ({reason}); memory is short: use fewer --workers (now {workers}) "
+            "or smaller batches"
+        ) from error

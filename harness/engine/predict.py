@@ -1,0 +1,319 @@
+"""From examples to rows, and what to do when memory runs out.
+
+`predict_all` takes the examples that the run folder does not hold yet, plans batches, lets worker processes decode and
+pad them, runs the task's `predict` on the device, and stores every batch before the next one counts as done. The same
+rows come out for any batch size, number of workers and number of processes: bit for bit in float32 on CPUs whose products
+are exact (`backbones.products`), to rounding on others and on GPUs.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
+from beit3_bench.harness.engine.devices import (
+    DTYPES,
+    automatic_batch_size,
+    compile_model,
+    compiling_pays,
+    default_workers,
+    is_out_of_memory,
+    to_device,
+)
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.record.rows import with_images
+from beit3_bench.tasks.contract import Example, Row, Task
+from beit3_bench.tasks.planning import plan_batches
+
+MEASURED_BATCHES = 6
+"""``--compile auto`` decides after so many."""
+
+
+class RowSink(Protocol):
+    """Where rows go: a run folder (`store.RunStore`), or a list in memory."""
+
+    def done(self) -> set[str]:
+        """Ids of the rows that are there."""
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Keep one batch of rows; under `rows.IMAGES`, the hashes of the image files that one was made from."""
+
+
+class MemoryStore:
+    """Rows in memory, where nothing has to outlive the process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def done(self) -> set[str]:
+        return set(self.rows)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self.rows.update((row["id"], row) for row in rows)
+
+
+@dataclass
+class Throughput:
+    """What a prediction pass did; sums over processes, except times and memory, which are the slowest and the largest.
+
+    data_seconds: waiting for decoded batches.  compute_seconds: copies, network and its host side.
+    write_seconds: storing rows.  images_decoded, text_tokens: as computed; text_tokens_real: without padding.
+    images_encoded: passes of an image through the network (a fusion encoder sees an image once per question).
+    images_from_cache: taken from the cache of preprocessed images instead of being decoded.
+    samples_from_store: rows that the feature store had; like resumed ones they are not among ``samples``.
+    batch_size: the one in use at the end.
+    """
+
+    samples: int = 0
+    resumed_samples: int = 0
+    samples_from_store: int = 0
+    images_decoded: int = 0
+    images_from_cache: int = 0
+    images_distinct: int = 0
+    images_encoded: int = 0
+    text_tokens: int = 0
+    text_tokens_real: int = 0
+    batches: int = 0
+    batch_size: int = 0
+    out_of_memory: int = 0
+    data_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_device_memory_bytes: int | None = None
+    workers: int = 0
+    processes: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Throughput]) -> Throughput:
+        """One record for all processes."""
+        total = cls(**asdict(parts[0]))
+        slowest = (
+            "data_seconds",
+            "compute_seconds",
+            "write_seconds",
+            "wall_seconds",
+            "peak_memory_bytes",
+            "resumed_samples",
+        )
+        for name in slowest:
+            setattr(total, name, max(getattr(p, name) for p in parts))
+        for name in (
+            "samples",
+            "samples_from_store",
+            "images_decoded",
+            "images_from_cache",
+            "images_distinct",
+            "images_encoded",
+            "text_tokens",
+            "text_tokens_real",
+            "batches",
+            "out_of_memory",
+        ):
+            setattr(total, name, sum(getattr(p, name) for p in parts))
+        total.batch_size = min(p.batch_size for p in parts)
+        device = [p.peak_device_memory_bytes for p in parts if p.peak_device_memory_bytes is not None]
+        total.peak_device_memory_bytes = max(device) if device else None
+        total.processes = len(parts)
+        return total
+
+
+def _halve(batches: Sequence[list[Example]], size: int) -> list[list[Example]]:
+    return [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
+
+
+def predict_all(
+    task: Task,
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    store: RowSink,
+    device: torch.device,
+    dtype: str = "fp32",
+    batch_size: int | str = "auto",
+    workers: int | None = None,
+    compile: str = "off",
+    progress: bool | None = None,
+    processes: Processes | None = None,
+    hash_images: bool = False,
+) -> Throughput:
+    """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
+
+    Args:
+        model: in eval mode, on any device; moved to ``device``.
+        dtype: ``"fp32"`` (exact: TF32 is off) or autocast to ``"bf16"``, ``"fp16"``.
+        batch_size: examples per forward pass and process, or ``"auto"`` (the task's own, or what fits); halved when memory
+            runs out.
+        compile: of `COMPILE_MODES`.
+        workers: decoding processes per process; None = chosen from the cores.
+        progress: a bar on stderr; None = when stderr is a terminal.
+        processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
+        hash_images: rows for ``store`` hold the hashes of their image files, too.
+
+    Raises:
+        BenchError: from the task (an image that does not decode, ...), a single example that does not fit into
+            memory, rows that are not finite, or a folder that cannot be written.
+    """
+    processes = processes or Processes()
+    started = time.perf_counter()
+    size = (task.batch_size or automatic_batch_size(device, model)) if batch_size == "auto" else int(batch_size)
+    # What process 0 sees, so that all cut the same plan: a fast one may be writing when a slow one looks.
+    done, size = processes.broadcast((store.done(), size))
+    pending = [example for example in examples if example.id not in done]
+    plan = list(plan_batches(pending, size, task.text_multiple))[processes.rank :: processes.world]
+    if workers is None:
+        workers = default_workers(device, len(plan), processes.world)
+    facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)
+    facts.images_distinct = len({path for batch in plan for e in batch for path in e.images})
+    if plan:
+        pass_ = _Pass(task, model, store, device, dtype, facts, compile, hash_images)
+        hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
+        total = sum(map(len, plan))
+        with (
+            tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar,
+            dying_workers(workers),
+        ):
+            pass_.over(plan, bar)
+    facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    if device.type == "cuda":
+        facts.peak_device_memory_bytes = torch.cuda.max_memory_allocated(device)
+    facts.wall_seconds = time.perf_counter() - started
+    return facts
+
+
+class _Pass:
+    """One pass over planned batches on one process."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: torch.nn.Module,
+        store: RowSink,
+        device: torch.device,
+        dtype: str,
+        facts: Throughput,
+        compile: str,
+        hash_images: bool,
+    ):
+        self.task, self.store, self.device, self.facts, self.hash_images = task, store, device, facts, hash_images
+        self.warned = False
+        self.first_seconds = 0.0
+        self.model = model.to(device).eval()
+        self.may_compile = compile == "auto"
+        if compile == "on":
+            compile_model(self.model)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        self.dtype = dtype
+        kind = DTYPES[dtype]
+        self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
+
+    def over(self, plan: list[list[Example]], bar: tqdm) -> None:
+        """Predict and store all batches; where memory runs out, go on with halves from the batch that did not fit."""
+        queue, workers = plan, self.facts.workers
+        while queue:
+            finished = 0
+            clock = time.perf_counter()
+            fits = True
+            pin = self.device.type == "cuda"
+            loader = load_batches(self.task, queue, min(workers, len(queue)), pin, self.hash_images)
+            for collated in loader:
+                clock = self._spent("data_seconds", clock)
+                rows = self._predict(collated.batch, queue[finished])
+                clock = self._spent("compute_seconds", clock)
+                if not finished:  # holds what is done once: kernels are loaded, weights move
+                    self.first_seconds = self.facts.compute_seconds
+                if rows is None:
+                    fits = False
+                    break
+                self.store.append(with_images(rows, collated.images))
+                clock = self._spent("write_seconds", clock)
+                self._count(collated, queue[finished])
+                bar.update(len(queue[finished]))
+                finished += 1
+                if self.may_compile and finished == MEASURED_BATCHES:
+                    self._compile_if_it_pays(len(queue) - finished)
+                    clock = time.perf_counter()
+            if fits:
+                return
+            del loader, collated  # stops the workers and frees what they decoded ahead
+            queue = self._smaller(queue[finished:])
+
+    def _compile_if_it_pays(self, batches_left: int) -> None:
+        """Once, after the first batches have shown how long one takes."""
+        self.may_compile = False
+        per_batch = (self.facts.compute_seconds - self.first_seconds) / (MEASURED_BATCHES - 1)
+        if compiling_pays(self.device, self.dtype, per_batch * batches_left):
+            compile_model(self.model)
+
+    def _predict(self, batch: dict[str, Any], examples: list[Example]) -> list[Row] | None:
+        """Rows of a batch, checked; None where it does not fit into memory."""
+        try:
+            with torch.inference_mode(), self.precision:
+                rows = self.task.predict(self.model, to_device(batch, self.device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        if sorted(row["id"] for row in rows) != sorted(e.id for e in examples):
+            raise RuntimeError(f"task {self.task.name}: predict returned other ids than those of its batch")
+        return rows
+
+    def _smaller(self, rest: list[list[Example]]) -> list[list[Example]]:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rest[0]) == 1:
+            raise BenchError(
+                f"example {rest[0][0].id}: not enough memory on {self.device} even for a batch of one; "
+                "use --dtype bf16, a smaller --image-size, or another device"
+            )
+        self.facts.out_of_memory += 1
+        self.facts.batch_size = len(rest[0]) // 2
+        tqdm.write(
+            f"not enough memory for a batch of {len(rest[0])}; going on with {self.facts.batch_size}", file=sys.stderr
+        )
+        return _halve(rest, self.facts.batch_size)
+
+    def _spent(self, name: str, since: float) -> float:
+        now = time.perf_counter()
+        setattr(self.facts, name, getattr(self.facts, name) + now - since)
+        return now
+
+    def _count(self, collated: Collated, examples: list[Example]) -> None:
+        batch = collated.batch
+        self.facts.batches += 1
+        self.facts.samples += len(examples)
+        self.facts.images_encoded += sum(len(e.images) for e in examples)
+        images = sum(
+            len(value)
+            for value in (batch.values() if isinstance(batch, dict) else ())
+            if isinstance(value, torch.Tensor) and value.ndim == 4 and value.dtype == torch.uint8
+        )
+        images = images or len({path for e in examples for path in e.images})  # lists of images of any size
+        self.facts.images_decoded += max(images - collated.from_cache, 0)
+        self.facts.images_from_cache += collated.from_cache
+        if collated.trouble and not self.warned:
+            self.warned = True
+            tqdm.write(f"warning: {collated.trouble}", file=sys.stderr)
+        ids, padding = batch.get("token_ids"), batch.get("padding_mask")
+        if isinstance(ids, torch.Tensor):
+            self.facts.text_tokens += ids.numel()
+            real = ids.numel() if padding is None else int(padding.numel() - padding.bool().sum())
+            self.facts.text_tokens_real += real

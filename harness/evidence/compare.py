@@ -1,0 +1,290 @@
+"""Two runs over the same samples, compared in pairs: effect, interval, p value, and the samples that flipped.
+
+Where every sample is right or wrong, the p value is McNemar's exact one; everywhere else it is that of a paired bootstrap
+over clusters (images; sentences for NLVR2). Effect and interval always come from the paired bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.evidence.named_again import Asked
+from beit3_bench.harness.record.image_contents import IMAGES
+from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.store import MEND, RESULT, SAMPLES, RunStore
+from beit3_bench.harness.scoring import CONFIDENCE, RESAMPLES, metric_spec
+from beit3_bench.tasks.contract import Row, Task
+from beit3_bench.tasks.scores import ClusterTable
+
+MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
+SHARED_CLUSTERS = (
+    "samples of one image or sentence are not independent, as McNemar's test assumes; see the bootstrap p value"
+)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A sample on which the two runs differ: its values in the metric's unit, and what was predicted, where it is short."""
+
+    id: str
+    a: float
+    b: float
+    predicted_a: dict[str, Any] = field(default_factory=dict)
+    predicted_b: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MetricComparison:
+    """One metric of both runs, in its unit; ``difference`` is B minus A.
+
+    p_value: of ``test``.  p_bootstrap: of the paired bootstrap, whatever the test.
+    only_a, only_b: samples that only A, only B has right; None unless samples are right or wrong.
+    changed: samples with different values, None where the task keeps no values per sample.
+    """
+
+    metric: str
+    unit: str
+    decimals: int
+    higher_is_better: bool
+    a: float
+    b: float
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float | None
+    test: str
+    p_bootstrap: float | None
+    only_a: int | None = None
+    only_b: int | None = None
+    changed: int | None = None
+    flips: list[Flip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """What `compare` finds."""
+
+    run_a: str
+    run_b: str
+    task: str
+    split: str
+    clusters: int
+    metrics: list[MetricComparison]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Side:
+    folder: Path
+    store: RunStore
+    result: Result
+    table: ClusterTable
+    samples: dict[str, dict[str, float]]
+
+
+def compare(
+    folder_a: str | Path,
+    folder_b: str | Path,
+    metrics: Sequence[str] = (),
+    flips: int = 10,
+    seed: int = 0,
+    data_root: Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare two finished runs, sample by sample.
+
+    Args:
+        metrics: names; none = those that the task declares.
+        flips: how many changed samples to list per metric, the largest changes first.
+        data_root, options: those of both runs, named again; metrics that are no sums over samples (AP) are made from them.
+
+    Raises:
+        BenchError: a folder without a scored result or a damaged one, runs over different tasks, splits or data (says which),
+            a metric that cannot be compared in pairs, or no ``data_root`` where one is needed.
+    """
+    stores = [RunStore.read(folder) for folder in (folder_a, folder_b)]
+    results = [_scored(store.folder) for store in stores]
+    recorded = [store.config.get("given_options", {}) for store in stores]
+    for key in options or {}:
+        if not any(key in known for known in recorded):
+            raise BenchError(f"-o {key}: the runs had no such option; leave it out")
+    task = _comparable(stores, results)
+    again = ["beit3-bench", "compare", str(folder_a), str(folder_b)]
+    given = [{key: value for key, value in (options or {}).items() if key in known} for known in recorded]
+    a, b = (_side(*side, data_root, again) for side in zip(stores, results, given, strict=True))
+    from beit3_bench.tasks.metrics.bootstrap import paired_bootstrap
+
+    try:
+        differences = paired_bootstrap(a.table, b.table, task.estimate, RESAMPLES, CONFIDENCE, seed)
+    except BenchError as error:
+        raise BenchError(f"{a.folder} and {b.folder}: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise BenchError(
+            f"{a.folder / SAMPLES} or {b.folder / SAMPLES}: not what task {task.name} keeps "
+            f"({type(error).__name__}: {str(error)[:100]}); {MEND}"
+        ) from error
+    found = []
+    for name in _chosen(task, metrics, differences, a, b):
+        spec, difference = metric_spec(task, name), differences[name]
+        interval = (difference.low, difference.high)
+        one = MetricComparison(
+            metric=name,
+            unit=spec.unit,
+            decimals=spec.decimals,
+            higher_is_better=spec.higher_is_better,
+            a=a.result["metrics"][name]["value"],
+            b=b.result["metrics"][name]["value"],
+            difference=difference.difference,
+            ci95=interval if all(map(math.isfinite, interval)) else None,
+            p_value=_finite(difference.p_value),
+            test=BOOTSTRAP,
+            p_bootstrap=_finite(difference.p_value),
+        )
+        if name in a.samples and name in b.samples:
+            _by_sample(one, a, b, flips)
+        found.append(one)
+    _show_predictions(found, a.store, b.store)
+    return Comparison(
+        str(folder_a), str(folder_b), task.name, a.result["split"], len(a.table.ids), found, _notes(a.result, b.result)
+    )
+
+
+# ---- may they be compared? ----------------------------------------------------------------------------------------------
+
+
+def _scored(folder: Path) -> Result:
+    if not (folder / RESULT).is_file():
+        raise BenchError(f"{folder}: this run is not finished; give its command again, then compare")
+    result = read_result(folder / RESULT)
+    if result["status"] != "scored":
+        raise BenchError(f"{folder}: this run is {result['status']}, not scored; there is nothing to compare")
+    return result
+
+
+def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> Task:
+    """The task of both, or a `BenchError` that says in what the runs differ."""
+    from beit3_bench.tasks.registry import get_task
+
+    a, b = results
+    reasons = [f"{key} {a[key]!r} and {b[key]!r}" for key in ("task", "split", "world", "subset") if a[key] != b[key]]  # type: ignore[literal-required]
+    seen = []
+    for store in stores:
+        fingerprints = store.config.get("fingerprints")
+        if not isinstance(fingerprints, dict) or not isinstance(fingerprints.get("data"), str):
+            raise BenchError(f"{store.folder}/config.json: has no fingerprint of the data; it was edited, run again")
+        seen.append(fingerprints["data"])
+    if not reasons and seen[0] != seen[1]:
+        roots = [store.config.get("data_root") for store in stores]
+        reasons.append(f"data {seen[0][:12]}... in {roots[0]} and {seen[1][:12]}... in {roots[1]}")
+    known = [result["provenance"].get("fingerprints") for result in results]
+    images = [fingerprints.get(IMAGES) if isinstance(fingerprints, dict) else None for fingerprints in known]
+    if not reasons and None not in images and images[0] != images[1]:
+        reasons.append("image contents under the same names")
+    if reasons:
+        raise BenchError(
+            f"{stores[0].folder} and {stores[1].folder}: cannot be compared in pairs, they are over different "
+            f"{'; different '.join(reasons)}; run both on the same samples"
+        )
+    task_class, recorded = get_task(a["task"]), stores[0].config.get("given_options", {})
+    return task_class(Path(), Asked().options(task_class, recorded, {}))
+
+
+def _side(
+    store: RunStore, result: Result, options: Mapping[str, str], data_root: Path | None, again: list[str]
+) -> _Side:
+    table, samples = store.samples()
+    if table is None or not table.columns:  # a table that is no sum over clusters (AP) is made from the rows again
+        from beit3_bench.harness.evidence.rescore import rescore
+
+        scores, _ = rescore(store.folder, data_root, options, again)
+        table, samples = scores.table, scores.samples
+    if table is None or not table.ids:
+        raise BenchError(
+            f"{store.folder}: task {result['task']} keeps no values per sample; it cannot be compared in pairs"
+        )
+    return _Side(store.folder, store, result, table, samples)
+
+
+def _chosen(task: Task, wanted: Sequence[str], differences: Mapping[str, Any], a: _Side, b: _Side) -> list[str]:
+    known = [name for name in differences if name in a.result["metrics"] and name in b.result["metrics"]]
+    for name in wanted:
+        if name not in known:
+            raise BenchError(
+                f"metric {name!r} cannot be compared in pairs here; these can: {', '.join(known) or 'none'}"
+            )
+    declared = [metric.name for metric in task.metrics if metric.name in known]
+    return list(dict.fromkeys(wanted)) or declared or known
+
+
+def _notes(a: Result, b: Result) -> list[str]:
+    """What differs between the runs beside their model, in words."""
+    first, second = (result["provenance"].get("options") or {} for result in (a, b))
+    pairs: list[tuple[str, Any, Any]] = [
+        ("dtype", a["provenance"].get("dtype"), b["provenance"].get("dtype")),
+        *((f"option {key}", first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])),
+        ("setting", a["setting"], b["setting"]),
+        ("image size", a["model"]["image_size"], b["model"]["image_size"]),
+    ]
+    versions = [result["provenance"].get("packages", {}).get("beit3-bench") for result in (a, b)]
+    notes = [f"{name} differs: {x} in A, {y} in B" for name, x, y in [*pairs, ("version", *versions)] if x != y]
+    if a["model"]["sha256"] == b["model"]["sha256"] and not notes:
+        notes.append("both runs are of the same checkpoint with the same settings")
+    return notes
+
+
+# ---- sample by sample ---------------------------------------------------------------------------------------------------
+
+
+def _by_sample(one: MetricComparison, a: _Side, b: _Side, flips: int) -> None:
+    """Add McNemar's test where samples are right or wrong, and the samples that changed."""
+    from beit3_bench.tasks.metrics.bootstrap import mcnemar_exact
+
+    of_a, of_b = a.samples[one.metric], b.samples[one.metric]
+    if of_a.keys() != of_b.keys():
+        raise BenchError(
+            f"{a.folder} and {b.folder}: {len(of_a.keys() ^ of_b.keys())} samples of {one.metric} are in one run only; "
+            "score both again with the same version"
+        )
+    ids = list(of_a)
+    x, y = (np.array([values[i] for i in ids]) for values in (of_a, of_b))
+    top = 100.0 if one.unit == "percent" else 1.0
+    shares = all(math.isclose(v.mean(), value, rel_tol=1e-9) for v, value in ((x, one.a), (y, one.b)) if ids)
+    if ids and shares and np.isin(x, (0.0, top)).all() and np.isin(y, (0.0, top)).all():
+        one.only_a, one.only_b = int((x > y).sum()), int((y > x).sum())
+        one.p_value, one.test = mcnemar_exact(one.only_a, one.only_b), MCNEMAR
+        if len(ids) > len(a.table.ids):
+            one.notes.append(SHARED_CLUSTERS)
+    change = np.abs(y - x)
+    one.changed = int(np.count_nonzero(change))
+    largest = sorted(np.flatnonzero(change).tolist(), key=lambda i: (-change[i], ids[i]))[: max(flips, 0)]
+    one.flips = [Flip(ids[i], float(x[i]), float(y[i])) for i in largest]
+
+
+def _show_predictions(comparisons: Sequence[MetricComparison], a: RunStore, b: RunStore) -> None:
+    """Put what both runs predicted for the listed samples beside their values."""
+    ids = {flip.id for one in comparisons for flip in one.flips}
+    if not ids:
+        return
+    of_a, of_b = a.rows(ids), b.rows(ids)
+    for one in comparisons:
+        one.flips = [Flip(f.id, f.a, f.b, _short(of_a.get(f.id, {})), _short(of_b.get(f.id, {}))) for f in one.flips]
+
+
+def _short(row: Row) -> dict[str, Any]:
+    """What of a row a person reads: answers, labels and captions, no ids, scores, tokens or embeddings."""
+    return {key: value for key, value in row.items() if key != "id" and isinstance(value, (str, bool))}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

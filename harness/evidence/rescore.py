@@ -1,0 +1,107 @@
+"""Score the rows of a run folder again: no model, the same examples, today's scoring code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.evidence.named_again import Asked
+from beit3_bench.harness.record.fingerprints import same_data
+from beit3_bench.harness.record.schema import check_shape
+from beit3_bench.harness.record.store import MEND, RunStore
+from beit3_bench.tasks.contract import Example, Row, Task
+from beit3_bench.tasks.scores import Scores
+
+
+def rescore(
+    folder: Path,
+    data_root: Path | None = None,
+    options: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+) -> tuple[Scores, type[Task]]:
+    """Scores of the stored rows.
+
+    Args:
+        data_root, options: the run's, named again (see `named_again`).
+        command: the first words of the command that names them; none = ``score --run``.
+
+    Raises:
+        BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
+            that the run saw.
+    """
+    from beit3_bench.harness.inputs import first_examples, read_split
+    from beit3_bench.harness.record.released import data_notes, read_data
+    from beit3_bench.tasks.registry import get_task
+
+    store = RunStore.read(folder)
+    card = store.config
+    asked = Asked()
+    try:
+        task_class = get_task(card["task"])
+        place = asked.place("--data-root", data_root, card["data_root"])
+        chosen = asked.options(task_class, card["given_options"], options or {})
+        asked.check(folder, list(command) or ["beit3-bench", "score", "--run", str(folder)])
+        assert place is not None
+        task = task_class(place, chosen)
+        if card["limit"] is not None and card["limit"] < 1:
+            raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
+        whole = read_split(task, card["split"])
+        notes = data_notes(task, card["split"], read_data(task, card["split"], whole))
+        examples, _ = first_examples(task, whole, card["limit"])
+        seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
+    except KeyError as error:
+        raise BenchError(
+            f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
+        ) from error
+    if not same_data(seen, examples, task.data_root):
+        raise BenchError(
+            f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
+        )
+    rows = stored_rows(store, task, examples)
+    with using_stored_rows(task, folder):
+        scores = task.score(rows, examples)
+    scores.notes = [*notes, *scores.notes]
+    return scores, task_class
+
+
+def stored_rows(store: RunStore, task: Task, examples: Sequence[Example]) -> dict[str, Row]:
+    """The rows of a run folder, one for each example, by id.
+
+    Raises:
+        BenchError: damaged or edited ones, others than the examples', or ones that are missing.
+    """
+    rows = store.rows()
+    expected = dict.fromkeys(example.id for example in examples)
+    missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
+    if missing or unknown:
+        why = (
+            f"{len(missing)} of {len(expected)} rows without prediction" if missing else f"{len(unknown)} unknown rows"
+        )
+        mend = MEND if store.finished or unknown else "give the command of this run again"
+        raise BenchError(f"{store.folder}: {why} ({', '.join((missing or unknown)[:5]):.200}); {mend}")
+    if task.row_shape:
+        for name, row in rows.items():
+            check_shape(row, task.row_shape, f"{store.folder}: row {name[:40]}", MEND)
+    return rows
+
+
+@contextmanager
+def using_stored_rows(task: Task, folder: Path) -> Iterator[None]:
+    """What a task cannot take of rows that were read from a folder is no fault of the program.
+
+    Raises:
+        BenchError: a row lacks what the task scores, or holds something else.
+    """
+    try:
+        yield
+    except BenchError as error:
+        if isinstance(error.__cause__, ImportError) or str(folder) in str(error):
+            raise
+        raise BenchError(f"{folder}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BenchError(
+            f"{folder}: its rows are not such as task {task.name} makes ({type(error).__name__}: {str(error)[:100]}); "
+            f"{MEND}"
+        ) from error

@@ -1,0 +1,98 @@
+"""The overview table of the BEiT-3 paper (its Table 1), with the released and the measured checkpoints beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beit3_bench.harness.leaderboard.board import BEIT3, Cell, TableRow, build_table
+from beit3_bench.harness.leaderboard.names import OVERVIEW_SOURCE, PAPER_TABLE_1, OverviewLine
+from beit3_bench.harness.leaderboard.published import PublishedValue
+from beit3_bench.harness.record.results import Run
+
+SIZES = ("base", "large")
+
+
+@dataclass
+class Overview:
+    """A grid of texts: a header and one line per benchmark."""
+
+    header: list[str]
+    lines: list[list[str]]
+
+
+def build_overview(runs: Sequence[Run], published: Sequence[PublishedValue]) -> Overview:
+    """Columns: what the paper prints (best previous system, giant), the best released base and large row, and the best
+    measured row of every preset. Runs on anything but a whole released split have no place here.
+    """
+    table = build_table(runs, published, tasks=[line.task for line in PAPER_TABLE_1], systems=["all"])
+    sections = {(s.task, s.split, s.regime): s for s in table.sections}
+    presets = list(dict.fromkeys(run.result["model"]["preset"] for run in runs))
+    measured_presets = [
+        p for p in presets if any(r.measured and _preset(r) == p for s in sections.values() for r in s.rows)
+    ]
+    header = ["benchmark", "previous best", f"{BEIT3} giant", *(f"released {size}" for size in SIZES)]
+    header += [f"measured {preset}" for preset in measured_presets]
+    lines = []
+    for line in PAPER_TABLE_1:
+        section = sections.get((line.task, line.split, line.regime))
+        rows = section.rows if section else []
+        printed = [
+            v
+            for v in published
+            if v.source == OVERVIEW_SOURCE and (v.task, v.metric) == line.published and v.regime == line.regime
+        ]
+        giant = next((v.printed for v in printed if v.system == BEIT3), "")
+        previous = next((f"{v.printed} ({v.system})" for v in printed if v.system != BEIT3), "")
+        released = [
+            _released([r for r in rows if not r.measured and _released_size(r) == size], line) for size in SIZES
+        ]
+        measured = [
+            _best([r for r in rows if r.measured and _preset(r) == preset], line) for preset in measured_presets
+        ]
+        lines.append([line.label, previous, giant, *released, *measured])
+    return Overview(header, lines)
+
+
+def _preset(row: TableRow) -> str:
+    return row.name.removeprefix(f"{BEIT3} ")
+
+
+def _released_size(row: TableRow) -> str:
+    """``base`` or ``large`` for rows of a released checkpoint, else empty."""
+    name = row.variant.split("_")
+    return name[1] if row.name == BEIT3 and len(name) > 2 and name[0] == "beit3" else ""
+
+
+def _released(rows: Sequence[TableRow], line: OverviewLine) -> str:
+    """What the authors print; what somebody else measured only where they print nothing, and marked so."""
+    own = _best([row for row in rows if row.source_kind == "primary"], line)
+    other = _best(rows, line)
+    return own or (f"{other} (third party)" if other else "")
+
+
+def _best(rows: Sequence[TableRow], line: OverviewLine) -> str:
+    scored = [[row.cells[name] for name in line.metrics] for row in rows if all(n in row.cells for n in line.metrics)]
+    if not scored:
+        return ""
+    return _mean_text(max(scored, key=lambda cells: sum(cell.value for cell in cells)))
+
+
+def _mean_text(cells: Sequence[Cell]) -> str:
+    if len(cells) == 1:
+        return cells[0].text
+    return f"{sum(cell.value for cell in cells) / len(cells):.1f}"
+
+
+def render_overview(overview: Overview, form: str) -> str:
+    """The overview as ``markdown``, ``csv`` or ``latex``."""
+    from beit3_bench.harness.leaderboard.text import csv_grid, markdown_grid, tex, tex_table
+
+    if form == "csv":
+        return csv_grid(overview.header, overview.lines)
+    caption = f"Overview after Table 1 of the {BEIT3} paper"
+    if form == "latex":
+        body = [[tex(cell) or "--" for cell in line] for line in overview.lines]
+        return tex_table(caption, overview.header, body, "l" + "r" * (len(overview.header) - 1)) + "\n"
+    grid = markdown_grid(overview.header, overview.lines, right=range(1, len(overview.header)))
+    return f"# {caption}\n\n{grid}\n"

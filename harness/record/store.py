@@ -1,0 +1,377 @@
+"""The run folder: nothing written is lost by a kill, a full disk or a second process.
+
+config.json             what was asked for, and the fingerprints that a resumed run must share
+rows/rank-00000.jsonl   one shard per process (see `rows`)
+samples.npz             cluster table and per-sample values (see `samples`)
+submission/             files for an official server, where the task writes any
+result.json             written last, atomically: a folder that has it is finished
+lock                    held by process 0 while a run writes; the others hold config.json, all together
+
+Somebody else may have made a run folder: nothing is written through its links, and its files are checked as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.errors import BenchError
+from beit3_bench.files import (
+    clear_parts,
+    make_folder,
+    open_regular,
+    read_limited,
+    refuse_link,
+    write_atomic,
+)
+from beit3_bench.harness.console import echo
+from beit3_bench.harness.record.fingerprints import CODE
+from beit3_bench.harness.record.rows import Shard, committed, decode_row, encode_value, row_id, row_images
+from beit3_bench.harness.record.samples import pack_samples, unpack_samples
+from beit3_bench.harness.record.schema import CARD_SHAPE, check_shape
+from beit3_bench.locks import Held, hold, is_held, still_there, take_part
+from beit3_bench.tasks.contract import Row
+from beit3_bench.tasks.scores import ClusterTable, Scores
+
+CONFIG, RESULT, SAMPLES = "config.json", "result.json", "samples.npz"
+ROWS, LOCK, SUBMISSION = "rows", "lock", "submission"
+MEND = "it was edited or damaged, run again with --overwrite"
+_LARGEST = 2**26  # bytes of a JSON file of ours
+
+
+class RunStore:
+    """One run folder.
+
+    `open` it to write (process 0: locks, compares fingerprints, mends shards), `join` it from the other processes after
+    that, or `read` it.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], rank: int = 0):
+        self.folder, self.config, self.rank = folder, config, rank
+        self.resumed = False  # whether rows were there already
+        self._shard: Shard | None = None
+        self._lock: int | None = None
+        self._part: int | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, config: Mapping[str, Any], overwrite: bool = False) -> RunStore:
+        """Create a run folder, or resume the one that is there.
+
+        Args:
+            config: JSON object; ``config["fingerprints"]`` (name -> string) must equal that of the folder to resume.
+            overwrite: remove an earlier run of this folder first (its files only).
+
+        Raises:
+            BenchError: another process writes to it, it is no run folder, its fingerprints differ (says which), or it
+                cannot be written.
+        """
+        folder = Path(folder)
+        check_folder(folder)
+        make_folder(folder)
+        make_folder(folder / ROWS)
+        store = cls(folder, json.loads(json.dumps(config)))
+        store._take_lock()
+        try:
+            if overwrite:
+                store._clear()
+            if (folder / CONFIG).exists():
+                store._compare(read_card(folder / CONFIG))
+                store._take_over()
+                store.resumed = True
+                clear_parts(folder)
+            else:
+                store._clear()  # rows without a configuration: killed before the first line was written
+                write_atomic(folder / CONFIG, _json(store.config))
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def join(cls, folder: str | Path, rank: int) -> RunStore:
+        """The folder as process ``rank`` > 0 writes to it, after process 0 has opened it."""
+        store = cls(Path(folder), read_card(Path(folder) / CONFIG), rank)
+        store._part = take_part(store.folder / CONFIG)
+        return store
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunStore:
+        """An existing run folder, to look at."""
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise BenchError(
+                f"{folder}: not a run folder (it has no {CONFIG}); give the folder that beit3-bench run printed"
+            )
+        return cls(folder, read_card(folder / CONFIG))
+
+    # ---- rows ------------------------------------------------------------------------------------------------
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Store one batch of rows: all of it, or nothing."""
+        if self._shard is None:
+            if self._part is not None and not still_there(self._part, self.folder / CONFIG):
+                raise BenchError(f"{self.folder}: a later start has taken this run over; nothing more is written here")
+            self._shard = Shard(self.folder / ROWS / f"rank-{self.rank:05d}.jsonl")
+        self._shard.append(rows)
+
+    def _lines(self) -> Iterator[tuple[Path, bytes, str]]:
+        """Shard, line and id of every stored row.
+
+        Raises:
+            BenchError: a shard that cannot be read, was edited, or, in a finished run, does not end with a whole batch.
+        """
+        for path in shards(self.folder):
+            lines, end = committed(path)
+            if self.finished and end < path.stat().st_size:
+                raise _damaged(path, f"nothing behind its row {len(lines)} can be read")
+            for line in lines:
+                try:
+                    name = row_id(line)
+                except (ValueError, RecursionError) as error:
+                    raise _damaged(path, str(error)) from error
+                yield path, line, name
+
+    def done(self) -> set[str]:
+        """Ids of the rows that are stored, without decoding the rest of them."""
+        return {name for _, _, name in self._lines()}
+
+    def image_hashes(self) -> dict[str, list[str]]:
+        """Example id -> hashes of its image files, of the rows that are stored with them.
+
+        Raises:
+            BenchError: damaged or edited rows.
+        """
+        found: dict[str, list[str]] = {}
+        for path, line, name in self._lines():
+            try:
+                hashes = row_images(line)
+            except (ValueError, RecursionError) as error:
+                raise _damaged(path, f"row {name[:40]}: {error}") from error
+            if hashes is not None:
+                found[name] = hashes
+        return found
+
+    def rows(self, only: Collection[str] | None = None) -> dict[str, Row]:
+        """All rows by id, or those of some ids. A row that two processes have stored, the same both times, is one.
+
+        Raises:
+            BenchError: a row that is stored twice with different values, or damaged.
+        """
+        rows: dict[str, Row] = {}
+        seen: dict[str, tuple[Path, bytes]] = {}
+        for path, line, name in self._lines():
+            if only is not None and name not in only:
+                continue
+            there, stored = seen.setdefault(name, (path, line))
+            if name in rows and stored != line:
+                raise BenchError(
+                    f"{there} and {path}: row {name} is stored twice, with different values; keep one of these files, "
+                    "move the other away and give the run's command again"
+                )
+            try:
+                rows[name] = decode_row(line)
+            except (ValueError, RecursionError) as error:
+                raise _damaged(path, f"row {name[:40]}: {error}") from error
+        return rows
+
+    # ---- result ------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / RESULT).exists()
+
+    def result(self) -> dict[str, Any]:
+        """The finished run's result.json."""
+        return read_object(self.folder / RESULT)
+
+    def write_result(self, result: Mapping[str, Any], scores: Scores | None = None) -> None:
+        """Write samples.npz and then result.json, each atomically; a result that is there is never replaced."""
+        if self.finished:
+            raise BenchError(
+                f"{self.folder / RESULT}: this run is finished; use another --output, or --overwrite to run it again"
+            )
+        if scores is not None:
+            write_atomic(self.folder / SAMPLES, pack_samples(scores))
+        write_atomic(self.folder / RESULT, _json(result))
+
+    def samples(self) -> tuple[ClusterTable | None, dict[str, dict[str, float]]]:
+        """The cluster table (None if the task has none) and the per-sample values of a finished run."""
+        return unpack_samples(self.folder / SAMPLES)
+
+    # ---- opening ------------------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = hold(self.folder / LOCK)
+        except Held as holder:
+            raise BenchError(
+                f"{self.folder}: {holder} is writing to this run folder; wait for it, or choose another --output"
+            ) from holder
+
+    def _clear(self) -> None:
+        """Remove an earlier run; the result goes first, so that a kill in between leaves no result without its rows."""
+        for name in (RESULT, SAMPLES, CONFIG):
+            (self.folder / name).unlink(missing_ok=True)
+        clear_parts(self.folder)
+        shutil.rmtree(self.folder / SUBMISSION, ignore_errors=True)
+        shutil.rmtree(self.folder / ROWS)
+        (self.folder / ROWS).mkdir()
+
+    def _compare(self, stored: dict[str, Any]) -> None:
+        mine, theirs = self.config.get("fingerprints", {}), stored.get("fingerprints", {})
+        if CODE in mine and CODE not in theirs:
+            raise BenchError(
+                f"{self.folder}: holds a run of an earlier version, which did not record the code and the images behind its "
+                "rows, so that it cannot be gone on with (it stays readable); use another --output, or --overwrite"
+            )
+        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+        if names:
+            told = "; ".join(f"{name} is {_short(mine.get(name))}, there {_short(theirs.get(name))}" for name in names)
+            raise BenchError(
+                f"{self.folder}: holds a run that differs from this one: {told}; use another --output, or --overwrite"
+            )
+
+    def _take_over(self) -> None:
+        """Cut every shard behind its last whole batch, and keep processes of an earlier start from the rows.
+
+        Where one of those lives on although its process 0 is gone, config.json and the shards are written anew: it appends to
+        files that have lost their names, or sees that config.json is not the one that it holds. Its rows are made here.
+        """
+        config, alive = self.folder / CONFIG, has_parts(self.folder)
+        if alive:
+            echo(
+                f"warning: {self.folder}: a process of an earlier start still runs; what it writes from now on does not count",
+                err=True,
+            )
+        if alive or config.stat().st_nlink > 1:
+            write_atomic(config, read_limited(config, _LARGEST))
+        for path in shards(self.folder):
+            end = committed(path)[1]
+            facts = path.stat()
+            if end < facts.st_size or alive or facts.st_nlink > 1:
+                with open_regular(path) as file:
+                    write_atomic(path, file.read(end))
+
+    def close(self) -> None:
+        """Close the shard and give the lock back."""
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+        for held in (self._lock, self._part):
+            if held is not None:
+                os.close(held)
+        self._lock = self._part = None
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise if a folder cannot become, or is not, a run folder, or has links where a run writes."""
+    for path in (*(folder / name for name in (LOCK, CONFIG, RESULT, SAMPLES, SUBMISSION, ROWS)), *shards(folder)):
+        refuse_link(path)
+    if folder.is_dir():
+        strangers = [
+            p.name for p in folder.iterdir() if p.name not in (LOCK, ROWS, RESULT) and not p.name.startswith(".")
+        ]
+        if strangers and not (folder / CONFIG).exists():
+            raise BenchError(
+                f"{folder}: is not empty and not a run folder (it holds {sorted(strangers)[0]}); "
+                "choose another --output"
+            )
+    elif folder.exists():
+        raise BenchError(f"{folder}: is a file, but --output needs a folder; choose another --output")
+
+
+def write_bare_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """A result without rows (the task could not run here); a run that stands in the folder is never replaced."""
+    check_folder(folder)
+    if (folder / CONFIG).exists():
+        raise BenchError(f"{folder}: holds a run; choose another --output")
+    make_folder(folder)
+    write_atomic(folder / RESULT, _json(result))
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a run folder, by rank."""
+    return sorted((folder / ROWS).glob("rank-*.jsonl"))
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is writing to a run folder now."""
+    return is_held(folder / LOCK) or has_parts(folder)
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether another process than 0 of a run writes to its folder."""
+    return is_held(folder / CONFIG, together=True) or any(map(is_held, shards(folder)))
+
+
+def _damaged(path: Path, why: str) -> BenchError:
+    return BenchError(f"{path}: damaged or edited ({why}); run again with --overwrite")
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "..."
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False, default=encode_value) + "\n").encode("ascii")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object that the store wrote.
+
+    Raises:
+        BenchError: missing, no JSON object, of a size that none has.
+    """
+    try:
+        value = json.loads(read_limited(path, _LARGEST), parse_constant=_refuse)
+    except FileNotFoundError as error:
+        raise BenchError(f"{path}: not there; give the folder that beit3-bench run printed") from error
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: not valid JSON ({str(error)[:100]}); {MEND}") from error
+    if not isinstance(value, dict):
+        raise BenchError(f"{path}: expected an object; {MEND}")
+    return value
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The config.json of a run folder, each of its keys of the kind that it was written with.
+
+    Raises:
+        BenchError: as `read_object`; a key of another kind, or text that no command line can hold.
+    """
+    card = read_object(path)
+    check_shape(card, CARD_SHAPE, str(path), MEND)
+    for text in _texts(card):
+        try:
+            if b"\0" in os.fsencode(text):
+                raise ValueError("a zero character")
+        except ValueError as error:
+            raise BenchError(f"{path}: holds half a character or a zero character; {MEND}") from error
+    return card
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value:
+            yield from _texts(item)
+        if isinstance(value, dict):
+            yield from _texts(list(value.values()))
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,106 @@
+"""Detection and segmentation on two real processes: the rows and the scores of one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from exactness import close
+from random_detector import random_detector
+from ranks import run_ranks
+from training_cases import furthest, mini_world, one_thread, weights
+
+from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.checkpoints import METADATA_KEY
+from beit3_bench.harness.record.store import RunStore
+from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.training.journal import read_table
+from beit3_bench.tasks.registry import get_task
+
+pytestmark = pytest.mark.slow
+HARNESS = [sys.executable, "-m", "beit3_bench.harness"]
+ROOTS = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_world(tmp_path_factory.mktemp("world"))
+
+
+def detector(path: Path) -> Path:
+    """A small detector with random weights that finds something."""
+    from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
+
+    tower = BEiT3Config(image_size=64, patch_size=16, embed_dim=32, num_heads=2, ffn_dim=64, depth=4)
+    plan = DetectorPlan(
+        head="mask_rcnn", num_classes=6, image_size=96, window_size=3, out_channels=16, fc_dim=24, proposals=50
+    )
+    own = {"head": "detection", "task": "coco-det", "config": tower.to_dict(), "head_arguments": plan.to_dict()}
+    torch.save({"model": random_detector(plan, tower).state_dict(), METADATA_KEY: own}, path)
+    return path
+
+
+def segmentor(path: Path) -> Path:
+    """A small segmentation network with random weights that predicts several classes."""
+    for module in ("mmcv.ops", "mmdet.models", "mmseg.apis"):
+        pytest.importorskip(module, reason=f"{module} is not installed (extra: dense)", exc_type=ImportError)
+    from mmengine.config import Config
+
+    from beit3_bench.backbones.beit3.mmseg_adapter import loading, mmseg_config
+    from beit3_bench.backbones.beit3.mmseg_adapter.settings import SegmentationSettings
+
+    arch = {"image_size": 64, "patch_size": 16, "embed_dim": 48, "num_heads": 3, "ffn_dim": 96, "depth": 3}
+    settings = SegmentationSettings(
+        arch=arch, neck="pyramid", mode="whole", crop=64, stride=48, width=32, queries=6, encoder_layers=1, decoder_layers=1,
+        decoder_ffn=32, points=32, conv_channels=4, ratios=(0.75, 1.0),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = loading.build_segmentor(Config(mmseg_config.config_dict(settings)))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(("norm" in name and name.endswith("weight")) + torch.randn(p.shape))
+    loading.save_segmentor(path, model, settings, {"task": "ade20k-seg", "preset": "tiny"})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "metric", "processes", "size"),
+    [("coco-det", detector, "bbox/AP", 2, 2)]
+    + [("ade20k-seg", segmentor, "mIoU", processes, size) for processes in (2, 3) for size in (1, 3, 16)],
+)
+def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, processes, size, world, tmp_path):
+    checkpoint, root = make(tmp_path / "model.pth"), world / ROOTS[task]
+    with one_thread():
+        one = run_task(
+            RunRequest(task, checkpoint, root, device="cpu", workers=0, batch_size=2, output=tmp_path / "one", limit=6),
+            get_task(task),
+        ).result
+    words = ["run", "--task", task, "--checkpoint", checkpoint, "--data-root", root, "--device", "cpu", "--workers", 0]
+    command = [*HARNESS, *words, "--batch-size", size, "--limit", 6, "--output", tmp_path / "two"]
+    for finished in run_ranks([command] * processes):
+        assert finished.code == 0, finished.err
+    two = RunStore.read(tmp_path / "two").result()
+    assert two["timing"]["processes"] == processes
+    assert len(list((tmp_path / "two" / "rows").glob("rank-*.jsonl"))) == min(processes, -(-6 // size))
+    assert metric in one["metrics"]
+    assert two["metrics"] == one["metrics"]
+    rows, expected = RunStore.read(tmp_path / "two").rows(), RunStore.read(tmp_path / "one").rows()
+    assert len(expected) == (6 if task == "ade20k-seg" else one["counts"]["images"])
+    assert rows.keys() == expected.keys()
+    assert all(close(rows[i], expected[i]) for i in expected)
+
+
+def test_a_detector_trains_in_shards_as_in_copies(world, tmp_path):
+    """Two processes, three steps: the losses and weights of data-parallel training."""
+    words = ["finetune", "--task", "coco-det", "--preset", "tiny", "--data-root", world / "coco", "--device", "cpu"]
+    options = {"steps": 3, "batch": 4, "warmup_steps": 1, "image_size": 96, "log_steps": 1, "lr": 1e-4}
+    words += ["--workers", 0, *[word for k, v in options.items() for word in ("-o", f"{k}={v}")]]
+    for parallel in ("ddp", "fsdp"):
+        command = [*HARNESS, *words, "--parallel", parallel, "--output", tmp_path / parallel]
+        for finished in run_ranks([command] * 2):
+            assert finished.code == 0, finished.err
+    a, b = (read_table(tmp_path / name / "log.csv") for name in ("ddp", "fsdp"))
+    assert [float(r["loss"]) for r in a] == pytest.approx([float(r["loss"]) for r in b], rel=1e-5)
+    assert furthest(weights(tmp_path / "ddp"), weights(tmp_path / "fsdp")) < 1e-5

@@ -1,0 +1,223 @@
+"""`beit3-bench compare`: what is refused, and what the numbers of a paired comparison must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_task
+from click.testing import CliRunner
+from native import invoke, run_words
+from toy_task import ToyTask, write_toy_data
+
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.cli import main
+from beit3_bench.harness.commands.compare import verdict
+from beit3_bench.harness.evidence.compare import BOOTSTRAP, MCNEMAR, SHARED_CLUSTERS, MetricComparison, compare
+from beit3_bench.harness.record.store import RunStore
+from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.tasks.scores import ClusterTable, Scores
+
+
+class Graded(ToyTask):
+    """Every second positive number is missed where ``bias`` is not 0; values per sample under the metric's name."""
+
+    alone = True
+
+    def predict(self, model, batch):
+        rows = super().predict(model, batch)
+        for row in rows:
+            if self.options.bias and int(row["id"]) % 4 == 0:
+                row["positive"] = not row["positive"]
+            row["said"] = "up" if row["positive"] else "down"
+        return rows
+
+    def score(self, rows, examples):
+        right = np.array([rows[e.id]["positive"] == e.target for e in examples], dtype=float)
+        clusters = [e.id if self.alone else e.cluster for e in examples]
+        table = ClusterTable.collect(clusters, {"right": right, "n": np.ones(len(right))})
+        samples = {"accuracy": dict(zip([e.id for e in examples], right.tolist(), strict=True))}
+        return Scores({"accuracy": float(right.mean())}, {"numbers": len(examples)}, table, samples=samples)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Make a run of the graded toy: ``toy(name, bias=..., ...) -> folder``."""
+    toy_task.register(monkeypatch.setattr)
+    monkeypatch.setitem(toy_task.TASKS, "toy", Graded)
+    monkeypatch.setattr(Graded, "alone", True)
+
+    def make(name, bias="0", data="data", count=40, **request):
+        root = tmp_path / data
+        if not root.exists():
+            write_toy_data(root, count)
+        options = {"bias": bias}
+        asked = RunRequest(
+            "toy", root / "toy.pth", root, device="cpu", workers=0, output=tmp_path / name, options=options, **request
+        )
+        return run_task(asked, Graded).folder
+
+    return make
+
+
+def test_mcnemar_counts_and_effect_are_those_of_the_samples(toy):
+    a, b = toy("a"), toy("b", bias="1e-9")
+    found = compare(a, b)
+    (one,) = [m for m in found.metrics if m.metric == "accuracy"]
+    assert (one.a, one.b, one.difference) == (1.0, 0.75, pytest.approx(-0.25))
+    assert (one.only_a, one.only_b, one.changed, one.test) == (10, 0, 10, MCNEMAR)
+    assert one.p_value == pytest.approx(2 / 2**10)
+    assert one.ci95[0] <= -0.25 <= one.ci95[1] < 0
+    assert [flip.id for flip in one.flips] == [f"{i:03d}" for i in range(0, 40, 4)]
+    assert one.flips[0].predicted_a == {"positive": True, "said": "up"}
+    assert one.flips[0].predicted_b == {"positive": False, "said": "down"}
+    assert one.notes == []
+    assert verdict(one) == "A is better"
+    turned = compare(b, a).metrics[0]
+    assert (turned.difference, turned.only_b) == (pytest.approx(0.25), 10)
+    assert turned.p_value == one.p_value
+    assert verdict(turned) == "B is better"
+
+
+def test_samples_that_share_a_cluster_are_marked(toy, monkeypatch):
+    monkeypatch.setattr(Graded, "alone", False)
+    one = compare(toy("a"), toy("b", bias="1e-9")).metrics[0]
+    assert one.notes == [SHARED_CLUSTERS]
+    assert one.p_value != one.p_bootstrap
+
+
+def test_a_run_against_itself_does_not_differ(toy):
+    one = compare(toy("a"), toy("a2")).metrics[0]
+    assert (one.difference, one.ci95, one.p_value, one.changed) == (0.0, (0.0, 0.0), 1.0, 0)
+    assert verdict(one) == "no difference at 5%"
+
+
+def test_number_of_listed_flips_is_as_asked(toy):
+    a, b = toy("a"), toy("b", bias="1e-9")
+    assert [len(compare(a, b, flips=n).metrics[0].flips) for n in (0, 3, 99)] == [0, 3, 10]
+    assert compare(a, b, flips=0).metrics[0].changed == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "hidden"}, "is submitted, not scored"),
+        ({"limit": 8}, r"different subset None and \{'limit': 8\}"),
+        ({"data": "other", "count": 41}, r"different data \w{12}\.\.\. in .*data and \w{12}\.\.\. in .*other"),
+    ],
+)
+def test_runs_over_different_samples_are_refused_and_told_why(toy, change, message):
+    a, b = toy("a"), toy("b", **change)
+    with pytest.raises(BenchError, match=message):
+        compare(a, b)
+
+
+def test_other_task_unfinished_run_and_no_run_are_refused(toy, tmp_path):
+    a, b = toy("a"), toy("b")
+    content = json.loads((b / "result.json").read_text())
+    (b / "result.json").write_text(json.dumps({**content, "task": "nlvr2"}))
+    with pytest.raises(BenchError, match="different task 'toy' and 'nlvr2'"):
+        compare(a, b)
+    (b / "result.json").unlink()
+    with pytest.raises(BenchError, match="is not finished"):
+        compare(a, b)
+    with pytest.raises(BenchError, match="not a run folder"):
+        compare(a, tmp_path)
+    with pytest.raises(BenchError, match=r"'accuarcy' cannot be compared in pairs here; these can: accuracy"):
+        compare(a, a, ["accuarcy"])
+
+
+def test_table_that_is_not_stored_is_made_from_the_rows(toy):
+    """As for AP, whose table is no sum over clusters."""
+    a, b = toy("a"), toy("b", bias="1e-9")
+    expected = compare(a, b).metrics
+    for folder in (a, b):
+        np.savez_compressed(folder / "samples.npz", cluster_ids=np.array(["000"]))
+    with pytest.raises(BenchError, match=rf"beit3-bench compare {a} {b} --data-root"):
+        compare(a, b)  # the card's data is not opened unasked
+    assert compare(a, b, data_root=a.parent / "data").metrics == expected
+
+
+def test_text_and_json_say_the_same(toy):
+    a, b = toy("a"), toy("b", bias="1e-9")
+    words = ["compare", str(a), str(b), "--flips", "2"]
+    text = CliRunner().invoke(main, words)
+    assert text.exit_code == 0
+    assert "B-A  -25.00" in text.stdout
+    assert "(exact McNemar)" in text.stdout
+    assert "A is better" in text.stdout
+    assert "10 samples changed (only A right: 10, only B right: 0)" in text.stdout
+    assert "000  1 -> 0   True, up -> False, down" in text.stdout
+    assert "... and 8 more" in text.stdout
+    parsed = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert parsed["metrics"][0]["only_a"] == 10
+    refused = CliRunner().invoke(main, ["compare", str(a), str(Path("nope"))])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "p_bootstrap", "difference", "higher", "words"),
+    [
+        (0.01, 0.2, 1.0, True, "no difference at 5%"),
+        (0.01, 0.02, 1.0, False, "A is better"),
+        (None, None, 1.0, True, "no difference at 5%"),
+        (0.04, None, 1.0, True, "B is better"),
+    ],
+)
+def test_verdict_needs_both_tests(p_value, p_bootstrap, difference, higher, words):
+    one = MetricComparison("m", "percent", 1, higher, 1, 2, difference, None, p_value, BOOTSTRAP, p_bootstrap)
+    assert verdict(one) == words
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "test"),
+    [
+        ("vqav2", "vqa_accuracy", BOOTSTRAP),
+        ("nlvr2", "accuracy", MCNEMAR),
+        ("imagenet-linear", "top1", MCNEMAR),
+        ("coco-retrieval", "TR@1", MCNEMAR),
+        ("coco-retrieval", "IR@10", MCNEMAR),
+        ("coco-caption", "CIDEr", BOOTSTRAP),
+    ],
+)
+def test_native_tasks_keep_what_a_comparison_needs(native, other, task, metric, test, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folders = []
+    for name, checkpoint in (("a", native.checkpoint(task)), ("b", other(task))):
+        words = run_words(native, task)
+        words[words.index("--checkpoint") + 1] = checkpoint
+        done = invoke(*words, "--output", tmp_path / name, *(["-o", "max_length=6"] if task == "coco-caption" else []))
+        assert done.exit_code == 0, done.stderr
+        folders.append(tmp_path / name)
+    (one,) = compare(*folders, [metric]).metrics
+    if task == "vqav2":  # questions are right by tenths, but a mini world may have only 0 and 100
+        values = [v for f in folders for v in RunStore.read(f).samples()[1][metric].values()]
+        test = MCNEMAR if set(values) <= {0.0, 100.0} else BOOTSTRAP
+    assert one.test == test
+    assert one.changed is not None
+    assert one.difference == pytest.approx(one.b - one.a, abs=1e-9)
+    if test == MCNEMAR:
+        top = 100 if one.unit == "percent" else 1
+        kept = np.load(folders[0] / "samples.npz")[f"sample/{metric}"]
+        assert one.a == pytest.approx(kept.mean(), abs=1e-9)
+        assert one.difference == pytest.approx(top * (one.only_b - one.only_a) / len(kept), abs=1e-9)
+
+
+@pytest.fixture
+def other(native, tmp_path):
+    """A second checkpoint of a task: the first with its tensors scaled and turned."""
+    import torch
+
+    def make(task):
+        content = torch.load(native.checkpoint(task), weights_only=True)
+        generator = torch.Generator().manual_seed(1)
+        for value in content["model"].values():
+            if value.is_floating_point() and value.ndim > 1:
+                value.add_(torch.randn(value.shape, generator=generator), alpha=0.5)
+        torch.save(content, tmp_path / "other.pth")
+        (tmp_path / "beit3.spm").write_bytes((native.checkpoints / "beit3.spm").read_bytes())
+        return tmp_path / "other.pth"
+
+    return make

@@ -1,0 +1,83 @@
+"""The leak guard: which checkpoint is warned about on which split, and that the table fits the registries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from native import invoke, run_words
+
+from beit3_bench.backbones.beit3.weights import WEIGHTS
+from beit3_bench.harness.evidence.leaks import SEEN, find_leaks, read_leaks, trained_on
+from beit3_bench.tasks.registry import BUILT_IN, get_task, task_names
+
+
+def test_every_name_of_the_table_is_one_that_something_is_trained_on():
+    own, leaks = read_leaks()
+    known = {data for weight in WEIGHTS for data in weight.trained_on} | {
+        data for names in own.values() for data in names
+    }
+    assert {leak.data for leak in leaks} <= known
+    assert set(own) <= set(BUILT_IN)
+    assert {leak.seen for leak in leaks} <= set(SEEN)
+    assert len({(leak.data, leak.task, split) for leak in leaks for split in leak.splits}) == sum(
+        len(leak.splits) for leak in leaks
+    )
+
+
+def test_every_split_of_the_table_is_one_of_its_task():
+    for leak in read_leaks()[1]:
+        if leak.task in task_names():
+            assert set(leak.splits) <= set(get_task(leak.task).splits), leak
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "checkpoint", "metadata", "words"),
+    [
+        ("vqav2", "val", "beit3_base_patch16_480_vqa.pth", {}, ["has seen these very samples"]),
+        ("vqav2", "minival", "beit3_base_patch16_480_vqa.pth", {}, ["has seen these very samples"]),
+        ("vqav2", "test-dev", "beit3_base_patch16_480_vqa.pth", {}, []),
+        ("vqav2", "test-dev", "beit3_base_indomain_patch16_480_vqa.pth", {}, ["some of these images"]),
+        ("coco-caption", "test", "beit3_base_patch16_480_coco_captioning.pth", {}, []),
+        ("flickr30k", "test", "beit3_base_patch16_384_f30k_retrieval.pth", {}, []),
+        ("nlvr2", "dev", "beit3_large_indomain_patch16_224_nlvr2.pth", {}, []),
+        ("vqav2", "val", "mine.pth", {"task": "vqav2"}, ["has seen these very samples"]),
+        ("vqav2", "minival", "mine.pth", {"task": "vqav2"}, []),
+        ("coco-retrieval", "test", "mine.pth", {"task": "vqav2"}, ["some of these images"]),
+        (
+            "vqav2",
+            "minival",
+            "mine.pth",
+            {"task": "vqav2", "source": {"checkpoint": "beit3_base_indomain_patch16_224.pth"}},
+            ["trained on COCO captions", "trained on Visual Genome"],
+        ),
+        ("vqav2", "val", "unknown.pth", {}, []),
+        ("vqav2", "val", "odd.pth", {"task": 3, "source": "x"}, []),
+    ],
+)
+def test_leaks_of_a_checkpoint(task, split, checkpoint, metadata, words):
+    found = find_leaks(task, split, Path("/somewhere") / checkpoint, metadata)
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_gravest_comes_first():
+    found = find_leaks("vqav2", "val", Path("beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"), {})
+    assert "very samples" in found[0]
+    assert len(found) == len(trained_on(Path("beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"), {})) - 1
+
+
+def test_run_warns_and_notes_it_in_the_result(native, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT3_BENCH_CACHE", str(tmp_path / "cache"))  # a file of a released name is pinned
+    words = run_words(native, "vqav2")
+    leaky = tmp_path / "beit3_base_patch16_480_vqa.pth"
+    leaky.write_bytes(native.checkpoint("vqav2").read_bytes())
+    words[words.index("--checkpoint") + 1] = leaky
+    done = invoke(*words, "--tokenizer", native.world / "beit3.spm", "--output", tmp_path / "run", "--limit", 2)
+    assert done.exit_code == 0, done.stderr
+    notes = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
+    (note,) = [note for note in notes if "has seen these very samples" in note]
+    assert f"warning: {note}" in done.stderr
+    clean = invoke(*run_words(native, "vqav2"), "--output", tmp_path / "clean", "--limit", 2)
+    assert "has seen" not in clean.stderr
