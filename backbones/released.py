@@ -72,9 +72,9 @@ class ReleasedFile:
 @cache
 def released_files() -> tuple[ReleasedFile, ...]:
     """Every released file of every family, in the families' order."""
-    from beit3_bench.backbones.beit3.weights import WEIGHTS
+    from beit3_bench.backbones.registry import families
 
-    return WEIGHTS
+    return tuple(file for family in families() for file in family.released())
 
 
 @cache

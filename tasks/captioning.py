@@ -1,33 +1,34 @@
-"""Captioning on COCO (Karpathy split) and nocaps: masked conditional generation with beam search.
+"""Captioning on COCO (Karpathy split) and nocaps.
 
-Protocol (BEiT-3 paper, section 3.1.2; official `CaptioningHandler`): no prompt, 3 beams, length penalty 0.6. The text length
-is 64, as in the official evaluation command (the training recipe uses 32: ``-o max_length=32``). Scored with
-pycocoevalcap's formulas; references come from the split file itself.
+How captions are searched is the model's (for BEiT-3 paper, section 3.1.2, and official `CaptioningHandler`: no prompt, 3 beams,
+length penalty 0.6, and the text length 64 of the official evaluation command; the training recipe uses 32: ``-o max_length=32``). Scored
+with pycocoevalcap's formulas; references come from the split file itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Captions
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, identifier, read_json, read_records, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
-if TYPE_CHECKING:
-    import torch
-
 METRICS = (
-    Metric("CIDEr", "fraction", headline=True),
-    *(Metric(name, "fraction") for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")),
+    Metric("CIDEr", "fraction", headline=True, formula=reduce_captions),
+    *(
+        Metric(name, "fraction", formula=reduce_captions)
+        for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
+    ),
 )
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 RESULTS_FORM = 'a JSON list of {"image_id": 42, "caption": "a cat"}'
@@ -36,61 +37,49 @@ RESULTS_FORM = 'a JSON list of {"image_id": 42, "caption": "a cat"}'
 class CaptioningTask(Task):
     """What COCO captioning and nocaps share. An example is an image; its target is the list of reference captions."""
 
-    head = "coco-caption"
+    ability = Captions
+    uses_text = False
     metrics = METRICS
     row_shape: ClassVar[Mapping[str, Any]] = {"caption": str}
     training_file = "dataset_coco.json"
 
     @dataclass
     class Options:
-        """num_beams, max_length, length_penalty, decoder: see `backbones.beit3.generation.Decoding`.
-
-        length_penalty: exponent of the length by which a hypothesis is divided.
+        """num_beams: hypotheses kept per image; default: the model's own, 3 for BEiT-3.
+        max_length: longest token sequence; default: the model's own, 64 for BEiT-3.
+        length_penalty: exponent of the length by which a hypothesis is divided; default: the model's own, 0.6 for BEiT-3.
+        decoder: official, with its quirks, or clean; default: official.
         """
 
-        num_beams: int = 3
-        max_length: int = 64
-        length_penalty: float = 0.6
-        decoder: str = "official"
+        num_beams: int | None = None
+        max_length: int | None = None
+        length_penalty: float | None = None
+        decoder: str | None = None
 
-    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
-        from beit3_bench.backbones.beit3.generation import Decoding
-
-        super().__init__(data_root, options)
-        o = self.options
-        Decoding(o.num_beams, o.max_length, o.length_penalty, o.decoder)  # checked before a model is loaded
-        self.recipe: dict[str, Any] = {}
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        return {"ids": [e.id for e in examples], "images": self.load_images([e.images[0] for e in examples])}
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """The caption of each image, and its token ids as generated."""
-        assert self.preprocessing is not None
-        assert self.tokenizer is not None
-        o = self.options
-        images = self.preprocessing.normalise(batch["images"])
-        ids = model.generate(images, o.num_beams, o.max_length, o.length_penalty, o.decoder)
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
+        """The caption of each image, and its token ids as generated where the model says them."""
         return [
-            {"id": i, "caption": self.tokenizer.decode(tokens), "token_ids": tokens}
-            for i, tokens in zip(batch["ids"], ids, strict=True)
+            {"id": e.id, "caption": caption.text}
+            | ({} if caption.token_ids is None else {"token_ids": list(caption.token_ids)})
+            for e, caption in zip(examples, values, strict=True)
         ]
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Caption metrics on pycocoevalcap's scale (CIDEr 0..10, the others fractions)."""
+        examples = split.examples
         domains = {e.id: e.meta["domain"] for e in examples if e.meta.get("domain")}
         captions = {e.id: rows[e.id]["caption"] for e in examples}
         return self.scores_of(captions, {e.id: e.target for e in examples}, domains)
 
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return reduce_captions(sums)
-
-    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+    def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """The official results file: ``[{"image_id", "caption"}]``."""
         path = folder / "captions_results.json"
         write_json(
             path,
-            [{"image_id": int(e.id) if e.id.isdigit() else e.id, "caption": rows[e.id]["caption"]} for e in examples],
+            [
+                {"image_id": int(e.id) if e.id.isdigit() else e.id, "caption": rows[e.id]["caption"]}
+                for e in split.examples
+            ],
         )
         return [path]
 
@@ -125,96 +114,15 @@ class CaptioningTask(Task):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def configure_training(self, recipe: Mapping[str, Any]) -> None:
-        self.recipe = dict(recipe)
-
-    def training_examples(self) -> list[Example]:
+    def training_split(self) -> Split:
         """One (image, caption) pair per reference of COCO's train and restval images."""
         path = self.data_root / self.training_file
-        return [
+        examples = [
             Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, None)
             for image in select(read_karpathy(path), ("train", "restval"), path)
             for sentence, text in image.sentences
         ]
-
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        """Images, captions with masks, and which positions were masked."""
-        import torch
-
-        from beit3_bench.backbones.beit3.training.augment import derived
-        from beit3_bench.backbones.preprocess import decode
-
-        assert self.tokenizer is not None
-        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        # Truncation is the tokenizer's; a recipe with shorter text sets the tokenizer's length.
-        token_ids, padding_mask = self.pad_text(examples)
-        masked, positions = [], []
-        for e, row in zip(examples, token_ids, strict=True):
-            # A stream per caption: the masks must not depend on which process, or with which others, it is collated.
-            own = derived(generator, e.id)
-            ids, chosen = mask_caption(
-                row, len(e.token_ids or ()), self.recipe["mask_prob"], self.tokenizer.mask_token_id, own
-            )
-            masked.append(ids)
-            positions.append(chosen)
-        return {
-            "ids": [e.id for e in examples],
-            "images": images,
-            "token_ids": torch.stack(masked),
-            "padding_mask": padding_mask,
-            "masked_positions": torch.stack(positions),
-            "labels": token_ids,
-        }
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Label-smoothed masked language modelling at the masked positions (official `BertCaptioningLoss`)."""
-        from beit3_bench.backbones.beit3.training.losses import captioning_loss
-
-        assert self.preprocessing is not None
-        positions = batch["masked_positions"]
-        logits = model(
-            self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], positions
-        )
-        r = self.recipe
-        return captioning_loss(
-            logits,
-            batch["labels"][positions],
-            r["label_smoothing"],
-            r["drop_worst_ratio"],
-            r["drop_worst_after"],
-            step,
-            gather,
-        )
-
-
-def mask_caption(
-    token_ids: torch.Tensor, length: int, mask_prob: float, mask_id: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask a caption for training (official `CaptioningDataset._masking_on_text_tokens`).
-
-    int(length * mask_prob + 0.5) of the positions 1..length-1 are drawn, at least one: SEP can be, CLS never. Of these
-    80% become the mask, 10% stay, 10% become a random id from 3 on.
-
-    Args:
-        token_ids: int64 (L,), CLS first; ``length`` of them are not padding.
-
-    Returns:
-        The masked ids (L,), and bool (L,) of the drawn positions.
-    """
-    import torch
-
-    count = max(min(int(length * mask_prob + 0.5), length - 1), 1)
-    drawn = 1 + torch.randperm(length - 1, generator=generator)[:count]
-    positions = torch.zeros(len(token_ids), dtype=torch.bool)
-    positions[drawn] = True
-    dice = torch.rand(count, generator=generator)
-    random = torch.randint(3, mask_id + 1, (count,), generator=generator)
-    old = token_ids[drawn]
-    masked = token_ids.clone()
-    masked[drawn] = torch.where(dice < 0.8, torch.full_like(old, mask_id), torch.where(dice < 0.9, old, random))
-    return masked, positions
+        return Split("train", tuple(examples))
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
@@ -257,16 +165,21 @@ def domains_of(content: Any) -> dict[str, str]:
 
 
 def to_scores(
-    scored: CaptionScores, references: Mapping[str, Sequence[str]], extra: Mapping[str, float] | None = None
+    scored: CaptionScores, references: Mapping[str, Sequence[str]], columns: Mapping[str, np.ndarray] | None = None
 ) -> Scores:
-    """Wrap caption scores as the Task contract's."""
-    return Scores(
-        metrics={**scored.metrics, **(extra or {})},
-        counts={"images": len(scored.ids), "references": sum(len(references[i]) for i in scored.ids)},
-        table=ClusterTable(scored.ids, dict(scored.statistics)),
-        notes=list(scored.notes),
-        samples={name: scored.per_image[name] for name in ("CIDEr",) if name in scored.per_image},
+    """Wrap caption scores as the Task contract's. columns: further ones of the cluster table."""
+    return Scores.of(
+        NoCaps.metrics if columns else METRICS,
+        ClusterTable(scored.ids, {**scored.statistics, **(columns or {})}),
+        {"images": len(scored.ids), "references": sum(len(references[i]) for i in scored.ids)},
+        scored.notes,
+        {name: scored.per_image[name] for name in ("CIDEr",) if name in scored.per_image},
     )
+
+
+def reduce_domains(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CIDEr by domain, from columns of (sum, images)."""
+    return {name: pair[..., 0] / pair[..., 1] for name, pair in sums.items() if name.startswith("CIDEr/")}
 
 
 class CocoCaption(CaptioningTask):
@@ -281,7 +194,7 @@ DATA_ROOT/
   dataset_coco.json             Karpathy's split file; references come from it
   train2014/*.jpg  val2014/*.jpg"""
 
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
         path = self.data_root / self.training_file
         examples = []
         for image in select(read_karpathy(path), (split,), path):
@@ -291,7 +204,7 @@ DATA_ROOT/
                 )
             file = str(self.data_root / image.path)
             examples.append(Example(image.id, (file,), None, image.id, [text for _, text in image.sentences], "image"))
-        return examples
+        return Split(split, tuple(examples))
 
 
 class NoCaps(CaptioningTask):
@@ -301,7 +214,7 @@ class NoCaps(CaptioningTask):
     title = "nocaps"
     splits = ("val", "test")
     default_split = "val"
-    metrics = (*METRICS, *(Metric(f"CIDEr/{d}", "fraction") for d in DOMAINS))
+    metrics = (*METRICS, *(Metric(f"CIDEr/{d}", "fraction", formula=reduce_domains) for d in DOMAINS))
     layout = """\
 DATA_ROOT/
   nocaps_val_4500_captions.json     4,500 images with 10 captions each, by domain
@@ -309,7 +222,7 @@ DATA_ROOT/
   val/*.jpg  test/*.jpg             also below images/, or all in one folder"""
     files = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}  # noqa: RUF012
 
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
         path = find(self.data_root, self.files[split], (".", "annotations"), "nocaps annotations")
         content = read_json(path, "nocaps")
         folder = find(self.data_root, split, (".", "images"), "nocaps image folder")
@@ -327,14 +240,13 @@ DATA_ROOT/
         if not examples:
             raise BenchError(f"{path}: holds no images; mend the file, or get it again")
         unique((e.id for e in examples), str(path), "image id")
-        return examples
+        return Split(split, tuple(examples))
 
     @classmethod
     def scores_of(
         cls, captions: Mapping[str, str], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
     ) -> Scores:
         """Overall, and CIDEr per domain: each domain is scored as a set of its own, with its own document frequencies."""
-        extra: dict[str, float] = {}
         columns: dict[str, np.ndarray] = {}
         notes: list[str] = []
         for domain in DOMAINS:
@@ -343,12 +255,9 @@ DATA_ROOT/
                 notes.append(f"no CIDEr/{domain}: it has a single image, and document frequencies need at least two")
             if len(part) > 1:
                 one = score_captions({i: captions[i] for i in part}, {i: references[i] for i in part}, ["CIDEr"])
-                extra[f"CIDEr/{domain}"] = one.metrics["CIDEr"]
                 each = one.per_image["CIDEr"]
                 columns[f"CIDEr/{domain}"] = np.array([[each.get(i, 0.0), float(i in each)] for i in references])
-        scores = to_scores(score_captions(captions, references), references, extra)
-        assert scores.table is not None
-        scores.table.columns |= columns
+        scores = to_scores(score_captions(captions, references), references, columns)
         unknown = [i for i in references if domains.get(i) not in DOMAINS]
         if len(unknown) == len(references):
             notes.append("no CIDEr per domain: the annotation file does not tell the domains")
@@ -358,11 +267,7 @@ DATA_ROOT/
         scores.notes += notes
         return scores
 
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        domains = {name: pair[..., 0] / pair[..., 1] for name, pair in sums.items() if name.startswith("CIDEr/")}
-        return reduce_captions(sums) | domains
-
-    def training_examples(self) -> list[Example]:
+    def training_split(self) -> Split:
         raise BenchError(
             "nocaps has no training split; fine-tune on coco-caption and evaluate that checkpoint with --task nocaps"
         )

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.files import read_json
-from beit3_bench.tasks.labels import first_difference, labels_of
+from beit3_bench.tasks.labels import first_difference
 
 WORDNET_ID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1_000
@@ -86,21 +86,13 @@ def names_by_number(folders: Sequence[str], names: Sequence[str], path: Path) ->
     return [names[place] for place in places]
 
 
-def check_class_folders(
-    folders: Sequence[str],
-    listed: Path | None,
-    root: Path,
-    checkpoint: Path,
-    metadata: Mapping[str, Any],
-    outputs: int | None,
-) -> list[str]:
+def check_class_folders(folders: Sequence[str], listed: Path | None, root: Path, outputs: Outputs) -> list[str]:
     """Compare class folders with the outputs of a head.
 
     Args:
         folders: names in the order in which they are taken to be the outputs.
         listed: the file that says so; None = their own order.
-        metadata: of the checkpoint; ``labels`` are the folders that it was trained with.
-        outputs: of the head; None where unknown.
+        outputs: of the checkpoint's head; ``labels`` are the folders that it was trained with.
 
     Returns:
         Notes for the result: what could not be known.
@@ -108,18 +100,18 @@ def check_class_folders(
     Raises:
         BenchError: another number of classes, other classes, or an order that cannot be known.
     """
-    trained, weight = labels_of(metadata, checkpoint), find_released(checkpoint)
-    released = weight is not None and weight.task == "imagenet-linear"
-    if trained is None and released and outputs == IMAGENET_CLASSES:
+    checkpoint, count = outputs.checkpoint, outputs.count
+    trained = None if outputs.labels is None else list(outputs.labels)
+    if trained is None and outputs.released and count == IMAGENET_CLASSES:
         trained = imagenet_classes()
-    if outputs is not None and outputs != len(folders):
+    if count is not None and count != len(folders):
         strange = [n for n in folders if trained and n not in trained] or [
             n for n in folders if not WORDNET_ID.fullmatch(n)
         ]
         some = 0 < len(strange) < len(folders)
         hint = f" (is {strange[0]!r} a class?)" if some else ""
         raise BenchError(
-            f"{checkpoint}: its head tells {outputs} classes apart, {root} has {len(folders)} class folders{hint}; "
+            f"{checkpoint}: its head tells {count} classes apart, {root} has {len(folders)} class folders{hint}; "
             "give the data set that it was trained for"
         )
     if trained is not None and trained == list(folders):
@@ -131,7 +123,7 @@ def check_class_folders(
             f"{listed}: is not the checkpoint's own order: {first_difference(trained, folders, 'output')}; leave it out"
         )
     if are_numbers(folders):
-        return _check_numbers(folders, trained, root, checkpoint, metadata)
+        return _check_numbers(folders, trained, root, checkpoint, outputs.metadata)
     if trained is not None:
         raise BenchError(
             f"{checkpoint}: was trained for other classes than {root} holds: "

@@ -7,13 +7,16 @@ A class-name file and prompt templates (averaged as CLIP does) can be given inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Classifies
+from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
     are_numbers,
@@ -23,13 +26,12 @@ from beit3_bench.tasks.class_folders import (
     listed_order,
     names_by_number,
 )
-from beit3_bench.tasks.contract import Example, Row, Task
-from beit3_bench.tasks.dual_encoder import DualEncoder
+from beit3_bench.tasks.contract import Example, Row, Split, Task
+from beit3_bench.tasks.embedding import EmbeddingTask
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
 from beit3_bench.tasks.metrics.topk import (
     CUTS,
-    accuracy_of_ranks,
     class_ranks,
     estimate_topk,
     topk_classes,
@@ -38,9 +40,6 @@ from beit3_bench.tasks.metrics.topk import (
     zero_shot_weights,
 )
 from beit3_bench.tasks.scores import Metric, Scores
-
-if TYPE_CHECKING:
-    import torch
 
 TEMPLATES_FORM = 'a JSON list of prompts such as ["a photo of a {}."]'
 CLASS_NAMES_FORM = 'a JSON list of names in label order, or an object such as {"n01440764": "tench"}'
@@ -55,13 +54,12 @@ class ImageFolders(Task):
 
     splits = ("val", "train")
     default_split = "val"
-    metrics = (Metric("top1", "fraction", headline=True), Metric("top5", "fraction"))
+    metrics = (
+        Metric("top1", "fraction", headline=True, formula=estimate_topk),
+        Metric("top5", "fraction", formula=estimate_topk),
+    )
     layout = LAYOUT
     score_files = ()
-
-    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
-        super().__init__(data_root, options)
-        self._left_out: dict[str, list[str]] = {}
 
     def classes(self) -> list[str]:
         """The folders of ``val`` in label order: WordNet ids sorted as text, numbers as numbers."""
@@ -75,8 +73,8 @@ class ImageFolders(Task):
             )
         return names
 
-    def labelled_images(self, split: str) -> list[Example]:
-        """One example per image file in a class folder or below it; the target is the class index."""
+    def labelled_images(self, split: str) -> Split:
+        """One example per image file in a class folder or below it; the target is the class index, the labels are the folders."""
         examples: list[Example] = []
         classes = self.classes()
         left_out = stray_files(self.data_root / split) if (self.data_root / split).is_dir() else []
@@ -101,33 +99,19 @@ class ImageFolders(Task):
                 f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(classes)} class folders; "
                 + (left_out_line(folder, left_out) or "the split is empty")
             )
-        self._left_out[split] = left_out
-        return examples
+        folder = self.data_root / split
+        return Split(split, tuple(examples), tuple(classes), self.data_root, left_out=left_out_line(folder, left_out))
 
-    def left_out(self, split: str) -> str | None:
-        if split not in self._left_out:
-            self.labelled_images(split)
-        return left_out_line(self.data_root / split, self._left_out[split])
-
-    def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
+    def limited(self, split: Split, n: int) -> Split:
         """n images spread evenly over the classes (files are sorted by class), and every class text."""
-        images = [e for e in examples if e.kind == "image"]
-        chosen = (
-            {images[i * len(images) // n].id for i in range(min(n, len(images)))}
-            if len(images) > n
-            else {e.id for e in images}
-        )
-        return [e for e in examples if e.kind != "image" or e.id in chosen]
-
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return estimate_topk(sums)
-
-    def chance(self, examples: Sequence[Example]) -> float:
-        """Top-1 (fraction) of guessing among the classes."""
-        return 1.0 / len(self.classes())
+        images = [e for e in split.examples if e.kind == "image"]
+        if len(images) <= n:
+            return split
+        chosen = {images[i * len(images) // n].id for i in range(n)}
+        return split.of([e for e in split.examples if e.kind != "image" or e.id in chosen])
 
 
-class ImageNet(ImageFolders, DualEncoder):
+class ImageNet(ImageFolders, EmbeddingTask):
     """ImageNet-1K as retrieval of the class text."""
 
     name = "imagenet"
@@ -197,16 +181,18 @@ class ImageNet(ImageFolders, DualEncoder):
             )
         return [info.label_name_to_description(c) for c in classes]
 
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
+        images = self.labelled_images(split)
         texts = [
             Example(f"text:{wnid}:{n}", text=text, cluster=wnid, target=label, kind="text")
             for label, (wnid, texts) in enumerate(self.class_texts().items())
             for n, text in enumerate(texts)
         ]
-        return self.labelled_images(split) + texts
+        return dataclasses.replace(images, examples=(*images.examples, *texts), labels=None)
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Class of highest cosine; several texts of a class are averaged as CLIP does."""
+        examples = split.examples
         texts = [e for e in examples if e.kind == "text"]
         images = [e for e in examples if e.kind == "image"]
         num_classes = max(e.target for e in texts) + 1
@@ -220,23 +206,19 @@ class ImageNet(ImageFolders, DualEncoder):
                 for i in range(0, len(images), 4096)
             ]
         )
-        return ranked_scores(ranks, images, {"images": len(images), "classes": num_classes, "class texts": len(texts)})
+        counts = {"images": len(images), "classes": num_classes, "class texts": len(texts)}
+        return ranked_scores(ranks, images, counts, num_classes)
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def training_examples(self) -> list[Example]:
-        """One (image, class text) pair per image; with templates, the first one."""
+    def training_split(self) -> Split:
+        """One (image, class text) pair per image; with templates, the first one. Images of the same class are not each other's
+        negatives.
+        """
         texts = [t[0] for t in self.class_texts().values()]
-        return [Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in self.labelled_images("train")]
-
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        """Pairs and their labels: images of the same class are not each other's negatives."""
-        import torch
-
-        batch = super().training_collate(examples, generator, image_ops)
-        return {**batch, "labels": torch.tensor([e.target for e in examples])}
+        images = self.labelled_images("train")
+        pairs = [Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in images.examples]
+        return dataclasses.replace(images.of(pairs), labels=None)
 
 
 class ImageNetLinear(ImageFolders):
@@ -244,7 +226,7 @@ class ImageNetLinear(ImageFolders):
 
     name = "imagenet-linear"
     title = "ImageNet-1K, linear head"
-    head = "imagenet-linear"
+    ability = Classifies
     uses_text = False
     outputs = "classes"
     row_shape: ClassVar[Mapping[str, Any]] = {"top5": [int]}
@@ -262,64 +244,36 @@ class ImageNetLinear(ImageFolders):
         folders, listed = super().classes(), self.options.class_names
         return listed_order(folders, listed) if listed else folders
 
-    def head_arguments(self) -> dict[str, Any]:
-        return {"num_classes": len(self.classes())}
+    def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
+        assert split.labels is not None
+        return check_class_folders(split.labels, self.options.class_names, self.data_root / "val", outputs)
 
-    def labels(self) -> list[str]:
-        return self.classes()
-
-    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
-        listed = self.options.class_names
-        return check_class_folders(self.classes(), listed, self.data_root / "val", checkpoint, metadata, outputs)
-
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
         return self.labelled_images(split)
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        return {"ids": [e.id for e in examples], "images": self.load_images([e.images[0] for e in examples])}
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """The five best classes, best first (lower index first among equals)."""
-        assert self.preprocessing is not None
-        logits = model(self.preprocessing.normalise(batch["images"])).float().cpu().numpy()
-        return [{"id": i, "top5": row} for i, row in zip(batch["ids"], topk_classes(logits).tolist(), strict=True)]
+        best = topk_classes(np.stack(values)).tolist()
+        return [{"id": e.id, "top5": row} for e, row in zip(examples, best, strict=True)]
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         def rank(example: Example) -> int:
             best = rows[example.id]["top5"]
             return best.index(example.target) + 1 if example.target in best else len(best) + 1
 
+        examples = split.examples
         ranks = np.array([rank(e) for e in examples])
-        return ranked_scores(ranks, examples, {"images": len(examples), "classes": len({e.target for e in examples})})
-
-    # ---- fine-tuning ----------------------------------------------------------------------------------------------
-
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        import torch
-
-        from beit3_bench.backbones.preprocess import decode
-
-        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        return {"ids": [e.id for e in examples], "images": images, "labels": torch.tensor([e.target for e in examples])}
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Cross-entropy with label smoothing 0.1, or with soft targets where mixup made them (timm's losses)."""
-        from beit3_bench.backbones.beit3.training.losses import classification_loss
-
-        assert self.preprocessing is not None
-        images = batch["images"]
-        logits = model(self.preprocessing.normalise(images) if not images.is_floating_point() else images)
-        return classification_loss(logits, batch["labels"])
+        counts = {"images": len(examples), "classes": len({e.target for e in examples})}
+        return ranked_scores(ranks, examples, counts, len(split.labels or ()))
 
 
-def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int]) -> Scores:
-    """Top-1 and top-5 from the rank (from 1) of each image's class."""
+def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int], classes: int) -> Scores:
+    """Top-1 and top-5 from the rank (from 1) of each image's class; chance is guessing among the classes."""
     hits = {f"top{k}": (ranks <= k).astype(float).tolist() for k in CUTS}
-    return Scores(
-        accuracy_of_ranks(ranks),
-        counts,
+    return Scores.of(
+        ImageFolders.metrics,
         topk_table(ranks, [e.cluster for e in images]),
+        counts,
         samples={name: dict(zip([e.id for e in images], values, strict=True)) for name, values in hits.items()},
+        chance=1.0 / classes,
     )

@@ -1,32 +1,36 @@
-"""NLVR2: is the sentence true of the two images? Two fused passes, pooled outputs concatenated.
+"""NLVR2: is the sentence true of the two images?
 
-Protocol (BEiT-3 paper, section 3.1.1; official `NLVR2Handler`): [vision CLS, text BOS] of both pairs, two-layer MLP,
-label 1 = True. dev.json is the dev split, test1.json is test-P. Accuracy and consistency as nlvr2/eval/metrics.py.
+Protocol (BEiT-3 paper, section 3.1.1; official `NLVR2Handler`): two labels, 1 = True. dev.json is the dev split, test1.json is test-P.
+Accuracy and consistency as nlvr2/eval/metrics.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Classifies, Item
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, read_csv, read_json_lines, unique
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
 from beit3_bench.tasks.scores import Metric, Scores
 
-if TYPE_CHECKING:
-    import torch
-
 FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
 FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
 IMAGE_FOLDERS = (".", "images", "nlvr2", "nlvr2/images")
 FORM = "identifier,label lines such as dev-924-1-0,True"
+LABELS = ("False", "True")
+METRICS = (
+    Metric("accuracy", "fraction", headline=True, decimals=2, formula=estimate_nlvr2),
+    Metric("consistency", "fraction", decimals=2, formula=estimate_nlvr2),
+)
 
 
 def read_annotations(path: Path) -> list[dict[str, Any]]:
@@ -79,11 +83,12 @@ class NLVR2(Task):
 
     name = "nlvr2"
     title = "NLVR2"
-    head = "nlvr2"
+    ability = Classifies
+    images = 2
     splits = ("test-P", "dev", "train")
     default_split = "test-P"
     row_shape: ClassVar[Mapping[str, Any]] = {"label": bool}
-    metrics = (Metric("accuracy", "fraction", headline=True, decimals=2), Metric("consistency", "fraction", decimals=2))
+    metrics = METRICS
     layout = """\
 DATA_ROOT/
   data/{train,dev,test1}.json                  the original JSON lines
@@ -91,7 +96,7 @@ DATA_ROOT/
   dev/dev-*-img0.png                           also below images/
   test1/test1-*-img0.png"""
 
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
         """One example per sentence-pair; the cluster is the sentence, the target the truth."""
         name = FILES[split]
         path = find(self.data_root, name, FOLDERS, "NLVR2 annotations")
@@ -116,55 +121,27 @@ DATA_ROOT/
                     record["truth"],
                 )
             )
-        return examples
+        return Split(split, tuple(examples), LABELS, path)
 
-    def labels(self) -> list[str]:
-        return ["False", "True"]
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        token_ids, padding_mask = self.pad_text(examples, self.text_multiple)
-        images, index = self.load_shared_images([file for e in examples for file in e.images])
-        return {
-            "ids": [e.id for e in examples],
-            "images": images,
-            "image_index": index,
-            "token_ids": token_ids,
-            "padding_mask": padding_mask,
-        }
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """The predicted truth, and the difference of the two logits."""
-        logits = self._logits(model, batch).float()
-        margin = (logits[:, 1] - logits[:, 0]).tolist()
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
+        """The predicted truth, and the difference of the two scores."""
+        scores = np.stack(values)
+        best, margin = scores.argmax(axis=1), (scores[:, 1] - scores[:, 0]).tolist()
         return [
-            {"id": i, "label": bool(best), "margin": m}
-            for i, best, m in zip(batch["ids"], logits.argmax(dim=-1).tolist(), margin, strict=True)
+            {"id": e.id, "label": bool(label), "margin": m} for e, label, m in zip(examples, best, margin, strict=True)
         ]
 
-    def _logits(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-        assert self.preprocessing is not None
-        images = self.preprocessing.normalise(batch["images"])
-        left, right = images[batch["image_index"][0::2]], images[batch["image_index"][1::2]]
-        return model(left, right, batch["token_ids"], batch["padding_mask"])
-
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Accuracy and consistency, fractions."""
+        examples = split.examples
         return score_labels(
             [rows[e.id]["label"] for e in examples], [e.target for e in examples], [e.id for e in examples]
         )
 
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return estimate_nlvr2(sums)
-
-    def chance(self, examples: Sequence[Example]) -> float:
-        """Accuracy (fraction) of always giving the commoner label."""
-        share = float(np.mean([e.target for e in examples]))
-        return max(share, 1 - share)
-
-    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+    def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """The official prediction file: ``identifier,True|False`` lines."""
         path = folder / "predictions.csv"
-        path.write_text("".join(f"{e.id},{rows[e.id]['label']}\n" for e in examples), encoding="utf-8")
+        path.write_text("".join(f"{e.id},{rows[e.id]['label']}\n" for e in split.examples), encoding="utf-8")
         return [path]
 
     @classmethod
@@ -188,38 +165,19 @@ DATA_ROOT/
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        import torch
-
-        from beit3_bench.backbones.preprocess import decode
-
-        token_ids, padding_mask = self.pad_text(examples)
-        images = torch.stack([image_ops(decode(file), generator) for e in examples for file in e.images])
-        return {
-            "ids": [e.id for e in examples],
-            "images": images,
-            "image_index": torch.arange(len(images)),
-            "token_ids": token_ids,
-            "padding_mask": padding_mask,
-            "labels": torch.tensor([int(e.target) for e in examples]),
-        }
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Cross-entropy (official `NLVR2Handler`)."""
-        from beit3_bench.backbones.beit3.training.losses import nlvr2_loss
-
-        return nlvr2_loss(self._logits(model, batch), batch["labels"])
+    def training_item(self, example: Example) -> Item:
+        return dataclasses.replace(self.item(example), target=int(example.target))
 
 
 def score_labels(labels: Sequence[bool], truths: Sequence[bool], identifiers: Sequence[str]) -> Scores:
-    """Accuracy and consistency of predicted labels."""
+    """Accuracy and consistency of predicted labels; chance is always giving the commoner one."""
     correct = np.asarray(labels, dtype=bool) == np.asarray(truths, dtype=bool)
     table = nlvr2_table(correct, identifiers)
-    return Scores(
-        metrics={name: float(value) for name, value in estimate_nlvr2(table.sums()).items()},
-        counts={"examples": len(correct), "sentences": len(table.ids)},
-        table=table,
+    share = float(np.mean(truths))
+    return Scores.of(
+        METRICS,
+        table,
+        {"examples": len(correct), "sentences": len(table.ids)},
         samples={"accuracy": dict(zip(identifiers, correct.astype(float).tolist(), strict=True))},
+        chance=max(share, 1 - share),
     )

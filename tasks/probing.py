@@ -10,26 +10,22 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row
-from beit3_bench.tasks.dual_encoder import DualEncoder
+from beit3_bench.tasks.contract import Example, Row, Split
+from beit3_bench.tasks.embedding import EmbeddingTask
 from beit3_bench.tasks.imagenet import ImageFolders, ranked_scores
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
 
-FINAL_NORM = "beit3.encoder.layer_norm.A.weight"
 BLOCK = 8192
 """Images that are scored at a time."""
-NOT_THE_ENCODER = ("[!b]*",)  # names of heads; all of the encoder begins with "beit3."
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Classifier:
     strengths: tuple[float, ...] = ()
 
 
-class ImageEmbeddings(ImageFolders, DualEncoder):
+class ImageEmbeddings(ImageFolders, EmbeddingTask):
     """Embeddings of the images alone."""
 
     name = "probe"
@@ -54,113 +50,83 @@ class ImageEmbeddings(ImageFolders, DualEncoder):
     data_of = "imagenet"
     uses_text = False
 
-    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
-        super().__init__(data_root, options)
-        self._ranks: Callable[[torch.Tensor, np.ndarray], np.ndarray] | None = None
-        self._counts: dict[str, int] = {}
+    @dataclass
+    class Options:
+        """features: embedding, of a dual encoder, or patches: the mean patch token of any BEiT-3."""
 
-    def examples(self, split: str) -> list[Example]:
-        return self.labelled_images(split)
+        features: str = "embedding"
 
-    def fit(
-        self,
-        rows: Mapping[str, Row],
-        examples: Sequence[Example],
-        classifier: Classifier,
-        device: torch.device,
-        seed: int = 0,
-    ) -> dict[str, Any]:
-        """Learn the classes from the rows of the training split; `score` then tells them apart.
+    def read(self, split: str) -> Split:
+        return dataclasses.replace(self.labelled_images(split), labels=None)
 
-        Returns:
-            The settings that were chosen.
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
+        """Embeddings alone say nothing.
 
         Raises:
-            BenchError: see `knn_ranks` and `fit_probe`.
+            BenchError: always; `Fitted.score` tells the classes apart.
         """
-        import torch
-
-        from beit3_bench.tasks.metrics import knn, linear_probe
-        from beit3_bench.tasks.metrics.topk import class_ranks
-
-        features = self._features(rows, examples).to(device)
-        labels = torch.tensor([e.target for e in examples], device=device)
-        classes = len(self.classes())
-        self._counts = {"training images": len(examples), "classes": classes}
-        if classifier.method == "knn":
-            k, temperature = classifier.k or knn.NEIGHBOURS, classifier.temperature or knn.TEMPERATURE
-
-            def vote(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-                return knn.knn_ranks(features, labels, queries.to(device), targets, classes, k, temperature)
-
-            self._ranks = vote
-            return {"k": k, "temperature": temperature}
-        strengths = classifier.strengths or linear_probe.STRENGTHS
-        fitted = linear_probe.fit_probe(features, labels, classes, strengths, seed, _say)
-
-        def decide(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-            blocks = zip(queries.split(BLOCK), np.split(targets, range(BLOCK, len(targets), BLOCK)), strict=True)
-            return np.concatenate([class_ranks(fitted.scores(x.to(device)).cpu().numpy(), y) for x, y in blocks])
-
-        self._ranks = decide
-        return {"C": fitted.strength, "held_out_top1": {f"{c:g}": value for c, value in fitted.held_out.items()}}
-
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
-        """Top-1 and top-5 of the classifier that `fit` learned."""
-        if self._ranks is None:
-            raise BenchError(f"task {self.name}: no classifier is learned yet; call fit with the training split first")
-        ranks = self._ranks(self._features(rows, examples), np.array([e.target for e in examples]))
-        return ranked_scores(ranks, examples, {"images": len(examples), **self._counts})
-
-    def _features(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> torch.Tensor:
-        """float32 (n, D), in the order of the examples."""
-        import torch
-
-        return torch.from_numpy(np.stack([rows[e.id]["embedding"] for e in examples]))
+        raise BenchError(f"task {self.name}: its rows are scored by a classifier; use: beit3-bench probe")
 
 
-class PatchMeans(ImageEmbeddings):
-    """Means of the patch tokens."""
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier that was learned from the rows of a training split.
 
-    title = "ImageNet-1K, probing of mean patch features"
+    ranks: features (n, D) and targets (n,) -> rank (from 1) of each target.
+    chosen: the settings that were chosen.
+    """
 
-    def load_model(
-        self, checkpoint: Path, preset: str | None, image_size: int | None, allow_missing: Sequence[str]
-    ) -> LoadedModel:
-        """The vision tower of any BEiT-3 checkpoint; whatever else the file holds is left aside.
+    ranks: Callable[[torch.Tensor, np.ndarray], np.ndarray]
+    chosen: dict[str, Any]
+    counts: dict[str, int]
 
-        Raises:
-            BenchError: not a BEiT-3 checkpoint, or a part of the tower is missing.
-        """
-        from beit3_bench.backbones.beit3.checkpoint import load_model_for
-        from beit3_bench.backbones.checkpoints import read_checkpoint
-        from beit3_bench.backbones.preprocess import Preprocessing
-
-        names = read_checkpoint(checkpoint).tensors.keys()
-        classifier = "fc_norm.weight" in names
-        # The retrieval model ends with the encoder's norm; the classifier has its own behind the mean, or none.
-        head, arguments = ("retrieval", {}) if FINAL_NORM in names else ("imagenet-linear", {"num_classes": 1})
-        allowed = (*allow_missing, *NOT_THE_ENCODER)
-        loaded = load_model_for(head, checkpoint, preset, image_size, arguments, allowed)
-        if head == "imagenet-linear":
-            loaded.model.head = None  # type: ignore[assignment]
-            loaded.model.fc_norm = loaded.model.fc_norm if classifier else None  # type: ignore[assignment]
-        if not classifier and "preprocessing" not in loaded.metadata:
-            loaded = dataclasses.replace(loaded, preprocessing=Preprocessing(loaded.config.image_size))
-        return loaded
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """Unit-length means, float32 (D,)."""
-        import torch.nn.functional as F
-
-        assert self.preprocessing is not None
-        means = model.beit3(self.preprocessing.normalise(batch["images"])).image[:, 1:].mean(dim=1)
-        norm = getattr(model, "fc_norm", None)
-        values = F.normalize((means if norm is None else norm(means)).float(), dim=-1).cpu().numpy()
-        return [{"id": i, "embedding": row} for i, row in zip(batch["ids"], values, strict=True)]
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
+        """Top-1 and top-5 on another split."""
+        examples = split.examples
+        ranks = self.ranks(features_of(rows, examples), np.array([e.target for e in examples]))
+        return ranked_scores(ranks, examples, {"images": len(examples), **self.counts}, self.counts["classes"])
 
 
-FEATURES: dict[str, type[ImageEmbeddings]] = {"embedding": ImageEmbeddings, "patches": PatchMeans}
+def fit(
+    rows: Mapping[str, Row], split: Split, classes: int, classifier: Classifier, device: torch.device, seed: int = 0
+) -> Fitted:
+    """Learn the classes from the rows of the training split.
+
+    Raises:
+        BenchError: see `knn_ranks` and `fit_probe`.
+    """
+    import torch
+
+    from beit3_bench.tasks.metrics import knn, linear_probe
+    from beit3_bench.tasks.metrics.topk import class_ranks
+
+    examples = split.examples
+    features = features_of(rows, examples).to(device)
+    labels = torch.tensor([e.target for e in examples], device=device)
+    counts = {"training images": len(examples), "classes": classes}
+    if classifier.method == "knn":
+        k, temperature = classifier.k or knn.NEIGHBOURS, classifier.temperature or knn.TEMPERATURE
+
+        def vote(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+            return knn.knn_ranks(features, labels, queries.to(device), targets, classes, k, temperature)
+
+        return Fitted(vote, {"k": k, "temperature": temperature}, counts)
+    strengths = classifier.strengths or linear_probe.STRENGTHS
+    probe = linear_probe.fit_probe(features, labels, classes, strengths, seed, _say)
+
+    def decide(queries: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+        blocks = zip(queries.split(BLOCK), np.split(targets, range(BLOCK, len(targets), BLOCK)), strict=True)
+        return np.concatenate([class_ranks(probe.scores(x.to(device)).cpu().numpy(), y) for x, y in blocks])
+
+    held_out = {f"{c:g}": value for c, value in probe.held_out.items()}
+    return Fitted(decide, {"C": probe.strength, "held_out_top1": held_out}, counts)
+
+
+def features_of(rows: Mapping[str, Row], examples: Sequence[Example]) -> torch.Tensor:
+    """float32 (n, D), in the order of the examples."""
+    import torch
+
+    return torch.from_numpy(np.stack([rows[e.id]["embedding"] for e in examples]))
 
 
 def _say(line: str) -> None:

@@ -11,30 +11,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs
-from beit3_bench.tasks.dual_encoder import DualEncoder
+from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split
+from beit3_bench.tasks.embedding import EmbeddingTask
 from beit3_bench.tasks.karpathy import read_karpathy, select
-from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, recalls, retrieval_ranks, unit_rows
+from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, retrieval_ranks, unit_rows
 from beit3_bench.tasks.scores import Metric, Scores
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
+METRICS = (
+    Metric("mean_recall", headline=True, formula=estimate_recalls),
+    *(Metric(f"{direction}@{k}", formula=estimate_recalls) for direction in ("TR", "IR") for k in CUTS),
+)
 
 
-class Retrieval(DualEncoder):
+class Retrieval(EmbeddingTask):
     """What Flickr30K and COCO retrieval share; subclasses say where the files are."""
 
     splits = ("test", "val")
     default_split = "test"
-    metrics = (
-        Metric("mean_recall", headline=True),
-        *(Metric(f"{direction}@{k}") for direction in ("TR", "IR") for k in CUTS),
-    )
+    metrics = METRICS
     split_file = ""
     image_folder: str | None = None
     training_splits: tuple[str, ...] = ("train",)
     score_files = ()
 
-    def examples(self, split: str) -> list[Example]:
+    def read(self, split: str) -> Split:
         """Image examples (``image:ID``) and text examples (``text:SENTENCE``); a text's target is its image's id."""
         path = self.data_root / self.split_file
         examples = []
@@ -49,17 +50,17 @@ class Retrieval(DualEncoder):
                 Example(f"text:{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
                 for sentence, text in image.sentences
             ]
-        return examples
+        return Split(split, tuple(examples))
 
-    def limit(self, examples: Sequence[Example], n: int) -> list[Example]:
+    def limited(self, split: Split, n: int) -> Split:
         """The first n images with all their texts."""
-        kept = {e.target for e in [e for e in examples if e.kind == "image"][:n]}
-        return [e for e in examples if e.target in kept]
+        kept = {e.target for e in [e for e in split.examples if e.kind == "image"][:n]}
+        return split.of([e for e in split.examples if e.target in kept])
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Recalls in percent; the gallery is the whole split."""
-        images = [e for e in examples if e.kind == "image"]
-        texts = [e for e in examples if e.kind == "text"]
+        images = [e for e in split.examples if e.kind == "image"]
+        texts = [e for e in split.examples if e.kind == "text"]
         return score_embeddings(
             np.stack([rows[e.id]["embedding"] for e in images]),
             np.array([e.target for e in images]),
@@ -67,27 +68,6 @@ class Retrieval(DualEncoder):
             np.array([e.target for e in texts]),
             ([e.id for e in images], [e.id for e in texts]),
         )
-
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return estimate_recalls(sums)
-
-    def chance(self, examples: Sequence[Example]) -> float:
-        """Expected mean recall (percent) of random rankings."""
-        texts: dict[str, int] = {}
-        for e in examples:
-            if e.kind == "text":
-                texts[e.target] = texts.get(e.target, 0) + 1
-        total, n = sum(texts.values()), len(texts)
-        image_recall = [min(k / n, 1.0) for k in CUTS]
-        text_recall = []
-        for k in CUTS:
-            # 1 - P(none of the image's c texts is among the k drawn of all texts)
-            missed = [
-                float(np.prod([(total - c - i) / (total - i) if total > i else 0.0 for i in range(k)]))
-                for c in texts.values()
-            ]
-            text_recall.append(1.0 - float(np.mean(np.clip(missed, 0.0, 1.0))))
-        return 100 * float(np.mean(image_recall + text_recall))
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:
@@ -126,14 +106,19 @@ class Retrieval(DualEncoder):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def training_examples(self) -> list[Example]:
+    def training_split(self) -> Split:
         """One pair per caption, as the official index files."""
         path = self.data_root / self.split_file
-        return [
+        pairs = [
             Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, image.id)
             for image in select(read_karpathy(path, self.image_folder), self.training_splits, path)
             for sentence, text in image.sentences
         ]
+        return Split("train", tuple(pairs))
+
+    def training_item(self, example: Example) -> Item:
+        """A pair is its own class: other captions of its image count as negatives, as in the official loss."""
+        return self.item(example)
 
 
 def _whole(ids: np.ndarray) -> bool:
@@ -157,10 +142,10 @@ def score_embeddings(
     text_embeddings, text_line = unit_rows(text_embeddings, "text_embeddings")
     ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids)
     queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
-    return Scores(
-        metrics=recalls(ranks),
-        counts={"images": len(image_embeddings), "texts": len(text_embeddings)},
-        table=recall_table(ranks, image_ids),
+    return Scores.of(
+        METRICS,
+        recall_table(ranks, image_ids),
+        {"images": len(image_embeddings), "texts": len(text_embeddings)},
         notes=[line for line in (image_line, text_line) if line is not None],
         samples={
             f"{direction}@{k}": dict(zip(ids, np.where(found <= k, 100.0, 0.0).tolist(), strict=True))
@@ -168,7 +153,23 @@ def score_embeddings(
             for k in CUTS
             if ids
         },
+        chance=random_mean_recall(np.bincount(ranks.text_image_index)),
     )
+
+
+def random_mean_recall(captions: np.ndarray) -> float:
+    """Expected mean recall (percent) of random rankings; captions: how many each image has."""
+    total, n = int(captions.sum()), len(captions)
+    image_recall = [min(k / n, 1.0) for k in CUTS]
+    text_recall = []
+    for k in CUTS:
+        # 1 - P(none of the image's c texts is among the k drawn of all texts)
+        missed = [
+            float(np.prod([(total - c - i) / (total - i) if total > i else 0.0 for i in range(k)]))
+            for c in captions.tolist()
+        ]
+        text_recall.append(1.0 - float(np.mean(np.clip(missed, 0.0, 1.0))))
+    return 100 * float(np.mean(image_recall + text_recall))
 
 
 class Flickr30K(Retrieval):

@@ -1,23 +1,23 @@
-"""VQAv2: classification over the answer vocabulary with the fusion encoder.
+"""VQAv2: a question about an image, answered by a word or a few.
 
-Protocol (BEiT-3 paper, section 3.1.1; official `VQAHandler` and `VQAv2Dataset`): pooled vision CLS, 3,129 answers,
-argmax. Scored with the official VQA accuracy over *all* questions; the official code drops questions whose answers are
-all out of vocabulary and so flatters itself. An image is decoded and its patches embedded once per batch of its questions.
+Protocol (BEiT-3 paper, section 3.1.1; official `VQAv2Dataset`): 3,129 answers for models that classify. Scored with the official VQA
+accuracy over *all* questions; the official code drops questions whose answers are all out of vocabulary and so flatters itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.abilities import Answers
+from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
     field,
@@ -29,13 +29,9 @@ from beit3_bench.tasks.files import (
     whole_number,
     write_json,
 )
-from beit3_bench.tasks.labels import labels_of
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores
-
-if TYPE_CHECKING:
-    import torch
 
 FOLDERS = ("vqa", ".", "vqav2", "VQAv2", "annotations")
 IMAGE_FOLDERS = (".", "coco", "images")
@@ -53,6 +49,10 @@ SUBSETS = {
     "test-dev": "test-dev2015",
     "test-std": "test2015",
 }
+METRICS = (
+    Metric("vqa_accuracy", headline=True, decimals=2, formula=estimate_vqa),
+    *(Metric(f"vqa_accuracy/{t}", decimals=2, formula=estimate_vqa) for t in ("yes/no", "number", "other")),
+)
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,13 @@ class VQAv2(Task):
 
     name = "vqav2"
     title = "VQAv2"
-    head = "vqav2"
+    ability = Answers
     splits = ("val", "minival", "test-dev", "test-std", "train")
     default_split = "val"
     row_shape: ClassVar[Mapping[str, Any]] = {"answer": str}
-    metrics = (
-        Metric("vqa_accuracy", headline=True, decimals=2),
-        *(Metric(f"vqa_accuracy/{t}", decimals=2) for t in ("yes/no", "number", "other")),
-    )
+    metrics = METRICS
     score_files = ("annotations", "questions")
     outputs = "answers"
-    text_multiple = 16  # most questions of an image then stand in one batch, and share its patches
     layout = """\
 DATA_ROOT/
   vqa/v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json
@@ -208,40 +204,28 @@ The json files may also lie in DATA_ROOT itself."""
                 )
         return self._vocabulary
 
-    def vocabulary_fingerprint(self) -> str:
-        """SHA-256 of the ordered answers; a checkpoint made for other answers is refused."""
-        return hashlib.sha256("\n".join(self.vocabulary()).encode()).hexdigest()
-
-    def labels(self) -> list[str]:
-        return self.vocabulary()
-
-    def labels_source(self) -> Path:
-        return self.options.answer_vocab or self.data_root
-
-    def check_labels(self, checkpoint: Path, metadata: Mapping[str, Any], outputs: int | None) -> list[str]:
+    def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         """As of every task; a head without an answer list of its own is taken to have the official order."""
-        notes = super().check_labels(checkpoint, metadata, outputs)
-        trained, hashed = labels_of(metadata, checkpoint), metadata.get("vocabulary")
-        if trained is not None:
+        notes = super().check_outputs(split, outputs)
+        answers, hashed = split.labels, outputs.metadata.get("vocabulary")
+        if outputs.labels is not None or answers is None:
             return notes
         source = self.options.answer_vocab or "the train and val annotations"
         if hashed is not None:
-            if hashed == self.vocabulary_fingerprint():
+            if hashed == hashlib.sha256("\n".join(answers).encode()).hexdigest():
                 return notes
             raise BenchError(
-                f"{checkpoint}: was fine-tuned for other answers, or another order of them, than {source} of "
+                f"{outputs.checkpoint}: was fine-tuned for other answers, or another order of them, than {source} of "
                 f"{self.data_root} give; give the annotations that it was trained with, or -o answer_vocab=FILE"
             )
-        answers = self.vocabulary()
-        official = len(answers) == RELEASED_ANSWERS and tuple(answers[: len(FIRST_ANSWERS)]) == FIRST_ANSWERS
-        weight = find_released(checkpoint)
-        if not official and weight is not None and outputs == RELEASED_ANSWERS:
+        official = len(answers) == RELEASED_ANSWERS and answers[: len(FIRST_ANSWERS)] == FIRST_ANSWERS
+        if not official and outputs.released and outputs.count == RELEASED_ANSWERS:
             raise BenchError(
-                f"{checkpoint}: the answers of released heads begin with {', '.join(FIRST_ANSWERS[:3])} (their order in the "
-                f"official annotations), those of {source} with {', '.join(answers[:3])}; get the official files again, or "
+                f"{outputs.checkpoint}: the answers of released heads begin with {', '.join(FIRST_ANSWERS[:3])} (their order in "
+                f"the official annotations), those of {source} with {', '.join(answers[:3])}; get the official files again, or "
                 "give -o answer_vocab=answer2label.txt"
             )
-        if official:
+        if official or outputs.count is None:
             return notes
         order = "as listed there" if self.options.answer_vocab else "in order of first appearance"
         return [
@@ -249,11 +233,12 @@ The json files may also lie in DATA_ROOT itself."""
             f"the checkpoint carries no answer list: its outputs are taken to be those of {source}, {order}",
         ]
 
-    def head_arguments(self) -> dict[str, Any]:
-        return {"num_classes": len(self.vocabulary())}
+    def read(self, split: str) -> Split:
+        """One example per question; the target holds its annotation, None on the test splits. The labels are the answers."""
+        source = self.options.answer_vocab or self.data_root
+        return Split(split, tuple(self._examples(split)), tuple(self.vocabulary()), source)
 
-    def examples(self, split: str) -> list[Example]:
-        """One example per question; the target holds its annotation, None on the test splits."""
+    def _examples(self, split: str) -> list[Example]:
         subset = SUBSETS[split]
         path = self._questions_file(subset)
         questions = read_questions(path)
@@ -276,59 +261,28 @@ The json files may also lie in DATA_ROOT itself."""
             examples.append(Example(str(q.id), (str(file),), q.text, str(q.image_id), target))
         return examples
 
-    # ---- prediction -----------------------------------------------------------------------------------------------
+    # ---- answers --------------------------------------------------------------------------------------------------
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        token_ids, padding_mask = self.pad_text(examples, self.text_multiple)
-        images, index = self.load_shared_images([e.images[0] for e in examples])
-        return {
-            "ids": [e.id for e in examples],
-            "images": images,
-            "image_index": index,
-            "token_ids": token_ids,
-            "padding_mask": padding_mask,
-        }
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """The official result record of each question, with its ``id``."""
-        assert self.preprocessing is not None
-        images = self.preprocessing.normalise(batch["images"])
-        logits = model(images, batch["token_ids"], batch["padding_mask"], batch["image_index"])
-        answers = self.vocabulary()
         return [
-            {"id": i, "question_id": int(i), "answer": answers[best]}
-            for i, best in zip(batch["ids"], logits.argmax(dim=-1).tolist(), strict=True)
+            {"id": e.id, "question_id": int(e.id), "answer": answer} for e, answer in zip(examples, values, strict=True)
         ]
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Official VQA accuracy in percent, overall, per answer type and per question type."""
-        return score_answers(
-            [rows[e.id]["answer"] for e in examples], [e.target for e in examples], [e.id for e in examples]
-        )
+        targets = [e.target for e in split.examples]
+        answers = [rows[e.id]["answer"] for e in split.examples]
+        return score_answers(answers, targets, [e.id for e in split.examples])
 
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return estimate_vqa(sums)
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Accuracy (percent) of always giving the commonest answer of these questions; None without public answers."""
-        targets = [e.target for e in examples]
-        if None in targets:
-            return None
-        common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
-        counts = {a: 0 for a in common}
-        for t in targets:
-            counts[normalize(t["multiple_choice_answer"])] += 1
-        best = max(counts, key=lambda a: counts[a])
-        return 100 * float(np.mean(vqa_accuracies([best] * len(targets), [t["answers"] for t in targets])))
-
-    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+    def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """EvalAI's results file: every question once, answers are strings."""
         name = "vqa_OpenEnded_mscoco_results.json"
         write_json(
             folder / name,
-            [{"question_id": rows[e.id]["question_id"], "answer": str(rows[e.id]["answer"])} for e in examples],
+            [{"question_id": rows[e.id]["question_id"], "answer": str(rows[e.id]["answer"])} for e in split.examples],
         )
         return [folder / name]
 
@@ -363,60 +317,25 @@ The json files may also lie in DATA_ROOT itself."""
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def training_examples(self) -> list[Example]:
+    def training_split(self) -> Split:
         """train and val without minival, as published; questions without an answer in the vocabulary teach nothing."""
-        label = {answer: n for n, answer in enumerate(self.vocabulary())}
+        position = {answer: n for n, answer in enumerate(self.vocabulary())}
         examples = []
-        held_out = {e.images[0] for e in self.examples("minival")}
-        for split in ("train", "val"):
-            for e in self.examples(split):
+        held_out = {e.images[0] for e in self._examples("minival")}
+        for name in ("train", "val"):
+            for e in self._examples(name):
                 if e.images[0] in held_out:
                     continue
                 counts: dict[int, int] = {}
                 for answer in e.target["answers"]:
                     # The official code looks the raw answer up: only the vocabulary is normalised.
-                    n = label.get(answer["answer"])
+                    n = position.get(answer["answer"])
                     if n is not None:
                         counts[n] = counts.get(n, 0) + 1
                 if counts:
-                    examples.append(
-                        Example(
-                            f"{split}:{e.id}",
-                            e.images,
-                            e.text,
-                            e.cluster,
-                            {n: soft_score(c) for n, c in counts.items()},
-                        )
-                    )
-        return examples
-
-    def training_collate(
-        self, examples: Sequence[Example], generator: torch.Generator, image_ops: Callable
-    ) -> dict[str, Any]:
-        import torch
-
-        from beit3_bench.backbones.preprocess import decode
-
-        token_ids, padding_mask = self.pad_text(examples)
-        labels = torch.zeros(len(examples), len(self.vocabulary()))
-        for row, e in zip(labels, examples, strict=True):
-            row[list(e.target)] = torch.tensor(list(e.target.values()))
-        images = torch.stack([image_ops(decode(e.images[0]), generator) for e in examples])
-        return {
-            "ids": [e.id for e in examples],
-            "images": images,
-            "token_ids": token_ids,
-            "padding_mask": padding_mask,
-            "labels": labels,
-        }
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Any], gather: Callable, step: int = 0) -> torch.Tensor:
-        """Binary cross-entropy with soft labels, times the number of labels (official `VQAHandler`)."""
-        from beit3_bench.backbones.beit3.training.losses import vqa_loss
-
-        assert self.preprocessing is not None
-        logits = model(self.preprocessing.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"])
-        return vqa_loss(logits, batch["labels"])
+                    weights = {n: soft_score(c) for n, c in counts.items()}
+                    examples.append(Example(f"{name}:{e.id}", e.images, e.text, e.cluster, weights))
+        return self.read("minival").of(examples)
 
 
 def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Scores:
@@ -428,9 +347,20 @@ def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], 
         [t["question_type"] for t in targets],
         [str(t["image_id"]) for t in targets],
     )
-    return Scores(
-        metrics={name: float(value) for name, value in estimate_vqa(table.sums()).items()},
-        counts={"questions": len(answers), "images": len(table.ids)},
-        table=table,
+    return Scores.of(
+        METRICS,
+        table,
+        {"questions": len(answers), "images": len(table.ids)},
         samples={"vqa_accuracy": dict(zip(ids, (100 * accuracies).tolist(), strict=True))},
+        chance=commonest_answer_score(targets),
     )
+
+
+def commonest_answer_score(targets: Sequence[Mapping[str, Any]]) -> float:
+    """Accuracy (percent) of always giving the commonest answer of these questions."""
+    common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
+    counts = dict.fromkeys(common, 0)
+    for t in targets:
+        counts[normalize(t["multiple_choice_answer"])] += 1
+    best = max(counts, key=lambda a: counts[a])
+    return 100 * float(np.mean(vqa_accuracies([best] * len(targets), [t["answers"] for t in targets])))

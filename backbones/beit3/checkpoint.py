@@ -294,8 +294,11 @@ def load_model_for(
     image_size: int | None = None,
     head_arguments: Mapping[str, Any] | None = None,
     allow_missing: Sequence[str] = (),
+    num_heads: int | None = None,
 ) -> LoadedModel:
     """Read a checkpoint, infer its configuration, build the task's model and load it.
+
+    num_heads: of a file that does not say it and whose width is none of the presets'.
 
     The image size is, in this order: the argument, the checkpoint's metadata, what its position table was made for.
     """
@@ -305,7 +308,7 @@ def load_model_for(
     origin = str(source.path)
     own = source.metadata.get("config")
     if own is None:
-        config = config_from_tensors(source.tensors, origin, preset, image_size)
+        config = config_from_tensors(source.tensors, origin, preset, image_size, num_heads)
     elif not isinstance(own, Mapping):
         raise BenchError(
             f"{origin}: its 'config' is a {type(own).__name__}, not a table; this file was not written by beit3-bench"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,6 +13,7 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.generation import Decoding, Hypothesis, search
 from beit3_bench.backbones.beit3.multiway import BEiT3, VisionEmbedding
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.beit3.decoding_graphs import GraphSearches
@@ -269,22 +268,14 @@ def build_model(name: str, config: BEiT3Config, **head: Any) -> nn.Module:
     """The network of a task, freshly initialised, in eval mode.
 
     Args:
-        name: a task name of the benchmark, ``"retrieval"``, or a backbone that another package registered under the
-            entry-point group ``beit3_bench.backbones``.
+        name: a task name of the benchmark, or ``"retrieval"``.
         head: keyword arguments of the head, e.g. ``num_classes``.
 
     Raises:
         BenchError: unknown name (with the nearest known one), or arguments that the head does not take.
     """
-    registered = {e.name: e for e in entry_points(group="beit3_bench.backbones")}
-    if name in registered:
-        return registered[name].load()(config, **head).eval()
     if name not in HEADS:
-        known = sorted({*HEADS, *registered})
-        near = difflib.get_close_matches(name, known, n=1)
-        raise BenchError(
-            f"no model for task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-        )
+        raise BenchError(f"no model for task {name!r}; {did_you_mean(name, sorted(HEADS))}")
     model = blank_model(name, config, **head)
     if torch.get_default_device().type != "meta":
         model.to_empty(device=torch.get_default_device())

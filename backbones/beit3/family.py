@@ -1,0 +1,107 @@
+"""BEiT-3 as a family: the model that this project knows best, and the one that it fine-tunes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
+from beit3_bench.backbones.family import (
+    Asked,
+    Family,
+    LoadOptions,
+    Model,
+    Source,
+    Training,
+    TrainingEngine,
+    TrainingOptions,
+)
+from beit3_bench.backbones.released import ReleasedFile
+
+DENSE = ("backbone.net.", "decode_head.", "roi_heads.")
+"""Names of detectron2's detectors and mmsegmentation's segmentors around a BEiT-3."""
+
+
+class BEiT3Family(Family):
+    """Released and fine-tuned BEiT-3 files, detectron2's detectors and mmsegmentation's segmentors around one."""
+
+    name, title = "beit3", "BEiT-3"
+    abilities = (Embeds, Answers, Classifies, Captions, Detects, Segments)
+
+    @dataclass
+    class Options:
+        """num_heads: attention heads, for a file of a width that no preset has and that does not say it."""
+
+        num_heads: int | None = None
+
+    def check(self, asked: Asked) -> None:
+        if asked.ability is Captions:
+            from beit3_bench.backbones.beit3.native import decoding_of
+
+            decoding_of(asked.values)
+
+    def claims(self, source: Source) -> bool:
+        if source.path.is_dir():
+            return False
+        return any("beit3." in name or name.startswith(DENSE) for name in source.names)
+
+    def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
+        if asked.ability is Detects:
+            from beit3_bench.backbones.beit3.detection.ability import load_detection
+
+            return load_detection(source, asked, options)
+        if asked.ability is Segments:
+            from beit3_bench.backbones.beit3.mmseg_adapter.ability import load_segmentation
+
+            return load_segmentation(source, asked, options)
+        from beit3_bench.backbones.beit3.loading import load_native
+
+        return load_native(source, asked, options)
+
+    def presets(self) -> tuple[str, ...]:
+        from beit3_bench.backbones.beit3.config import PRESETS
+
+        return tuple(PRESETS)
+
+    def released(self) -> Sequence[ReleasedFile]:
+        from beit3_bench.backbones.beit3.weights import WEIGHTS
+
+        return WEIGHTS
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def recipe(self, asked: Asked, name: str) -> Mapping[str, Any] | None:
+        return _sections(asked.task).get(name)
+
+    def recipe_names(self, task: str) -> tuple[str, ...]:
+        return tuple(_sections(task))
+
+    def preset_of(self, source: Source) -> str | None:
+        from beit3_bench.backbones.beit3.training.start import preset_of_source
+
+        return preset_of_source(source)
+
+    def start_training(self, asked: Asked, options: TrainingOptions) -> Training:
+        if asked.ability is Detects:
+            from beit3_bench.backbones.beit3.training.detection import DetectionTraining
+
+            return DetectionTraining(asked, options)
+        from beit3_bench.backbones.beit3.training.native import start_native
+
+        return start_native(asked, options)
+
+    def training_engine(self, asked: Asked, request: Any) -> TrainingEngine | None:
+        if asked.ability is not Segments:
+            return None
+        from beit3_bench.backbones.beit3.mmseg_adapter.engine import SegmentationEngine
+
+        return SegmentationEngine(asked, request)
+
+
+def _sections(task: str) -> dict[str, Any]:
+    """Sections of a task's recipe file; none where there is no file."""
+    file = files("beit3_bench.backbones.beit3.recipes") / f"{task}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,0 +1,153 @@
+"""BEiT-3's native heads as abilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from beit3_bench.backbones.abilities import Ability, Answers, Batch, Captions, Classifies, Embeds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from beit3_bench.backbones.abilities import Caption
+    from beit3_bench.backbones.beit3.generation import Decoding
+    from beit3_bench.backbones.beit3.reading import NativeReader
+    from beit3_bench.backbones.preprocess import Preprocessing
+
+
+class NativeAbility(Ability):
+    """What the native heads share. ``preprocessing`` normalises pixels on the device."""
+
+    reader: NativeReader
+
+    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing):
+        super().__init__(module, reader)
+        self.preprocessing = preprocessing
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> float32, normalised."""
+        return self.preprocessing.normalise(images)
+
+    def make_ready(self, device: torch.device, compiled: bool) -> None:
+        """On a CPU weights are laid out once for its product kernels (see `backbones.packing`)."""
+        from beit3_bench.backbones.packing import pack_weights
+
+        if device.type == "cpu" and not compiled:
+            pack_weights(self.module)
+
+    def compile(self) -> None:
+        """Layer by layer: equal layers share one compilation. The head around them stays as it is."""
+        import torch
+
+        for layer in self.module.beit3.encoder.layers:
+            layer.compile()
+            layer.image_states = torch.compile(layer.image_states)
+
+    def item_bytes(self) -> int:
+        """About 24 rows of width D per token: the feed-forward's hidden state, q, k, v and copies."""
+        config = self.module.config
+        return (config.num_patches + 64) * config.embed_dim * 24 * 4
+
+
+class DualEncoder(NativeAbility, Embeds):
+    """Each tower's projected first token."""
+
+    def predict(self, batch: Batch) -> list[Any]:
+        if "images" in batch:
+            embeddings = self.module.encode_image(self.normalise(batch["images"]))
+        else:
+            embeddings = self.module.encode_text(batch["token_ids"], batch["padding_mask"])
+        return list(embeddings.float().cpu().numpy())
+
+
+class PatchMeans(NativeAbility, Embeds):
+    """Means of the patch tokens behind the last norm that the checkpoint has, of unit length; images only."""
+
+    def predict(self, batch: Batch) -> list[Any]:
+        import torch.nn.functional as F
+
+        means = self.module.beit3(self.normalise(batch["images"])).image[:, 1:].mean(dim=1)
+        norm = self.norm
+        return list(F.normalize((means if norm is None else norm(means)).float(), dim=-1).cpu().numpy())
+
+    @property
+    def norm(self) -> nn.Module | None:
+        """The classifier's norm behind the mean, where the checkpoint has that instead of the encoder's."""
+        from beit3_bench.backbones.beit3.models import ImageClassification
+
+        return self.module.fc_norm if isinstance(self.module, ImageClassification) else None
+
+
+class AnswerClassifier(NativeAbility, Answers):
+    """The answer of the greatest logit (BEiT-3 paper, section 3.1.1: pooled vision CLS)."""
+
+    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing, answers: Sequence[str]):
+        super().__init__(module, reader, preprocessing)
+        self.answers = list(answers)
+
+    def predict(self, batch: Batch) -> list[str]:
+        logits = self.module(
+            self.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], batch["image_index"]
+        )
+        return [self.answers[best] for best in logits.argmax(dim=-1).tolist()]
+
+
+class PairClassifier(NativeAbility, Classifies):
+    """A text about two images (NLVR2): [vision CLS, text BOS] of both passes (BEiT-3 paper, section 3.1.1)."""
+
+    def predict(self, batch: Batch) -> list[Any]:
+        return list(self.logits(self.module, batch).float().cpu().numpy())
+
+    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
+        """(B, labels)."""
+        images = self.normalise(batch["images"])
+        left, right = images[batch["image_index"][0::2]], images[batch["image_index"][1::2]]
+        return module(left, right, batch["token_ids"], batch["padding_mask"])
+
+
+class ImageClassifier(NativeAbility, Classifies):
+    """An image alone: the linear head on mean-pooled patches (official `BEiT3ForImageClassification`)."""
+
+    def predict(self, batch: Batch) -> list[Any]:
+        return list(self.module(self.normalise(batch["images"])).float().cpu().numpy())
+
+
+class Captioner(NativeAbility, Captions):
+    """Beam search over masked conditional generation (BEiT-3 paper, section 3.1.2)."""
+
+    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing, decoding: Decoding):
+        super().__init__(module, reader, preprocessing)
+        self.decoding = decoding
+
+    def make_ready(self, device: torch.device, compiled: bool) -> None:
+        """On a card the steps of the search are captured as graphs."""
+        from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
+
+        super().make_ready(device, compiled)
+        if device.type == "cuda":
+            keep_graphs(self.module)
+
+    def predict(self, batch: Batch) -> list[Caption]:
+        from beit3_bench.backbones.abilities import Caption
+
+        d, tokenizer = self.decoding, self.reader.tokenizer
+        assert tokenizer is not None
+        images = self.normalise(batch["images"])
+        generated = self.module.generate(images, d.num_beams, d.max_length, d.length_penalty, d.decoder)
+        return [Caption(tokenizer.decode(ids), tuple(ids)) for ids in generated]
+
+
+def decoding_of(values: Mapping[str, Any]) -> Decoding:
+    """How captions are searched: options of the task, and where one is None what the official evaluation command does.
+
+    Raises:
+        BenchError: a value that cannot be; see `generation.Decoding`.
+    """
+    from dataclasses import fields
+
+    from beit3_bench.backbones.beit3.generation import Decoding
+
+    names = [f.name for f in fields(Decoding)]
+    return Decoding(**{name: values[name] for name in names if values.get(name) is not None})

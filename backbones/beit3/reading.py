@@ -1,0 +1,121 @@
+"""From image files and texts to what BEiT-3's native heads take; runs in decoding processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit3_bench.backbones.abilities import Batch, Item, PixelTransform, Reader
+from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+
+
+class NativeReader(Reader):
+    """Images squared to one size; texts tokenised once and padded.
+
+    Args:
+        multiple: texts are padded to a multiple of this many tokens, whatever stands beside them, and texts of one padded length
+            stand in a batch: a value is then the same at any batch size. 1: equal lengths, no padding at all.
+        vocab_size: rows of the token table; ``checkpoint`` is named where the tokenizer emits more.
+    """
+
+    def __init__(
+        self,
+        transform: Preprocessing,
+        tokenizer: Tokenizer | None = None,
+        multiple: int = 8,
+        vocab_size: int | None = None,
+        checkpoint: Path | None = None,
+    ):
+        self.transform: PixelTransform = transform
+        self.tokenizer, self.multiple = tokenizer, multiple
+        self.vocab_size, self.checkpoint = vocab_size, checkpoint
+        self._ids: dict[str, list[int]] = {}
+
+    # ---- texts ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        """Tokenise every distinct text once.
+
+        Raises:
+            BenchError: a text without a token, or ids beyond the checkpoint's table.
+        """
+        for item in items:
+            if item.text is not None:
+                self.ids(item)
+        largest = max((max(ids) for ids in self._ids.values()), default=0)
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            raise BenchError(
+                f"{self.checkpoint}: has {self.vocab_size} token embeddings, but the tokenizer emits id {largest}; "
+                "give the tokenizer of this checkpoint"
+            )
+
+    def ids(self, item: Item) -> list[int]:
+        """Token ids of an item's text, CLS and SEP included; empty without text."""
+        if item.text is None or self.tokenizer is None:
+            return []
+        known = self._ids.get(item.text)
+        if known is None:
+            source = f"example {item.id}" if item.id else "text"
+            known = self._ids[item.text] = self.tokenizer.encode(item.text, source=source)
+        return known
+
+    def length(self, item: Item) -> int:
+        return -(-len(self.ids(item)) // self.multiple) * self.multiple
+
+    def text_key(self, item: Item) -> bytes | None:
+        ids = self.ids(item)
+        return hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).digest() if ids else None
+
+    def pad(self, items: Sequence[Item], multiple: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Token ids (n, L) int64 and padding_mask (n, L) bool, True = padding; None where nothing is padded."""
+        assert self.tokenizer is not None
+        return self.tokenizer.pad([self.ids(item) for item in items], self.multiple if multiple is None else multiple)
+
+    # ---- images ---------------------------------------------------------------------------------------------------
+
+    def pixels(self, image: Any) -> Tensor:
+        """A file or a PIL image -> uint8 (3, S, S), not yet normalised."""
+        if isinstance(image, (str, Path)):
+            return self.transform.load(image)
+        return self.transform.pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+    def distinct(self, images: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Decode each distinct image once: uint8 (u, 3, S, S), and int64 (n,) the index of each image's pixels."""
+        import torch
+
+        first: dict[Any, int] = {}
+        for image in images:
+            first.setdefault(_name(image), len(first))
+        chosen = {_name(image): image for image in images}
+        pixels = torch.stack([self.pixels(chosen[name]) for name in first])
+        return pixels, torch.tensor([first[_name(image)] for image in images])
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """``images`` uint8, with a text or in pairs each distinct one once and ``image_index`` (items x images,) beside them;
+        ``token_ids`` and ``padding_mask``.
+        """
+        import torch
+
+        batch: Batch = {}
+        shared = items[0].text is not None or len(items[0].images) > 1
+        if items[0].images and shared:
+            batch["images"], batch["image_index"] = self.distinct([image for item in items for image in item.images])
+        elif items[0].images:
+            batch["images"] = torch.stack([self.pixels(item.images[0]) for item in items])
+        if items[0].text is not None:
+            batch["token_ids"], batch["padding_mask"] = self.pad(items)
+        return batch
+
+
+def _name(image: Any) -> Any:
+    return str(image) if isinstance(image, (str, Path)) else id(image)

@@ -1,0 +1,26 @@
+"""What the tasks of a shared space of images and texts have in common: each image and each text is embedded once.
+
+Used by retrieval (`retrieval`), ImageNet as retrieval of the class text (`imagenet`) and probing (`probing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from beit3_bench.backbones.abilities import Embeds
+from beit3_bench.tasks.contract import Example, Row, Split, Task
+
+
+class EmbeddingTask(Task):
+    """Examples are of kind ``image`` (one file) or ``text``; a row is ``{"id", "embedding"}``."""
+
+    ability = Embeds
+    feature = "embedding"
+    row_shape: ClassVar[Mapping[str, Any]] = {"embedding": np.ndarray}
+
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
+        """Unit-length embeddings, float32 (D,)."""
+        return [{"id": e.id, "embedding": value} for e, value in zip(examples, values, strict=True)]
