@@ -244,7 +244,7 @@ class Training(ABC):
 
     `Embeds`: image and text are a pair; ``target`` None, or an int (pairs of equal targets are not each other's negatives).
     `Answers`: ``{position in Asked.labels: weight}``.  `Classifies`: position of the label.  `Captions`: the text is the caption.
-    `Detects`: list of ``{"bbox", "segmentation", "class"}`` in COCO's conventions.
+    `Detects`: list of ``{"bbox", "segmentation", "class"}`` in COCO's conventions; without masks no ``segmentation``.
 
     Attributes:
         ability: of the network, for validation.
@@ -304,6 +304,37 @@ class Training(ABC):
     def memory(self, samples: int, dtype: str, average: bool, shards: int = 1) -> dict[str, int]:
         """Estimated bytes on one device: ``{"weights", "gathered", "activations", "total"}``; zeros where nothing is known."""
         return dict.fromkeys(("weights", "gathered", "activations", "total"), 0)
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What a `TrainingEngine` is asked for: what `beit3-bench finetune` was given, and what the task has read.
+
+    root: folder of the data in the layout that the framework reads (`Task.root`).
+    training, validation: all samples; their image files are there. `Item.target` is the file of the label map.
+    preset: architecture; None = that of the recipe's name, or of the checkpoint.
+    recipe: name of the hyper-parameters; None = the preset's.  options: hyper-parameters over it, as strings (``-o``).
+    checkpoint: to start from; None = from scratch, which ``from_scratch`` must allow.
+    output: folder; None = one below ``results/runs``, named after task and recipe.
+    workers: decoding processes; None = chosen from the cores.
+    resume, overwrite: what to do with an earlier training in the folder.
+    """
+
+    root: Path
+    training: Sequence[Item]
+    validation: Sequence[Item]
+    preset: str | None = None
+    recipe: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    output: Path | None = None
+    device: str = "auto"
+    dtype: str = "fp32"
+    workers: int | None = None
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    from_scratch: bool = False
 
 
 class TrainingEngine(ABC):
@@ -399,7 +430,7 @@ class Family(ABC):
         """
         raise BenchError(f"{self.title} models are evaluated, not fine-tuned, by this version")
 
-    def training_engine(self, asked: Asked, request: Any) -> TrainingEngine | None:
+    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine | None:
         """A framework that trains this ability in its own way; None = the harness's loop does."""
         return None
 

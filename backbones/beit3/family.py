@@ -11,6 +11,7 @@ from typing import Any
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
 from beit3_bench.backbones.family import (
     Asked,
+    EngineRequest,
     Family,
     LoadOptions,
     Model,
@@ -93,7 +94,7 @@ class BEiT3Family(Family):
 
         return start_native(asked, options)
 
-    def training_engine(self, asked: Asked, request: Any) -> TrainingEngine | None:
+    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine | None:
         if asked.ability is not Segments:
             return None
         from beit3_bench.backbones.beit3.mmseg_adapter.engine import SegmentationEngine
