@@ -349,6 +349,30 @@ class TrainingEngine(ABC):
         """Train, or go on: ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``."""
 
 
+class Benchmark(ABC):
+    """How fast a family's networks are, as ratios measured in one run."""
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """For which there is a case."""
+
+    @abstractmethod
+    def measure(
+        self,
+        task: str,
+        preset: str,
+        device: torch.device,
+        dtype: str,
+        samples: int | None = None,
+        repeats: int = 5,
+        image_size: int | None = None,
+        same_process: bool = False,
+        compiled: bool = False,
+    ) -> dict[str, Any]:
+        """Medians and ratios of one case, plain values."""
+
+
 # ---- a family -----------------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +425,18 @@ class Family(ABC):
     def presets(self) -> tuple[str, ...]:
         """Architectures with a name."""
         return ()
+
+    def parameters(self) -> Mapping[str, Mapping[str, int]]:
+        """Parameters of every preset by part (``"attention"``), with a ``"total"``."""
+        return {}
+
+    def problem(self, package: str) -> str | None:
+        """What keeps an optional package that is installed from being used by this family, in a line; for `beit3-bench doctor`."""
+        return None
+
+    def benchmark(self) -> Benchmark | None:
+        """Its speed, as `beit3-bench bench` measures it."""
+        return None
 
     def released(self) -> Sequence[ReleasedFile]:
         """The files that the authors released. Must not import torch."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.file_kinds import checkpoint_file
-from beit3_bench.harness.inputs import (
-    RunRequest,
-    first_examples,
-    load_model,
-    open_image_cache,
-    read_split,
-    world_of,
-)
+from beit3_bench.backbones.family import Model
+from beit3_bench.harness.models import Located, load_model
+from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.fingerprints import data_fingerprint
 from beit3_bench.harness.record.provenance import provenance
-from beit3_bench.harness.record.released import data_notes, read_data
+from beit3_bench.harness.record.worlds import world_of
+from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.features import Features, KeepingSink
 from beit3_bench.harness.scoring import metric_values
-from beit3_bench.tasks.contract import Example, Row, Task
-from beit3_bench.tasks.probing import FEATURES, Classifier
+from beit3_bench.tasks.contract import Row
+from beit3_bench.tasks.probing import Classifier, ImageEmbeddings, fit
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +28,7 @@ TRAIN, EVALUATED = "train", "val"
 class Encoded:
     """Rows of a split by id; how many the store had and how many were computed."""
 
-    examples: list[Example]
+    prepared: Prepared
     rows: dict[str, Row]
     from_store: int
     computed: int
@@ -45,41 +40,39 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
     Args:
         request: its checkpoint, data root, device, dtype, batch size, workers, seed, features and image cache count; with
             ``limit``, that many images of either split, spread evenly over the classes.
-        features: of `tasks.probing.FEATURES`.
+        features: ``"embedding"`` or ``"patches"``, see `tasks.probing.ImageEmbeddings`.
 
     Returns:
         ``metrics`` as in `schema.Result`, and what they were made from and with.
 
     Raises:
-        BenchError: bad input; see `read_examples`, `load_model`, `ImageEmbeddings.fit`.
+        BenchError: bad input; see `reading.prepare`, `models.load_model`, `tasks.probing.fit`.
     """
     import torch
 
     from beit3_bench.harness.engine.devices import resolve_device
 
-    request = replace(request, checkpoint=checkpoint_file(request.checkpoint))
-    task = FEATURES[features](request.data_root)
-    whole = {name: read_split(task, name) for name in (TRAIN, EVALUATED)}
-    data = {name: read_data(task, name, examples) for name, examples in whole.items()}
-    splits = {name: first_examples(task, examples, request.limit) for name, examples in whole.items()}
-    device = resolve_device(request.device)
+    task = ImageEmbeddings(request.data_root, {"features": features})
+    located = Located.of(request.checkpoint)
+    splits = {name: prepare(task, name, request.limit) for name in (TRAIN, EVALUATED)}
+    device = resolve_device(request.compute.device)
     torch.manual_seed(request.seed)
-    loaded = load_model(task, request)
-    task.bind(loaded.preprocessing, None)
-    task.image_cache = open_image_cache(request.image_cache, loaded.preprocessing)
+    model = load_model(located, task, splits[TRAIN].split, request)
+    model.ability.make_ready(device, request.compute.compile == "on")
     store = None
     if request.features is not None:
-        store = Features(request.features, task, loaded, device, request.dtype, request.compile)
+        store = Features(request.features, task, model, device, request.compute)
     try:
-        train, val = (_encode(task, loaded.model, splits[n][0], request, device, store) for n in (TRAIN, EVALUATED))
+        train, val = (_encode(splits[name], model, request, device, store) for name in (TRAIN, EVALUATED))
     finally:
         if store is not None:
             store.close()
-    chosen = task.fit(train.rows, train.examples, classifier, device, request.seed)
-    scores = task.score(val.rows, val.examples)
+    classes = len(task.classes())
+    fitted = fit(train.rows, splits[TRAIN].split, classes, classifier, device, request.seed)
+    scores, chosen = fitted.score(val.rows, splits[EVALUATED].split), fitted.chosen
     metrics, notes = metric_values(task, scores, request.seed)
-    for name in (TRAIN, EVALUATED):
-        notes += [f"split {name}: {line}" for line in data_notes(task, name, data[name])]
+    for name, prepared in splits.items():
+        notes += [f"split {name}: {line}" for line in prepared.notes]
     if chosen.get("C") in (tried := sorted(map(float, chosen.get("held_out_top1", ()))))[:1] + tried[-1:]:
         notes.append(f"C = {chosen['C']:g} is the end of those tried; try more with -C")
     return {
@@ -88,39 +81,32 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
         "metrics": metrics,
         "counts": scores.counts,
         "chosen": chosen,
-        "notes": [*loaded.report.notes, *notes],
-        "subset": {"limit": request.limit} if any(subset for _, subset in splits.values()) else None,
-        "data": data,
+        "notes": [*model.notes, *notes],
+        "subset": {"limit": request.limit} if any(prepared.subset for prepared in splits.values()) else None,
+        "data": {name: prepared.data for name, prepared in splits.items()},
         "world": world_of(request.data_root),
-        "model": card.model_card(request, loaded),
+        "model": card.model_card(request, model.card),
         "features_from_store": train.from_store + val.from_store,
         "features_computed": train.computed + val.computed,
         "provenance": provenance(
             seed=request.seed,
-            dtype=request.dtype,
+            dtype=request.compute.dtype,
             device=str(device),
             data_root=str(request.data_root.absolute()),
-            data={name: data_fingerprint(found, request.data_root) for name, (found, _) in splits.items()},
-            preprocessing=loaded.preprocessing.to_dict(),
-            config=loaded.config.to_dict(),
+            data={n: data_fingerprint(prepared.split.examples, request.data_root) for n, prepared in splits.items()},
+            preprocessing=dict(model.card.preprocessing),
+            config=dict(model.card.settings),
         ),
     }
 
 
 def _encode(
-    task: Task,
-    model: torch.nn.Module,
-    examples: list[Example],
-    request: RunRequest,
-    device: torch.device,
-    store: Features | None,
+    prepared: Prepared, model: Model, request: RunRequest, device: torch.device, store: Features | None
 ) -> Encoded:
     from beit3_bench.harness.engine.predict import MemoryStore, RowSink, predict_all
 
     memory = MemoryStore()
-    served = store.serve(examples, memory) if store is not None else 0
+    served = store.serve(prepared.split.examples, memory) if store is not None else 0
     sink: RowSink = memory if store is None else KeepingSink(memory, store)
-    facts = predict_all(
-        task, model, examples, sink, device, request.dtype, request.batch_size, request.workers, request.compile
-    )
-    return Encoded(examples, memory.rows, served, facts.samples)
+    facts = predict_all(prepared.task, prepared.split, model.ability, sink, device, request.compute)
+    return Encoded(prepared, memory.rows, served, facts.samples)

@@ -11,6 +11,11 @@ from typing import Any, get_type_hints
 from beit3_bench.errors import BenchError
 
 
+def option_names(cls: type) -> set[str]:
+    """Names of the options of a dataclass."""
+    return {f.name for f in dataclasses.fields(cls)}
+
+
 def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
     """Fill an options dataclass from ``key=value`` strings, converting by the field's type.
 

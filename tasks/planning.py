@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Example
 
 
-def plan_batches(examples: Sequence[Example], batch_size: int, text_multiple: int = 1) -> Iterator[list[Example]]:
-    """Cut examples into batches of one kind and one padded text length, examples of the same images side by side (so
-    that an image is decoded and encoded once).
+def plan_batches(
+    examples: Sequence[Example], batch_size: int, length: Callable[[Example], int] = lambda _: 0
+) -> Iterator[list[Example]]:
+    """Cut examples into batches of one kind and one length, examples of the same images side by side (so that an image is decoded and
+    encoded once).
 
-    A text is padded to a multiple of ``text_multiple`` whatever stands beside it, so that its row does not depend on
-    the batch. The longest batches come first: an out-of-memory error shows at the start.
+    Args:
+        length: of an example's text in tokens, padding included (`backbones.abilities.Reader.length`). Equal lengths only
+            share a batch, and the longest come first: an out-of-memory error shows at the start.
     """
     groups: dict[tuple, list[Example]] = {}
     for example in examples:
-        length = -(-len(example.token_ids or ()) // text_multiple)
-        groups.setdefault((example.kind, -length, example.images or (example.id,)), []).append(example)
+        groups.setdefault((example.kind, -length(example), example.images or (example.id,)), []).append(example)
     batch: list[Example] = []
     planned: tuple = ()
     for key, group in sorted(groups.items()):
-        for example in sorted(group, key=lambda e: (-len(e.token_ids or ()), e.id)):
+        for example in sorted(group, key=lambda e: e.id):
             if batch and (len(batch) == batch_size or planned != key[:2]):
                 yield batch
                 batch = []

@@ -11,6 +11,7 @@ from typing import Any
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
 from beit3_bench.backbones.family import (
     Asked,
+    Benchmark,
     EngineRequest,
     Family,
     LoadOptions,
@@ -66,6 +67,24 @@ class BEiT3Family(Family):
         from beit3_bench.backbones.beit3.config import PRESETS
 
         return tuple(PRESETS)
+
+    def parameters(self) -> Mapping[str, Mapping[str, int]]:
+        from beit3_bench.backbones.beit3.config import BEiT3Config
+        from beit3_bench.backbones.beit3.params import parameter_breakdown
+
+        return {preset: parameter_breakdown(BEiT3Config.preset(preset)) for preset in self.presets()}
+
+    def problem(self, package: str) -> str | None:
+        if package != "detectron2":
+            return None
+        from beit3_bench.backbones.beit3 import detectron2_adapter
+
+        return detectron2_adapter.problem()
+
+    def benchmark(self) -> Benchmark:
+        from beit3_bench.backbones.beit3.bench import BEiT3Benchmark
+
+        return BEiT3Benchmark()
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.beit3.weights import WEIGHTS

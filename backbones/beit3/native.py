@@ -38,17 +38,21 @@ class NativeAbility(Ability):
             pack_weights(self.module)
 
     def compile(self) -> None:
-        """Layer by layer: equal layers share one compilation. The head around them stays as it is."""
-        import torch
-
-        for layer in self.module.beit3.encoder.layers:
-            layer.compile()
-            layer.image_states = torch.compile(layer.image_states)
+        compile_layers(self.module)
 
     def item_bytes(self) -> int:
         """About 24 rows of width D per token: the feed-forward's hidden state, q, k, v and copies."""
         config = self.module.config
         return (config.num_patches + 64) * config.embed_dim * 24 * 4
+
+
+def compile_layers(module: nn.Module) -> None:
+    """Compile in place, layer by layer: equal layers share one compilation. The head around them stays as it is."""
+    import torch
+
+    for layer in module.beit3.encoder.layers:
+        layer.compile()
+        layer.image_states = torch.compile(layer.image_states)
 
 
 class DualEncoder(NativeAbility, Embeds):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +110,19 @@ def _cases(
     same_process: bool,
     compiled: bool,
 ) -> list[dict[str, Any]]:
-    from beit3_bench.harness.bench.cases import IMAGE_SIZES, make_case
-    from beit3_bench.harness.bench.measure import measure
-    from beit3_bench.harness.bench.official import OfficialProcess
+    from beit3_bench.backbones.registry import families
 
-    names = list(IMAGE_SIZES) if tasks == "all" else tasks.split(",")
-    unknown = [name for name in names if name not in IMAGE_SIZES]
+    cases = {task: benchmark for f in families() if (benchmark := f.benchmark()) for task in benchmark.tasks}
+    names = list(cases) if tasks == "all" else tasks.split(",")
+    unknown = [name for name in names if name not in cases]
     if unknown:
-        raise BenchError(f"bench has no case for task {unknown[0]!r}; it has: {', '.join(IMAGE_SIZES)}")
-    packed = device.type == "cpu"
+        raise BenchError(f"bench has no case for task {unknown[0]!r}; it has: {', '.join(cases)}")
     rows = []
     for name in names:
         echo(f"measuring {name} ...", err=True)
-        case = make_case(name, preset, device, samples, image_size, packed)
-        # On a CPU our process has settings of its own, which the reference must not profit from.
-        apart = device.type == "cpu" and not same_process
-        with OfficialProcess(case, preset, dtype) if apart else nullcontext() as official:
-            rows.append(measure(case, device, dtype, repeats, official, compiled))
+        rows.append(
+            cases[name].measure(name, preset, device, dtype, samples, repeats, image_size, same_process, compiled)
+        )
     return rows
 
 

@@ -105,12 +105,12 @@ def module_finding(name: str, purpose: str, install: str) -> Finding:
 
 
 def stack_finding(name: str, purpose: str) -> Finding:
-    """As `module_finding`, of an optional stack; detectron2 must import with all that its engine needs."""
+    """As `module_finding`, of an optional stack; it must import with all that a family needs of it."""
     finding = module_finding(name, purpose, INSTALL_LINES[name])
-    if name == "detectron2" and finding.state == "ok":
-        from beit3_bench.backbones.beit3 import detectron2_adapter
+    if finding.state == "ok":
+        from beit3_bench.backbones.registry import families
 
-        if problem := detectron2_adapter.problem():
+        if problem := next(filter(None, (family.problem(name) for family in families())), None):
             return Finding(name, "broken", problem.partition("; install it")[0], purpose, INSTALL_LINES[name])
     return finding
 

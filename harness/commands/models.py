@@ -14,8 +14,6 @@ from beit3_bench.harness.console import echo
 if TYPE_CHECKING:
     from beit3_bench.backbones.released import ReleasedFile
 
-PRESETS = ("tiny", "base", "large", "giant")
-
 
 @click.command("models")
 @click.argument("name", required=False)
@@ -67,17 +65,16 @@ def _show_one(name: str, as_json: bool) -> None:
 
 
 def _show_params(as_json: bool) -> None:
-    from beit3_bench.backbones.beit3.config import BEiT3Config
-    from beit3_bench.backbones.beit3.params import parameter_breakdown
+    from beit3_bench.backbones.registry import families
 
-    counts = {preset: parameter_breakdown(BEiT3Config.preset(preset)) for preset in PRESETS}
+    counts = {preset: parts for family in families() for preset, parts in family.parameters().items()}
     if as_json:
         echo(json.dumps(counts, indent=1))
         return
     parts = list(dict.fromkeys(part for count in counts.values() for part in count))
-    rows: list[tuple[str, ...]] = [("millions of parameters", *PRESETS)]
+    rows: list[tuple[str, ...]] = [("millions of parameters", *counts)]
     for part in parts:
-        rows.append((part, *(f"{counts[preset].get(part, 0) / 1e6:,.1f}" for preset in PRESETS)))
+        rows.append((part, *(f"{count.get(part, 0) / 1e6:,.1f}" for count in counts.values())))
     _print_columns(rows, right=True)
     echo("\nFFN and attention lines count weight matrices, as the paper does; its giant has 692M, 692M, 52M, 317M.")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.schema import COMPILE_MODES
 
 
@@ -51,6 +54,11 @@ def dtype(help: str = "Arithmetic of the network.") -> Callable:
 def seed(help: str) -> Callable:
     """``--seed``, and what it decides."""
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
+
+
+def compute_of(settings: dict[str, Any]) -> Compute:
+    """Take device, dtype, batch size, workers and compilation out of a command's parameters."""
+    return Compute(**{f.name: settings.pop(f.name) for f in fields(Compute)})
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:

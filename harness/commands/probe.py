@@ -8,13 +8,22 @@ from typing import Any
 
 import click
 
-from beit3_bench.harness.commands.options import compile_mode, device, dtype, features, image_cache, seed, workers
+from beit3_bench.harness.commands.options import (
+    compile_mode,
+    compute_of,
+    device,
+    dtype,
+    features,
+    image_cache,
+    seed,
+    workers,
+)
 from beit3_bench.harness.commands.run import BatchSize
 from beit3_bench.harness.console import echo
 
 
 @click.command("probe")
-@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Checkpoint.")
+@click.option("--checkpoint", required=True, metavar="[FAMILY:]FILE", help="Checkpoint.")
 @click.option(
     "--data-root", required=True, type=click.Path(path_type=Path), metavar="DIR", help="ImageNet: train/ and val/."
 )
@@ -72,11 +81,12 @@ def command(
     """
     import json
 
-    from beit3_bench.harness.inputs import RunRequest
     from beit3_bench.harness.probe import probe
+    from beit3_bench.harness.request import RunRequest
     from beit3_bench.tasks.probing import Classifier
 
-    result = probe(RunRequest(task="probe", **settings), kind, Classifier(method, k, temperature, strengths))
+    request = RunRequest(task="probe", compute=compute_of(settings), **settings)
+    result = probe(request, kind, Classifier(method, k, temperature, strengths))
     echo(json.dumps(result, indent=2) if as_json else describe(result))
 
 

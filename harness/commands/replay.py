@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Largest difference of numbers and embeddings; labels and texts must be equal.",
 )
-@click.option("--checkpoint", type=_PATH, metavar="FILE", help="The run's checkpoint.")
+@click.option("--checkpoint", metavar="[FAMILY:]FILE", help="The run's checkpoint.")
 @click.option("--data-root", type=_PATH, metavar="DIR", help="The run's data.")
 @click.option(
     "--tokenizer", type=_PATH, metavar="FILE", help="The run's tokenizer, where it is not beside the checkpoint."

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.commands.options import compile_mode, device, dtype, features, image_cache, seed, workers
+from beit3_bench.harness.commands.options import (
+    compile_mode,
+    compute_of,
+    device,
+    dtype,
+    features,
+    image_cache,
+    seed,
+    workers,
+)
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.run import Outcome, RunRequest
+    from beit3_bench.harness.request import RunRequest
+    from beit3_bench.harness.session import Outcome
     from beit3_bench.tasks.contract import Task
 
 
@@ -41,8 +51,8 @@ class BatchSize(click.ParamType):
     "checkpoints",
     required=True,
     multiple=True,
-    metavar="[T=]FILE",
-    help="Checkpoint, or the folder of one in several files; T=FILE for one task of a list.",
+    metavar="[T=][FAMILY:]FILE",
+    help="Checkpoint, or the folder of one in several files; T=FILE for one task of a list; FAMILY: where files do not say it.",
 )
 @click.option(
     "--data-root",
@@ -117,8 +127,9 @@ def command(
     from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.record.report import describe
 
-    requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
-    processes = Processes.start(settings["device"])
+    compute = compute_of(settings)
+    requests, skipped = plan(tasks, checkpoints, data_roots, options, {**settings, "compute": compute})
+    processes = Processes.start(compute.device)
     for name in skipped:
         echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)
     results: list[dict[str, Any]] = []
@@ -144,7 +155,7 @@ def _one(
     request: RunRequest, task_class: type[Task], processes: Processes, failed: list[str], alone: bool, all_tasks: bool
 ) -> Outcome | None:
     """Run one task of the list; a failure is printed and noted in ``failed``, or raised where the task is alone."""
-    from beit3_bench.harness.run import is_not_installed, not_installed, run_task
+    from beit3_bench.harness.session import is_not_installed, not_installed, run_task
 
     try:
         with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
@@ -173,7 +184,7 @@ def plan(
     Raises:
         BenchError: unknown task or option, or a task of a comma list without checkpoint or data.
     """
-    from beit3_bench.harness.run import RunRequest
+    from beit3_bench.harness.request import RunRequest
     from beit3_bench.tasks.registry import get_task, task_names
 
     names = (
@@ -206,7 +217,7 @@ def plan(
             **{**settings, "split": split},
             task=name,
             checkpoint=files[name],
-            data_root=roots[name],
+            data_root=Path(roots[name]),
             output=folder,
             options=given[name],
         )
@@ -216,12 +227,12 @@ def plan(
     return requests, skipped
 
 
-def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[str, Path]:
+def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[str, Path | str]:
     """``FILE`` for every task, ``task=FILE`` for one; the latter wins."""
     from beit3_bench.tasks.registry import task_names
 
     general: list[str] = []
-    special: dict[str, Path] = {}
+    special: dict[str, Path | str] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if equals and name in {*names, *task_names()}:
@@ -233,11 +244,14 @@ def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[
             f"{option} is given {len(general)} times for all tasks ({', '.join(general)}); "
             "write TASK=PATH to tell them apart"
         )
-    found = {name: _expanded(general[0]) for name in names} if general else {}
-    return {**found, **{name: path for name, path in special.items() if name in names}}
+    for_all = {name: _expanded(general[0]) for name in names} if general else {}
+    return {**for_all, **{name: path for name, path in special.items() if name in names}}
 
 
-def _expanded(path: str) -> Path:
+def _expanded(path: str) -> Path | str:
+    """A path with its home folder; ``FAMILY:SOURCE`` as it is."""
+    if not path.startswith("~"):
+        return path
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Task
+    from beit3_bench.tasks.scores import Metric
 
 
 @click.command("tasks")
@@ -58,13 +59,17 @@ def _options(task: type[Task]) -> list[dict[str, Any]]:
     return found
 
 
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {name: value for name, value in vars(metric).items() if name != "formula"}
+
+
 def _record(task: type[Task]) -> dict[str, Any]:
     return {
         "name": task.name,
         "title": task.title,
         "splits": list(task.splits),
         "default_split": task.default_split,
-        "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
+        "metrics": [_metric(metric) for metric in task.metrics],
         "options": _options(task),
         "layout": task.layout,
         "score_files": list(task.score_files),

@@ -6,14 +6,16 @@ import os
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
+from beit3_bench.backbones.abilities import Batch, Reader
 from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.tasks.contract import Example, Task
 
 _FILES, _FILES_PER_WORKER = 12, 6  # pipes to and from the workers, and what is on its way through them
@@ -71,11 +73,13 @@ def _as_is(item: Any) -> Any:
 class Collated(NamedTuple):
     """A batch, and what the image cache did for it.
 
+    ahead: what `Task.read_ahead` gives, by example.
     from_cache: images that were not decoded.  trouble: why the cache stores nothing more ("" for none).
     images: example id -> hashes of its image files, in their order; empty where they are not asked for.
     """
 
-    batch: dict[str, Any]
+    batch: Batch
+    ahead: Sequence[Any] = ()
     from_cache: int = 0
     trouble: str = ""
     images: Mapping[str, Sequence[str]] = {}
@@ -84,30 +88,25 @@ class Collated(NamedTuple):
 class _Batches(Dataset):
     """Planned batches, collated on demand."""
 
-    def __init__(self, task: Task, batches: Sequence[list[Example]], hash_images: bool):
-        self.task, self.batches, self.hash_images = task, batches, hash_images
+    def __init__(self, task: Task, reader: Reader, batches: Sequence[list[Example]], hash_images: bool):
+        self.task, self.reader, self.batches, self.hash_images = task, reader, batches, hash_images
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Collated | Failure:
-        cache = self.task.image_cache
+        cache = self.reader.transform if isinstance(self.reader.transform, ImageCache) else None
         before = cache.hits if cache else 0
-        images: dict[str, list[str]] = {}
+        examples = self.batches[index]
         try:
-            if self.hash_images:
-                with noting_image_hashes() as noted:
-                    batch = self.task.collate(self.batches[index])
-                images = _hashes_of(self.batches[index], noted)
-            else:
-                batch = self.task.collate(self.batches[index])
+            with noting_image_hashes() if self.hash_images else nullcontext({}) as noted:
+                batch = self.reader.collate([self.task.item(example) for example in examples])
+            ahead = [self.task.read_ahead(example) for example in examples]
+            images = _hashes_of(examples, noted) if self.hash_images else {}
         except BenchError as error:
             return Failure(str(error))
-        return (
-            Collated(batch, cache.hits - before, cache.trouble or "", images)
-            if cache
-            else Collated(batch, images=images)
-        )
+        hits, trouble = (cache.hits - before, cache.trouble or "") if cache else (0, "")
+        return Collated(batch, ahead, hits, trouble, images)
 
 
 def _hashes_of(examples: Sequence[Example], noted: Mapping[str, str]) -> dict[str, list[str]]:
@@ -120,17 +119,22 @@ def _hashes_of(examples: Sequence[Example], noted: Mapping[str, str]) -> dict[st
 
 
 def load_batches(
-    task: Task, batches: Sequence[list[Example]], workers: int, pin: bool, hash_images: bool = False
+    task: Task,
+    reader: Reader,
+    batches: Sequence[list[Example]],
+    workers: int,
+    pin: bool,
+    hash_images: bool = False,
 ) -> Iterator[Collated]:
     """Collated batches in order, decoded ahead by ``workers`` processes.
 
     Args:
-        hash_images: tell the contents of the image files that were read (`Collated.images`).
+        hash_images: say the contents of the image files that were read (`Collated.images`).
 
     Raises:
-        BenchError: as raised by the task's `collate`, also in a worker.
+        BenchError: as raised by the reader's `collate` and the task's `read_ahead`, also in a worker.
     """
-    return decode_ahead(_Batches(task, batches, hash_images), None, workers, pin)
+    return decode_ahead(_Batches(task, reader, batches, hash_images), None, workers, pin)
 
 
 @contextmanager

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from beit3_bench.backbones.beit3.multiway import Layer
+from beit3_bench.backbones.abilities import Ability
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.provenance import cores
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -50,19 +49,19 @@ def resolve_device(name: str, processes: Processes | None = None) -> torch.devic
     return device
 
 
-def automatic_batch_size(device: torch.device, model: torch.nn.Module) -> int:
-    """A size that fits for a transformer of this width and resolution; `predict_all` halves it where it does not.
+USUAL_ITEM_BYTES = (576 + 64) * 1024 * 24 * 4
+"""Activations of an image of 384 pixels in a network of width 1024, where a model does not say its own."""
 
-    One sample's activations during inference are about 24 rows of width D per token (the feed-forward's hidden state,
-    q, k, v and copies); a quarter of the free device memory is given to them.
+
+def automatic_batch_size(device: torch.device, ability: Ability) -> int:
+    """A size that fits; `predict_all` halves it where it does not.
+
+    A quarter of the free device memory is given to the activations.
     """
     if device.type == "cpu":
         return 16
-    config = getattr(model, "config", None)
-    tokens = getattr(config, "num_patches", 576) + 64
-    sample = tokens * getattr(config, "embed_dim", 1024) * 24 * 4
     free, _ = torch.cuda.mem_get_info(device)
-    fitting = max(1, int(free / 4 / sample))
+    fitting = max(1, int(free / 4 / (ability.item_bytes() or USUAL_ITEM_BYTES)))
     return min(256, 1 << (fitting.bit_length() - 1))
 
 
@@ -88,18 +87,6 @@ def compiling_pays(device: torch.device, dtype: str, seconds_left: float) -> boo
         seconds_left: the time that the rest takes as it is.
     """
     return device.type == "cuda" and dtype != "fp32" and seconds_left * COMPILE_GAIN > COMPILE_SECONDS
-
-
-def compile_model(model: torch.nn.Module) -> None:
-    """Compile in place, layer by layer where there are layers: equal layers share one compilation.
-
-    The head around them, and its method names, stay as they are.
-    """
-    inner = getattr(model, "beit3", model)
-    for module in getattr(getattr(inner, "encoder", None), "layers", None) or [inner]:
-        module.compile()
-        if isinstance(module, Layer):
-            module.image_states = torch.compile(module.image_states)  # type: ignore[method-assign]
 
 
 def to_device(value: Any, device: torch.device) -> Any:

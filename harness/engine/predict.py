@@ -1,7 +1,7 @@
 """From examples to rows, and what to do when memory runs out.
 
 `predict_all` takes the examples that the run folder does not hold yet, plans batches, lets worker processes decode and
-pad them, runs the task's `predict` on the device, and stores every batch before the next one counts as done. The same
+pad them, asks the ability on the device, and stores every batch's rows before the next one counts as done. The same
 rows come out for any batch size, number of workers and number of processes: bit for bit in float32 on CPUs whose products
 are exact (`backbones.products`), to rounding on others and on GPUs.
 """
@@ -19,12 +19,13 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from beit3_bench.backbones.abilities import Ability
+from beit3_bench.backbones.precision import DTYPES
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import (
-    DTYPES,
     automatic_batch_size,
-    compile_model,
     compiling_pays,
     default_workers,
     is_out_of_memory,
@@ -32,7 +33,7 @@ from beit3_bench.harness.engine.devices import (
 )
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.rows import with_images
-from beit3_bench.tasks.contract import Example, Row, Task
+from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.planning import plan_batches
 
 MEASURED_BATCHES = 6
@@ -138,14 +139,11 @@ def _halve(batches: Sequence[list[Example]], size: int) -> list[list[Example]]:
 
 def predict_all(
     task: Task,
-    model: torch.nn.Module,
-    examples: Sequence[Example],
+    split: Split,
+    ability: Ability,
     store: RowSink,
     device: torch.device,
-    dtype: str = "fp32",
-    batch_size: int | str = "auto",
-    workers: int | None = None,
-    compile: str = "off",
+    compute: Compute | None = None,
     progress: bool | None = None,
     processes: Processes | None = None,
     hash_images: bool = False,
@@ -153,33 +151,32 @@ def predict_all(
     """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
 
     Args:
-        model: in eval mode, on any device; moved to ``device``.
-        dtype: ``"fp32"`` (exact: TF32 is off) or autocast to ``"bf16"``, ``"fp16"``.
-        batch_size: examples per forward pass and process, or ``"auto"`` (the task's own, or what fits); halved when memory
-            runs out.
-        compile: of `COMPILE_MODES`.
-        workers: decoding processes per process; None = chosen from the cores.
+        ability: its network in eval mode, on any device; moved to ``device``. The reader has been prepared.
+        compute: its device is ``device`` already.
         progress: a bar on stderr; None = when stderr is a terminal.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
         hash_images: rows for ``store`` hold the hashes of their image files, too.
 
     Raises:
-        BenchError: from the task (an image that does not decode, ...), a single example that does not fit into
+        BenchError: from reader or task (an image that does not decode, ...), a single example that does not fit into
             memory, rows that are not finite, or a folder that cannot be written.
     """
+    compute = compute or Compute()
+    batch_size, workers = compute.batch_size, compute.workers
     processes = processes or Processes()
     started = time.perf_counter()
-    size = (task.batch_size or automatic_batch_size(device, model)) if batch_size == "auto" else int(batch_size)
+    size = (task.batch_size or automatic_batch_size(device, ability)) if batch_size == "auto" else int(batch_size)
     # What process 0 sees, so that all cut the same plan: a fast one may be writing when a slow one looks.
     done, size = processes.broadcast((store.done(), size))
-    pending = [example for example in examples if example.id not in done]
-    plan = list(plan_batches(pending, size, task.text_multiple))[processes.rank :: processes.world]
+    pending = [example for example in split.examples if example.id not in done]
+    planned = plan_batches(pending, size, lambda example: ability.reader.length(task.item(example)))
+    plan = list(planned)[processes.rank :: processes.world]
     if workers is None:
         workers = default_workers(device, len(plan), processes.world)
     facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)
     facts.images_distinct = len({path for batch in plan for e in batch for path in e.images})
     if plan:
-        pass_ = _Pass(task, model, store, device, dtype, facts, compile, hash_images)
+        pass_ = _Pass(task, split, ability, store, device, compute, facts, hash_images)
         hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
         total = sum(map(len, plan))
         with (
@@ -202,27 +199,28 @@ class _Pass:
     def __init__(
         self,
         task: Task,
-        model: torch.nn.Module,
+        split: Split,
+        ability: Ability,
         store: RowSink,
         device: torch.device,
-        dtype: str,
+        compute: Compute,
         facts: Throughput,
-        compile: str,
         hash_images: bool,
     ):
-        self.task, self.store, self.device, self.facts, self.hash_images = task, store, device, facts, hash_images
+        self.task, self.split, self.ability, self.store = task, split, ability, store
+        self.device, self.facts, self.hash_images = device, facts, hash_images
         self.warned = False
         self.first_seconds = 0.0
-        self.model = model.to(device).eval()
-        self.may_compile = compile == "auto"
-        if compile == "on":
-            compile_model(self.model)
+        ability.module.to(device).eval()
+        self.may_compile = compute.compile == "auto"
+        if compute.compile == "on":
+            ability.compile()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
-        self.dtype = dtype
-        kind = DTYPES[dtype]
+        self.dtype = compute.dtype
+        kind = DTYPES[compute.dtype]
         self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
 
     def over(self, plan: list[list[Example]], bar: tqdm) -> None:
@@ -233,10 +231,12 @@ class _Pass:
             clock = time.perf_counter()
             fits = True
             pin = self.device.type == "cuda"
-            loader = load_batches(self.task, queue, min(workers, len(queue)), pin, self.hash_images)
+            loader = load_batches(
+                self.task, self.ability.reader, queue, min(workers, len(queue)), pin, self.hash_images
+            )
             for collated in loader:
                 clock = self._spent("data_seconds", clock)
-                rows = self._predict(collated.batch, queue[finished])
+                rows = self._predict(collated, queue[finished])
                 clock = self._spent("compute_seconds", clock)
                 if not finished:  # holds what is done once: kernels are loaded, weights move
                     self.first_seconds = self.facts.compute_seconds
@@ -261,19 +261,24 @@ class _Pass:
         self.may_compile = False
         per_batch = (self.facts.compute_seconds - self.first_seconds) / (MEASURED_BATCHES - 1)
         if compiling_pays(self.device, self.dtype, per_batch * batches_left):
-            compile_model(self.model)
+            self.ability.compile()
 
-    def _predict(self, batch: dict[str, Any], examples: list[Example]) -> list[Row] | None:
+    def _predict(self, collated: Collated, examples: list[Example]) -> list[Row] | None:
         """Rows of a batch, checked; None where it does not fit into memory."""
         try:
             with torch.inference_mode(), self.precision:
-                rows = self.task.predict(self.model, to_device(batch, self.device))
+                values = self.ability.predict(to_device(collated.batch, self.device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        if sorted(row["id"] for row in rows) != sorted(e.id for e in examples):
-            raise RuntimeError(f"task {self.task.name}: predict returned other ids than those of its batch")
+        if len(values) != len(examples):
+            raise RuntimeError(
+                f"task {self.task.name}: the model gave {len(values)} values for {len(examples)} items of a batch"
+            )
+        rows = self.task.rows(examples, values, self.split, collated.ahead)
+        if [row["id"] for row in rows] != [e.id for e in examples]:
+            raise RuntimeError(f"task {self.task.name}: its rows have other ids than the examples of the batch")
         return rows
 
     def _smaller(self, rest: list[list[Example]]) -> list[list[Example]]:

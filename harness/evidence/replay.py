@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.registry import split_source
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.evidence.named_again import Asked
-from beit3_bench.harness.inputs import TOKENIZER, RunRequest
+from beit3_bench.harness.models import Located, split_options
 from beit3_bench.harness.record.card import COMPILE_WORDS
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import COMPILE_MODES
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
+from beit3_bench.harness.request import RunRequest
 from beit3_bench.tasks.contract import Row, Task
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 METRIC_TOLERANCE = 1e-9
+TOKENIZER = "beit3.spm"
+"""Looked for beside a checkpoint, and so not to be named."""
 _INPUTS = ("checkpoint", "data", "tokenizer")
 """Fingerprints that must be the run's own: with other inputs it would be another run, not a replay."""
 
@@ -73,7 +78,7 @@ class Replay:
 class Overrides:
     """Where things lie (see `named_again`), and how to run where it is not as the card says."""
 
-    checkpoint: Path | None = None
+    checkpoint: str | Path | None = None
     data_root: Path | None = None
     tokenizer: Path | None = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -104,7 +109,7 @@ def replay(
             command that does), are missing or have changed (says which).
     """
     from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.run import run_task
+    from beit3_bench.harness.session import run_task
     from beit3_bench.tasks.registry import get_task
 
     processes = processes or Processes()
@@ -144,7 +149,7 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
         checkpoint = asked.place("--checkpoint", overrides.checkpoint, card["checkpoint"])
         data_root = asked.place("--data-root", overrides.data_root, card["data_root"])
         tokenizer = overrides.tokenizer
-        if tokenizer is not None or _tokenizer_to_name(task_class, checkpoint, card["tokenizer"]):
+        if tokenizer is not None or _tokenizer_to_name(checkpoint, card["tokenizer"]):
             asked.place("--tokenizer", tokenizer, card["tokenizer"])
         options = asked.options(task_class, card["given_options"], overrides.options)
         code = [text for text in card["given_options"].values() if text.endswith(".py")]
@@ -162,11 +167,13 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
             tokenizer=tokenizer,
             split=card["split"],
             limit=card["limit"],
-            batch_size=overrides.batch_size or card["batch_size"],
-            device=overrides.device or card["device"].partition(":")[0],
-            dtype=card["dtype"],
-            compile=_compile_mode(card["compile"], store.folder),
-            workers=workers,
+            compute=Compute(
+                overrides.device or card["device"].partition(":")[0],
+                card["dtype"],
+                overrides.batch_size or card["batch_size"],
+                workers,
+                _compile_mode(card["compile"], store.folder),
+            ),
             seed=card["seed"],
             preset=given["preset"],
             image_size=given["image_size"],
@@ -180,12 +187,13 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
     return request
 
 
-def _tokenizer_to_name(task_class: type[Task], checkpoint: Path | None, recorded: str | None) -> bool:
+def _tokenizer_to_name(checkpoint: str | Path | None, recorded: str | None) -> bool:
     """Whether the run's tokenizer is not the one beside the checkpoint that was named."""
-    if not task_class.uses_text or recorded is None:
+    if recorded is None:
         return False
-    beside = (checkpoint.parent if checkpoint is not None else Path(recorded).parent) / TOKENIZER
-    return Path(recorded).name != TOKENIZER or (checkpoint is not None and not beside.is_file())
+    if checkpoint is None:
+        return Path(recorded).name != TOKENIZER
+    return not (Located.of(checkpoint).path.parent / Path(recorded).name).is_file() or Path(recorded).name != TOKENIZER
 
 
 _WITHIN = {
@@ -203,17 +211,16 @@ _ONE_OF: dict[str, tuple[str | None, ...]] = {
 
 def _check_settings(request: RunRequest, folder: Path) -> None:
     """Raise if a card holds what the command line would not have taken."""
+    given = {**vars(request), **vars(request.compute)}
     wrong = [
         key
         for key, (low, high) in _WITHIN.items()
-        if (value := getattr(request, key)) is not None
+        if (value := given[key]) is not None
         and not (low <= value < high if isinstance(value, int) else (key, value) == ("batch_size", "auto"))
     ]
-    wrong += [key for key, values in _ONE_OF.items() if getattr(request, key) not in values]
+    wrong += [key for key, values in _ONE_OF.items() if given[key] not in values]
     if wrong:
-        raise BenchError(
-            f"{folder}/config.json: {wrong[0]} {str(getattr(request, wrong[0]))[:40]!r} is out of range; {MEND}"
-        )
+        raise BenchError(f"{folder}/config.json: {wrong[0]} {str(given[wrong[0]])[:40]!r} is out of range; {MEND}")
 
 
 def _compile_mode(written: bool | str, folder: Path) -> str:
@@ -234,10 +241,13 @@ def too_little(folder: Path, what: object) -> BenchError:
 
 def _check_inputs(request: RunRequest, task_class: type[Task], folder: Path) -> None:
     """Raise if files of the card are gone: names all of them at once."""
-    wanted = {"--checkpoint": request.checkpoint, "--data-root": request.data_root}
-    if task_class.uses_text and request.tokenizer is not None:
+    family, source = split_source(str(request.checkpoint))
+    wanted = {"--data-root": request.data_root}
+    if family is None:
+        wanted = {"--checkpoint": Path(source), **wanted}
+    if request.tokenizer is not None:
         wanted["--tokenizer"] = request.tokenizer
-    options = task_class(request.data_root, request.options).options
+    options = task_class(request.data_root, split_options(task_class, request.options)[0]).options
     wanted |= {f"-o {name}": path for name, path in vars(options).items() if isinstance(path, Path)}
     missing = [f"{path} ({option})" for option, path in wanted.items() if not path.exists()]
     if missing:

@@ -11,7 +11,7 @@ from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.schema import check_shape
 from beit3_bench.harness.record.store import MEND, RunStore
-from beit3_bench.tasks.contract import Example, Row, Task
+from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
 
 
@@ -31,8 +31,8 @@ def rescore(
         BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
             that the run saw.
     """
-    from beit3_bench.harness.inputs import first_examples, read_split
-    from beit3_bench.harness.record.released import data_notes, read_data
+    from beit3_bench.harness.models import split_options
+    from beit3_bench.harness.reading import prepare
     from beit3_bench.tasks.registry import get_task
 
     store = RunStore.read(folder)
@@ -44,36 +44,35 @@ def rescore(
         chosen = asked.options(task_class, card["given_options"], options or {})
         asked.check(folder, list(command) or ["beit3-bench", "score", "--run", str(folder)])
         assert place is not None
-        task = task_class(place, chosen)
+        task = task_class(place, split_options(task_class, chosen)[0])
         if card["limit"] is not None and card["limit"] < 1:
             raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
-        whole = read_split(task, card["split"])
-        notes = data_notes(task, card["split"], read_data(task, card["split"], whole))
-        examples, _ = first_examples(task, whole, card["limit"])
+        prepared = prepare(task, card["split"], card["limit"])
         seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
     except KeyError as error:
         raise BenchError(
             f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
         ) from error
-    if not same_data(seen, examples, task.data_root):
+    split = prepared.split
+    if not same_data(seen, split.examples, task.data_root):
         raise BenchError(
             f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
         )
-    rows = stored_rows(store, task, examples)
+    rows = stored_rows(store, task, split)
     with using_stored_rows(task, folder):
-        scores = task.score(rows, examples)
-    scores.notes = [*notes, *scores.notes]
+        scores = task.score(rows, split)
+    scores.notes = [*prepared.notes, *scores.notes]
     return scores, task_class
 
 
-def stored_rows(store: RunStore, task: Task, examples: Sequence[Example]) -> dict[str, Row]:
+def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:
     """The rows of a run folder, one for each example, by id.
 
     Raises:
         BenchError: damaged or edited ones, others than the examples', or ones that are missing.
     """
     rows = store.rows()
-    expected = dict.fromkeys(example.id for example in examples)
+    expected = dict.fromkeys(example.id for example in split.examples)
     missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
     if missing or unknown:
         why = (

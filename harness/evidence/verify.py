@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.inputs import choose_split, world_of
+from beit3_bench.harness.reading import choose_split
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.released import counts_of, ids_of
+from beit3_bench.harness.record.worlds import world_of
 from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.expected import Counts, Expected, Need, git_blobs, read_expected
 from beit3_bench.tasks.files import check_images
@@ -199,17 +200,17 @@ def _read(found: Verification, task_class: type[Task], split: str) -> list[Examp
     """The examples of a split; None, and a finding, where the task's reader refuses it."""
     try:
         task = task_class(found.data_root)
-        examples = task.examples(split)
-        left_out = task.left_out(split)
+        whole = task.read(split)
+        examples = whole.examples
     except BenchError as error:
         _add(found, "reader", split, str(error))
         return None
-    if left_out is not None:
-        found.notes.append(left_out)
+    if whole.left_out is not None:
+        found.notes.append(whole.left_out)
     if not examples:
         _add(found, "counts", split, f"{found.data_root}: split {split} is empty; check the files")
         return None
-    for line in task.data_notes(split):
+    for line in whole.notes:
         _add(found, "notes", split, line)
     twice = [name for name, count in Counter(e.id for e in examples).items() if count > 1]
     if twice:
@@ -221,7 +222,7 @@ def _read(found: Verification, task_class: type[Task], split: str) -> list[Examp
         check_images((path for e in examples for path in _images(e)), Path(found.data_root))
     except BenchError as error:
         _add(found, "images", split, str(error))
-    return examples
+    return list(examples)
 
 
 def _counted(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.harness.inputs import RunRequest, tokenizer_file, world_of
+from beit3_bench.backbones.family import Model, ModelCard
+from beit3_bench.backbones.released import find_released
+from beit3_bench.harness.models import Located
+from beit3_bench.harness.reading import Prepared
 from beit3_bench.harness.record.fingerprints import (
     CODE,
     data_fingerprint,
@@ -19,106 +22,112 @@ from beit3_bench.harness.record.fingerprints import (
 )
 from beit3_bench.harness.record.provenance import package_version, provenance
 from beit3_bench.harness.record.schema import SCHEMA
-from beit3_bench.tasks.contract import Example, Task
+from beit3_bench.harness.record.worlds import world_of
+from beit3_bench.harness.request import RunRequest
+from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
-    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
-    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
     from beit3_bench.harness.engine.predict import Throughput
-    from beit3_bench.harness.record.schema import MetricValue, ReadData
+    from beit3_bench.harness.record.schema import MetricValue
 
 
 COMPILE_WORDS: dict[str, bool] = {"off": False, "on": True}
 """How a card writes ``--compile``; ``auto`` stands as it is."""
 
 
-def setting_of(task: str, checkpoint: Path, metadata: Mapping[str, Any]) -> str:
+def setting_of(task: str, card: ModelCard) -> str:
     """``"zero-shot"`` for a checkpoint that is known to be trained for something else, else ``"fine-tuned"``."""
-    from beit3_bench.backbones.released import find_released
-
-    weight = find_released(checkpoint)
-    trained_for = weight.task if weight is not None else metadata.get("task", task)
-    return "fine-tuned" if trained_for == task else "zero-shot"
+    return "fine-tuned" if card.trained_for in (None, task) else "zero-shot"
 
 
-def model_card(request: RunRequest, loaded: LoadedModel | None) -> dict[str, Any]:
+def model_card(request: RunRequest, card: ModelCard) -> dict[str, Any]:
     """What was evaluated, for result.json."""
-    from beit3_bench.backbones.released import find_released
-
-    weight = find_released(request.checkpoint)
     return {
-        "preset": (loaded.preset if loaded else request.preset or (weight.preset if weight else None)) or "custom",
-        "checkpoint": request.checkpoint.name,
-        "sha256": loaded.sha256 if loaded else "",
-        "weight": weight.name if weight else None,
-        "image_size": loaded.config.image_size if loaded else (weight.image_size if weight else 0),
-        "params": sum(p.numel() for p in loaded.model.parameters()) if loaded else 0,
+        "family": card.family,
+        "preset": card.preset or "custom",
+        "checkpoint": card.checkpoint,
+        "sha256": card.sha256,
+        "weight": card.weight,
+        "image_size": card.image_size,
+        "params": card.params,
+        "protocol": card.protocol,
         "allow_missing": list(request.allow_missing),
     }
 
 
-def fingerprints_of(
-    task: Task, request: RunRequest, loaded: LoadedModel, tokenizer: Tokenizer | None, examples: Sequence[Example]
-) -> dict[str, str]:
+def card_of_file(request: RunRequest, located: Located) -> ModelCard:
+    """What is known of a checkpoint that was not loaded."""
+    released = find_released(located.path)
+    return ModelCard(
+        family=released.family if released else located.family.name if located.family else "",
+        checkpoint=located.path.name,
+        sha256="",
+        preset=request.preset or (released.preset if released else None),
+        weight=released.name if released else None,
+        image_size=released.image_size if released else 0,
+        trained_for=(released.task or "") if released else None,
+    )
+
+
+def options_in_force(task: Task, model: Model) -> dict[str, Any]:
+    """The task's options, with what the family decided where it did."""
+    return {name: model.card.resolved.get(name, value) for name, value in vars(task.options).items()}
+
+
+def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split) -> dict[str, str]:
     """What must be the same for two sets of rows to belong to one run; all that is read from a file enters by content.
 
     ``weights`` and ``seed`` are there where tensors are missing from the checkpoint: the seed decides their values.
     """
-    labels = task.labels()
     random: dict[str, str] = {}
-    if request.allow_missing and loaded.report.missing:
-        random = {"weights": weights_sha256(loaded.model), "seed": str(request.seed)}
+    if model.random and model.module is not None:
+        random = {"weights": weights_sha256(model.module), "seed": str(request.seed)}
     return {
         "task": task.name,
-        "checkpoint": loaded.sha256,
-        "model": digest({**loaded.config.to_dict(), **loaded.shape}),
-        "data": data_fingerprint(examples, request.data_root),
-        "preprocessing": loaded.preprocessing.canary_hash(),
-        "tokenizer": tokenizer.fingerprint if tokenizer else "none",
-        **option_fingerprints(vars(task.options)),
-        **({task.outputs: digest(labels)} if labels is not None else {}),
+        **model.identity.fingerprints(),
+        "data": data_fingerprint(split.examples, request.data_root),
+        **option_fingerprints(options_in_force(task, model)),
+        **({task.outputs: digest(list(split.labels))} if split.labels is not None else {}),
         **random,
-        "dtype": request.dtype,
+        "dtype": request.compute.dtype,
         "allow-missing": ",".join(request.allow_missing) or "none",
         "setting": request.setting or "default",
         "version": package_version(),
-        CODE: source_fingerprint(type(task), type(loaded.model)),
+        CODE: source_fingerprint(type(task), type(model.ability), type(model.module)),
     }
 
 
 def resolved_config(
-    task: Task,
-    split: str,
-    request: RunRequest,
-    loaded: LoadedModel,
-    setting: str,
-    subset: dict[str, int] | None,
-    fingerprints: dict[str, str],
+    prepared: Prepared, request: RunRequest, located: Located, model: Model, fingerprints: dict[str, str], device: str
 ) -> dict[str, Any]:
     """Everything that was decided, for config.json."""
+    task, compute = prepared.task, request.compute
+    tokenizer = model.companions.get("tokenizer")
     return {
         "schema": SCHEMA,
         "task": task.name,
-        "split": split,
+        "split": prepared.split.name,
         "limit": request.limit,
-        "subset": subset,
-        "setting": setting,
-        "checkpoint": str(request.checkpoint.absolute()),
+        "subset": prepared.subset,
+        "setting": request.setting or setting_of(task.name, model.card),
+        "family": model.card.family,
+        "source": located.source.text if located.family is None else f"{located.family.name}:{located.source.text}",
+        "checkpoint": str(located.path.absolute()),
         "data_root": str(request.data_root.absolute()),
-        "tokenizer": str(tokenizer_file(task, request).absolute()) if task.uses_text else None,
-        "options": {key: _plain(value) for key, value in vars(task.options).items()},
+        "tokenizer": str(tokenizer.absolute()) if tokenizer else None,
+        "options": {key: _plain(value) for key, value in options_in_force(task, model).items()},
         "given_options": _anywhere(task, request.options),
         "given": {"preset": request.preset, "image_size": request.image_size, "setting": request.setting},
-        "preset": loaded.preset,
-        "model": loaded.config.to_dict(),
-        "preprocessing": loaded.preprocessing.to_dict(),
+        "preset": model.card.preset,
+        "model": dict(model.card.settings),
+        "preprocessing": dict(model.card.preprocessing),
         "allow_missing": list(request.allow_missing),
-        "dtype": request.dtype,
-        "device": request.device,
-        "compile": COMPILE_WORDS.get(request.compile, request.compile),
-        "batch_size": request.batch_size,
-        "workers": request.workers,
+        "dtype": compute.dtype,
+        "device": device,
+        "compile": COMPILE_WORDS.get(compute.compile, compute.compile),
+        "batch_size": compute.batch_size,
+        "workers": compute.workers,
         "seed": request.seed,
         "fingerprints": fingerprints,
     }
@@ -127,8 +136,10 @@ def resolved_config(
 def _anywhere(task: Task, options: Mapping[str, str]) -> dict[str, str]:
     """Options as they were given, with files named so that they are found from any folder."""
 
+    values = vars(task.options)
+
     def absolute(key: str, text: str) -> str:
-        value = getattr(task.options, key.replace("-", "_"))
+        value = values.get(key.replace("-", "_"))
         return str(Path(text).absolute()) if names_file(value) or names_file(text) else text
 
     return {key: absolute(key, text) for key, text in options.items()}
@@ -161,15 +172,8 @@ def timing(stages: Mapping[str, float], throughput: Throughput, total: float) ->
     }
 
 
-def chance(task: Task, examples: Sequence[Example]) -> float | None:
-    """What guessing scores on the headline metric, where the task says so."""
-    guess = getattr(task, "chance", None)
-    value = guess(examples) if guess is not None else None
-    return None if value is None else float(value)
-
-
 @dataclass
-class Verdict:
+class Scored:
     """What scoring says; ``metrics`` and ``status`` as in `schema.Result`."""
 
     scores: Scores
@@ -179,28 +183,22 @@ class Verdict:
 
 
 def result(
-    task: Task,
-    request: RunRequest,
-    loaded: LoadedModel,
-    config: Mapping[str, Any],
-    verdict: Verdict,
-    examples: Sequence[Example],
-    data: ReadData | None,
+    prepared: Prepared, request: RunRequest, model: Model, config: Mapping[str, Any], scored: Scored
 ) -> dict[str, Any]:
     """The `schema.Result` of a run, all but its timing."""
     return {
         "schema": SCHEMA,
-        "task": task.name,
+        "task": prepared.task.name,
         "split": config["split"],
-        "metrics": verdict.metrics,
-        "counts": verdict.scores.counts,
-        "notes": verdict.notes,
-        "status": verdict.status,
+        "metrics": scored.metrics,
+        "counts": scored.scores.counts,
+        "notes": scored.notes,
+        "status": scored.status,
         "subset": config["subset"],
-        "data": data,
+        "data": prepared.data,
         "world": world_of(request.data_root),
         "setting": config["setting"],
-        "model": model_card(request, loaded),
+        "model": model_card(request, model.card),
         "provenance": provenance(
             **{
                 key: config[key]
@@ -209,17 +207,18 @@ def result(
             config=config["model"],
             preprocessing=config["preprocessing"],
             canary=config["fingerprints"]["preprocessing"],
-            resized=dict(loaded.report.resized),
-            missing=list(loaded.report.missing),
-            unexpected=list(loaded.report.unexpected),
+            resized=dict(model.resized),
+            missing=list(model.missing),
+            unexpected=list(model.unexpected),
         ),
         "timing": {},
-        "chance": chance(task, examples),
+        "chance": scored.scores.chance,
     }
 
 
-def empty_result(task: type[Task], split: str, request: RunRequest, note: str) -> dict[str, Any]:
+def empty_result(task: type[Task], split: str, request: RunRequest, located: Located, note: str) -> dict[str, Any]:
     """The `schema.Result` of a task whose optional stack is missing."""
+    card = card_of_file(request, located)
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -231,8 +230,8 @@ def empty_result(task: type[Task], split: str, request: RunRequest, note: str) -
         "subset": None,
         "data": None,
         "world": world_of(request.data_root),
-        "setting": request.setting or setting_of(task.name, request.checkpoint, {}),
-        "model": model_card(request, None),
+        "setting": request.setting or setting_of(task.name, card),
+        "model": model_card(request, card),
         "provenance": provenance(seed=request.seed),
         "timing": {},
         "chance": None,

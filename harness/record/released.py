@@ -13,7 +13,7 @@ from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, git_blob
 
 if TYPE_CHECKING:  # the table reads this module, and needs no numpy
     from beit3_bench.harness.record.schema import ReadData
-    from beit3_bench.tasks.contract import Example, Task
+    from beit3_bench.tasks.contract import Example, Split, Task
 
 SAMPLES = {"vqav2": "questions", "nlvr2": "examples"}
 """What `Scores.counts` of a task calls the samples; other counts are called there as in `tasks.expected.Counts`."""
@@ -43,10 +43,11 @@ def ids_of(examples: Sequence[Example], expected: Expected) -> str:
     return digest_of_ids((e.id for e in examples if e.images), expected.id_form)
 
 
-def read_data(task: Task, split: str, examples: Sequence[Example]) -> ReadData | None:
+def read_data(task: Task, whole: Split) -> ReadData | None:
     """What a whole split holds, for result.json; None on the tiny world, and where nothing is known of the released one."""
-    from beit3_bench.harness.inputs import world_of
+    from beit3_bench.harness.record.worlds import world_of
 
+    split, examples = whole.name, whole.examples
     expected = read_expected(task.data_of or task.name)
     if world_of(task.data_root) == "tiny" or not (split in expected.splits or split in expected.ids):
         return None
@@ -127,17 +128,16 @@ def apart(result: Mapping[str, Any]) -> list[str]:
     return reasons + ([other] if (other := other_data(result)) else [])
 
 
-def data_notes(task: Task, split: str, data: ReadData | None) -> list[str]:
+def data_notes(task: Task, split: Split, data: ReadData | None) -> list[str]:
     """Lines that a reader of a number on this split must know about its data."""
-    other = _label(task.data_of or task.name, split, data) if data else ""
+    other = _label(task.data_of or task.name, split.name, data) if data else ""
     lines = [f"{other}; not comparable with published numbers"] if other else []
-    left_out = task.left_out(split)
-    return [*lines, *([left_out] if left_out else []), *task.data_notes(split)]
+    return [*lines, *([split.left_out] if split.left_out else []), *split.notes]
 
 
 def score_note(task: type[Task], counts: Mapping[str, int], files: Sequence[Path]) -> str | None:
     """A line on what a prediction file was scored over, where that is no released split as far as its counts tell."""
-    from beit3_bench.harness.inputs import world_of
+    from beit3_bench.harness.record.worlds import world_of
 
     if any(world_of(path) == "tiny" for path in files):
         return None

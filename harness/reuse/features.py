@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.family import Model
 from beit3_bench.backbones.image_hashes import DIGITS
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.fingerprints import source_fingerprint, weights_sha256
 from beit3_bench.harness.record.provenance import cores, package_version
 from beit3_bench.harness.record.rows import IMAGES, with_images
@@ -26,7 +28,6 @@ from beit3_bench.tasks.contract import Example, Row, Task
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
     from beit3_bench.harness.engine.predict import RowSink
 
 _ROWS = 1024  # served rows per commit to the run folder
@@ -46,37 +47,39 @@ class Key:
         return self.path is None or _stamp(self.path) == self.stamp
 
 
-def space_facts(
-    task: Task, loaded: LoadedModel, device: torch.device, dtype: str, compile: str
-) -> dict[str, dict[str, Any]]:
+def space_facts(task: Task, model: Model, device: torch.device, compute: Compute) -> dict[str, dict[str, Any]]:
     """Kind of input -> everything that its embeddings depend on beside the input itself.
 
-    The code is named by the methods that compute (shared by all dual encoders) and the package's source; device, number
+    The code is named by the classes that compute (shared by all tasks) and the package's source; device, number
     type, compilation and torch's version are there because a result states them about all its rows.
     """
     import torch
 
-    network = type(loaded.model)
+    ability, reader = type(model.ability), model.ability.reader
     common = {
-        "weights": weights_sha256(loaded.model),
-        "network": f"{network.__module__}.{network.__qualname__}",
-        "config": loaded.config.to_dict(),
+        "weights": weights_sha256(model.module) if model.module is not None else model.identity.weights,
+        "network": _name_of(type(model.module)),
+        "config": dict(model.card.settings),
         "output": task.feature,
-        "code": [f"{step.__module__}.{step.__qualname__}" for step in (type(task).collate, type(task).predict)],
+        "code": [_name_of(type(reader)), _name_of(ability)],
         "version": package_version(),
-        "source": source_fingerprint(type(task), network),
+        "source": source_fingerprint(type(task), ability, type(reader), type(model.module)),
         "torch": torch.__version__,
         "device": device.type,
-        "dtype": dtype,
-        "compile": compile,
+        "dtype": compute.dtype,
+        "compile": compute.compile,
     }
     facts = {}
-    if hasattr(loaded.preprocessing, "pixel_facts"):
-        seen = {"pixels": loaded.preprocessing.pixel_facts(), "canary": loaded.preprocessing.canary_hash()}
+    if reader.transform is not None:
+        seen = {"pixels": reader.transform.pixel_facts(), "canary": model.identity.pixels}
         facts["image"] = {**common, "input": "image", **seen}
-    if task.tokenizer is not None:
-        facts["text"] = {**common, "input": "text", "tokenizer": task.tokenizer.fingerprint}
+    if model.identity.tokens is not None:
+        facts["text"] = {**common, "input": "text", "tokenizer": model.identity.tokens}
     return facts
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 class Features:
@@ -89,15 +92,14 @@ class Features:
         self,
         root: str | Path,
         task: Task,
-        loaded: LoadedModel,
+        model: Model,
         device: torch.device,
-        dtype: str = "fp32",
-        compile: str = "off",
+        compute: Compute | None = None,
     ):
         """Raises: BenchError: ``root`` cannot be a folder here."""
         assert task.feature is not None
-        self.name = task.feature
-        facts = space_facts(task, loaded, device, dtype, compile)
+        self.name, self.task, self.reader = task.feature, task, model.ability.reader
+        facts = space_facts(task, model, device, compute or Compute())
         self.spaces = {kind: FeatureSpace(root, known) for kind, known in facts.items()}
         self.keys: dict[str, Key] = {}
         self._warned = False
@@ -108,7 +110,7 @@ class Features:
         Returns:
             How many were served.
         """
-        keys = {i: key for i, key in example_keys(examples).items() if key.kind in self.spaces}
+        keys = {i: key for i, key in self.example_keys(examples).items() if key.kind in self.spaces}
         rows: list[Row] = []
         for kind, space in self.spaces.items():
             wanted = {i: key.digest for i, key in keys.items() if key.kind == kind}
@@ -143,6 +145,23 @@ class Features:
         for space in self.spaces.values():
             space.close()
 
+    def example_keys(self, examples: Sequence[Example]) -> dict[str, Key]:
+        """The keys of all examples with one image and no text, or with a text and no image; files are hashed in threads."""
+        files = {e.images[0] for e in examples if _kind(e) == "image"}
+        with ThreadPoolExecutor(cores()) as pool:
+            hashed = dict(zip(files, pool.map(_file_key, files), strict=True))
+        keys: dict[str, Key] = {}
+        for example in examples:
+            key = None
+            if _kind(example) == "image":
+                key = hashed[example.images[0]]
+            elif _kind(example) == "text":
+                digest = self.reader.text_key(self.task.item(example))
+                key = None if digest is None else Key("text", digest)
+            if key is not None:
+                keys[example.id] = key
+        return keys
+
 
 class KeepingSink:
     """A run folder whose new rows go to the feature store, too: first there, where they count."""
@@ -159,28 +178,10 @@ class KeepingSink:
         self.features.keep(rows)
 
 
-def example_keys(examples: Sequence[Example]) -> dict[str, Key]:
-    """The keys of all examples with one image and no text, or with a text and no image; files are hashed in threads."""
-    files = {e.images[0] for e in examples if _kind(e) == "image"}
-    with ThreadPoolExecutor(cores()) as pool:
-        hashed = dict(zip(files, pool.map(_file_key, files), strict=True))
-    keys: dict[str, Key] = {}
-    for example in examples:
-        kind = _kind(example)
-        if kind == "image":
-            key = hashed[example.images[0]]
-        else:
-            ids = np.array(example.token_ids, dtype="<i8") if kind == "text" else None
-            key = None if ids is None else Key("text", hashlib.sha256(ids.tobytes()).digest())
-        if key is not None:
-            keys[example.id] = key
-    return keys
-
-
 def _kind(example: Example) -> str | None:
-    if example.token_ids is not None:
+    if example.text is not None:
         return None if example.images else "text"
-    return "image" if len(example.images) == 1 and example.text is None else None
+    return "image" if len(example.images) == 1 else None
 
 
 def _file_key(path: str) -> Key | None:

@@ -22,15 +22,17 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from beit3_bench.backbones.abilities import PixelTransform
 from beit3_bench.backbones.image_hashes import note
 from beit3_bench.backbones.images import read_image_file
-from beit3_bench.backbones.preprocess import Preprocessing, decode
+from beit3_bench.backbones.preprocess import decode
 from beit3_bench.errors import BenchError
 from beit3_bench.files import open_regular, write_atomic
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 PREFIX, ABOUT, SUFFIX = "images-", "about.json", ".px"
@@ -47,7 +49,7 @@ class ImageCache:
     trouble: one line, the first reason why something could not be stored; images are decoded all the same.
     """
 
-    def __init__(self, root: str | Path, preprocessing: Preprocessing):
+    def __init__(self, root: str | Path, preprocessing: PixelTransform):
         """Raises: BenchError: ``root`` cannot be a folder here."""
         self.preprocessing = preprocessing
         self.hits = self.misses = 0
@@ -80,6 +82,17 @@ class ImageCache:
         if self.trouble is None:
             self._write(entry, digest, pixels)
         return pixels
+
+    @property
+    def size(self) -> int:
+        return self.preprocessing.size
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL RGB -> uint8 (3, S, S); an image that is no file is not kept."""
+        return self.preprocessing.pixels(image)
+
+    def pixel_facts(self) -> dict[str, Any]:
+        return self.preprocessing.pixel_facts()
 
     # ---- entries ------------------------------------------------------------------------------------------------
 

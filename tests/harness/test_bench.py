@@ -8,11 +8,11 @@ import pytest
 import torch
 from native import invoke
 
+from beit3_bench.backbones.beit3.bench import reference
+from beit3_bench.backbones.beit3.bench.cases import IMAGE_SIZES, difference, make_case
+from beit3_bench.backbones.beit3.bench.measure import flops_of
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
-from beit3_bench.harness.bench import reference
-from beit3_bench.harness.bench.cases import IMAGE_SIZES, difference, make_case
-from beit3_bench.harness.bench.measure import flops_of
 
 
 @pytest.mark.parametrize("packed", [False, True])

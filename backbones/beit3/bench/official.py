@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from beit3_bench.harness.bench.cases import Case, make_case
-from beit3_bench.harness.bench.timing import plain_products, seconds_of
+from beit3_bench.backbones.beit3.bench.cases import Case, make_case
+from beit3_bench.backbones.beit3.bench.timing import plain_products, seconds_of
 
 OURS = ("MKL_CBWR", "THP_MEM_ALLOC_ENABLE")
 

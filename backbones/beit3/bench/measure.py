@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from beit3_bench.backbones.beit3.bench.cases import Case, difference
+from beit3_bench.backbones.beit3.bench.official import OfficialProcess
+from beit3_bench.backbones.beit3.bench.timing import plain_products, precision, seconds_of
+from beit3_bench.backbones.beit3.native import compile_layers
 from beit3_bench.backbones.packing import pack_weights
-from beit3_bench.harness.bench.cases import Case, difference
-from beit3_bench.harness.bench.official import OfficialProcess
-from beit3_bench.harness.bench.timing import plain_products, precision, seconds_of
-from beit3_bench.harness.engine.devices import DTYPES, compile_model
+from beit3_bench.backbones.precision import DTYPES
 
 TOLERANCE = 2e-4
 """Of outputs in float32; the two paths add up in another order."""
@@ -123,7 +124,7 @@ def measure(
             timm()
             encode_flops, timm_flops = flops_of(case.encode), flops_of(timm)
         if compiled:
-            compile_model(case.model)
+            compile_layers(case.model)
         with precision(device, dtype):
             case.ours()
             rounded = difference(case.ours(), exact) if dtype != "fp32" or compiled else 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from beit3_bench.harness.engine.devices import DTYPES
+from beit3_bench.backbones.precision import DTYPES
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager:

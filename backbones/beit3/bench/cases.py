@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beit3_bench.backbones.beit3.bench import reference
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
 from beit3_bench.backbones.beit3.models import BEiT3Head, Captioning, build_model
 from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.bench import reference
 
 CAPTIONS_PER_IMAGE = 5
 TEXT_LENGTHS = {"coco-retrieval": 14, "vqav2": 10, "nlvr2": 20}  # typical BPE tokens with CLS and SEP

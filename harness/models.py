@@ -1,0 +1,79 @@
+"""From ``[FAMILY:]SOURCE`` to a model that can be asked what a task asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from beit3_bench.backbones.family import Family, LoadOptions, Model, Source, family_options
+from beit3_bench.backbones.registry import families, find_family, locate
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.request import RunRequest
+from beit3_bench.harness.reuse.image_cache import ImageCache
+from beit3_bench.tasks.contract import Split, Task
+from beit3_bench.tasks.options import option_names, parse_options
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint that is there, and its family where it was named."""
+
+    family: Family | None
+    source: Source
+
+    @classmethod
+    def of(cls, text: str | Path) -> Located:
+        """Raises: BenchError: there is no such file or family."""
+        return cls(*locate(text))
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def stem(self) -> str:
+        """For the name of a folder."""
+        return self.source.path.stem if self.family is None else f"{self.family.name}-{self.source.path.stem}"
+
+
+def split_options(task_class: type[Task], options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``-o`` options of the task, and those that only a family knows; what nobody knows is the task's, which names the nearest."""
+    own = option_names(task_class.Options)
+    others = {name for family in families() for name in family_options(family)} - own
+    family = {key: value for key, value in options.items() if key.replace("-", "_") in others}
+    return {key: value for key, value in options.items() if key not in family}, family
+
+
+def make_task(task_class: type[Task], request: RunRequest) -> Task:
+    """The task with its options.
+
+    Raises:
+        BenchError: an unknown option, or a value that does not convert.
+    """
+    return task_class(request.data_root, split_options(task_class, request.options)[0])
+
+
+def load_model(located: Located, task: Task, split: Split, request: RunRequest) -> Model:
+    """The model of a checkpoint, ready to be asked about a split: labels checked, texts tokenised, images through the cache.
+
+    Raises:
+        BenchError: no or several families, an ability that the family does not offer, and everything that `Family.load` raises.
+    """
+    asked = task.asked(split)
+    family = located.family or find_family(located.source, asked.ability)
+    if asked.ability not in family.abilities:
+        offered = ", ".join(ability.word for ability in family.abilities)
+        raise BenchError(
+            f"{located.path}: {family.name} offers {offered}; {task.name} asks {asked.ability.word}; "
+            "give a checkpoint of another family"
+        )
+    family.check(asked)
+    given = parse_options(family.Options, split_options(type(task), request.options)[1], f"family {family.name}")
+    how = LoadOptions(request.tokenizer, request.preset, request.image_size, request.allow_missing, given)
+    model = family.load(located.source, asked, how)
+    reader = model.ability.reader
+    if request.image_cache is not None and reader.transform is not None:
+        reader.transform = ImageCache(request.image_cache, reader.transform)
+    reader.prepare([task.item(example) for example in split.examples])
+    return model

@@ -1,0 +1,40 @@
+"""What `beit3-bench run` was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from beit3_bench.harness.engine.compute import Compute
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One evaluation of one task.
+
+    checkpoint: ``[FAMILY:]SOURCE``.
+    tokenizer: file; None = beside the checkpoint.
+    output: the run folder; None = a folder below ``results/runs`` named after task, split, checkpoint and fingerprints.
+    setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
+    options: the task's own and the family's, as strings (``-o key=value``).
+    image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
+    """
+
+    task: str
+    checkpoint: str | Path
+    data_root: Path
+    tokenizer: Path | None = None
+    split: str | None = None
+    limit: int | None = None
+    compute: Compute = field(default_factory=Compute)
+    seed: int = 0
+    output: Path | None = None
+    preset: str | None = None
+    image_size: int | None = None
+    allow_missing: tuple[str, ...] = ()
+    setting: str | None = None
+    overwrite: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    image_cache: Path | None = None
+    features: Path | None = None

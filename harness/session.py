@@ -1,0 +1,337 @@
+"""A run on one screen: read -> load -> predict -> score -> write.
+
+What can be checked without the model is checked before it is loaded; what is stored is never computed twice. `run`, `probe`,
+`replay`, `evaluate` and the validation of a training go through these steps.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beit3_bench.backbones.family import Model
+from beit3_bench.errors import BenchError
+from beit3_bench.files import make_folder
+from beit3_bench.harness.console import echo
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.evidence.leaks import find_leaks
+from beit3_bench.harness.evidence.rescore import stored_rows, using_stored_rows
+from beit3_bench.harness.models import Located, load_model, make_task
+from beit3_bench.harness.reading import Prepared, choose_split, prepare
+from beit3_bench.harness.record import card
+from beit3_bench.harness.record.fingerprints import CODE, same_data, short
+from beit3_bench.harness.record.image_contents import check_images, images_fingerprint
+from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
+from beit3_bench.harness.request import RunRequest
+from beit3_bench.harness.scoring import metric_values
+from beit3_bench.tasks.contract import Row, Split, Task
+from beit3_bench.tasks.scores import Scores
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit3_bench.harness.engine.predict import RowSink, Throughput
+    from beit3_bench.harness.reuse.features import Features
+
+RUNS = Path("results") / "runs"
+NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
+
+
+@dataclass
+class Outcome:
+    """A run's result (as in result.json; empty except on process 0), its folder, and whether it was there already."""
+
+    result: dict[str, Any]
+    folder: Path
+    was_finished: bool = False
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Warned:
+    """A run folder; with its first new rows the warnings are printed, so that an input that is refused is one line alone."""
+
+    def __init__(self, store: RunStore, warnings: Sequence[str]):
+        self.store, self.warnings = store, list(warnings)
+
+    def done(self) -> set[str]:
+        return self.store.done()
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self.store.append(rows)
+        self.say()
+
+    def say(self) -> None:
+        """Print what has not been printed."""
+        for warning in self.warnings:
+            echo(f"warning: {warning}", err=True)
+        self.warnings.clear()
+
+
+def run_task(
+    request: RunRequest,
+    task_class: type[Task],
+    processes: Processes | None = None,
+    expected: Mapping[str, str] | None = None,
+    replayed: RunStore | None = None,
+) -> Outcome:
+    """Evaluate one checkpoint on one task, or go on where an earlier call was stopped.
+
+    Args:
+        expected: fingerprints that the run must have; the others may be anything.
+        replayed: a run whose image files must be the ones that are there now.
+
+    Raises:
+        BenchError: bad input, an optional stack that is missing, or a run folder that cannot be used.
+    """
+    processes, clock = processes or Processes(), Clock()
+    located = processes.together(lambda: Located.of(request.checkpoint))
+    prepared = processes.together(lambda: read(request, task_class, clock))
+    model, device = processes.together(lambda: load(request, located, prepared, processes, clock))
+    with clock.stage("read"):
+        fingerprints = card.fingerprints_of(prepared.task, request, model, prepared.split)
+    processes.agree(fingerprints, "what the run stands on")
+    if expected is not None:
+        processes.together(lambda: check_expected(expected, fingerprints, request, located, prepared))
+    if replayed is not None:
+        processes.on_first(lambda: check_replayed(replayed, prepared))
+    folder = request.output or default_folder(request.task, prepared.split.name, located.stem, short(fingerprints))
+    config = card.resolved_config(prepared, request, located, model, fingerprints, str(device))
+    warnings = warnings_of(prepared, located, model)
+    store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
+    with store or RunStore.join(folder, processes.rank) as store:
+        with clock.stage("read"):
+            mend = "restore them, use another --output, or --overwrite"
+            processes.on_first(lambda: check_images(prepared.split.examples, store.image_hashes(), folder, mend))
+        if processes.broadcast(store.finished):
+            finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
+            return Outcome(finished or {}, folder, was_finished=True)
+        sink = Warned(store, warnings if processes.first else [])
+        throughput = predict(request, prepared, model, sink, device, processes, clock)
+        sink.say()
+        written = processes.on_first(
+            lambda: write(request, prepared, model, config, store, throughput, warnings, clock)
+        )
+        return Outcome(written or {}, folder)
+
+
+# ---- the steps ------------------------------------------------------------------------------------------------------------
+
+
+def read(request: RunRequest, task_class: type[Task], clock: Clock) -> Prepared:
+    """The task and its split, and whether the run folder can be one."""
+    if request.output is not None:
+        check_folder(request.output)
+    with clock.stage("read"):
+        return prepare(make_task(task_class, request), request.split, request.limit)
+
+
+def load(
+    request: RunRequest, located: Located, prepared: Prepared, processes: Processes, clock: Clock
+) -> tuple[Model, torch.device]:
+    """The model, on the CPU, and the device that it will compute on."""
+    import torch
+
+    from beit3_bench.harness.engine.devices import resolve_device
+
+    device = resolve_device(request.compute.device, processes)
+    torch.manual_seed(request.seed)
+    with clock.stage("load"):
+        return load_model(located, prepared.task, prepared.split, request), device
+
+
+def predict(
+    request: RunRequest,
+    prepared: Prepared,
+    model: Model,
+    store: Warned,
+    device: torch.device,
+    processes: Processes,
+    clock: Clock,
+) -> Throughput:
+    """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
+    from beit3_bench.harness.engine.predict import Throughput, predict_all
+    from beit3_bench.harness.reuse.features import KeepingSink
+
+    task, split = prepared.task, prepared.split
+    model.ability.make_ready(device, request.compute.compile == "on")
+    sink: RowSink = store
+    features, served = None, 0
+    if request.features is not None and task.feature is not None:
+        with clock.stage("features"):
+            features, served = serve(request, prepared, model, store.store, device, processes)
+        sink = KeepingSink(store, features)
+    try:
+        part = processes.together(
+            lambda: predict_all(
+                task, split, model.ability, sink, device, request.compute, processes=processes, hash_images=True
+            )
+        )
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(
+            f"the rows so far are kept in {store.store.folder}; give the same command again to go on from there"
+        )
+        raise
+    finally:
+        if features is not None:
+            features.close()
+    total = Throughput.merged(processes.gather(part))
+    total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
+    return total
+
+
+def serve(
+    request: RunRequest,
+    prepared: Prepared,
+    model: Model,
+    store: RunStore,
+    device: torch.device,
+    processes: Processes,
+) -> tuple[Features, int]:
+    """Fill the run folder with the rows that the feature store has, on all processes; how many there were."""
+    from beit3_bench.harness.reuse.features import Features
+
+    assert request.features is not None
+    root, task = request.features, prepared.task
+    done = processes.broadcast(store.done())
+    mine = [e for e in prepared.split.examples if e.id not in done][processes.rank :: processes.world]
+
+    def look() -> tuple[Features, int]:
+        features = Features(root, task, model, device, request.compute)
+        return features, features.serve(mine, store)
+
+    features, count = processes.together(look)
+    for keys, _ in (parts := processes.gather((features.keys, count))):
+        features.keys.update(keys)  # whoever computes an example can store it
+    return features, sum(count for _, count in parts)
+
+
+def score(task: Task, store: RunStore, split: Split, seed: int) -> card.Scored:
+    """Score the folder's rows, once they are exactly the split's; write submission files where the task has any."""
+    rows = stored_rows(store, task, split)
+    folder = store.folder / SUBMISSION
+    shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
+    make_folder(folder)
+
+    def stored() -> AbstractContextManager[None]:
+        return using_stored_rows(task, store.folder) if store.resumed else nullcontext()
+
+    with stored():
+        written = task.submission(rows, split, folder)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+    if written and all(example.target is None for example in split.examples):
+        files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
+        note = f"the truth of this split is not public; upload {files} to the official server"
+        return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], "submitted")
+    with stored():
+        scores = task.score(rows, split)
+    metrics, notes = metric_values(task, scores, seed)
+    return card.Scored(scores, metrics, [*scores.notes, *notes], "scored")
+
+
+def write(
+    request: RunRequest,
+    prepared: Prepared,
+    model: Model,
+    config: Mapping[str, Any],
+    store: RunStore,
+    throughput: Throughput,
+    warnings: Sequence[str],
+    clock: Clock,
+) -> dict[str, Any]:
+    """Score, and write result.json; returns it as it is read back."""
+    task, split = prepared.task, prepared.split
+    with clock.stage("score"):
+        scored = score(task, store, split, request.seed)
+    later = [*warnings[len(prepared.notes) :], *model.assumptions]
+    scored.notes = [*prepared.notes, *scored.notes, *later]
+    result = card.result(prepared, request, model, config, scored)
+    images = images_fingerprint(split.examples, store.image_hashes(), request.data_root, store.folder)
+    result["provenance"]["fingerprints"] = {**config["fingerprints"], **images}
+    result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - clock.started)
+    store.write_result(result, scored.scores)
+    forget_not_installed(request, task.name, split.name)
+    return store.result()
+
+
+# ---- what is checked, and where it goes -----------------------------------------------------------------------------------
+
+
+def warnings_of(prepared: Prepared, located: Located, model: Model) -> list[str]:
+    """What a reader of the result must know: of the data (first), of the weights, and of what they have seen."""
+    leaks = find_leaks(prepared.task.name, prepared.split.name, located.path, model.metadata)
+    return [*prepared.notes, *model.notes, *leaks]
+
+
+def check_expected(
+    expected: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+    request: RunRequest,
+    located: Located,
+    prepared: Prepared,
+) -> None:
+    """Raise if an input is not the one that is expected: names it and where it lies."""
+    places: dict[str, Any] = {"checkpoint": located.path, "data": request.data_root, "tokenizer": request.tokenizer}
+    places |= {f"-o {name.replace('-', '_')}": Path(value) for name, value in request.options.items()}
+    changed = [n for n, value in expected.items() if n not in ("data", CODE) and fingerprints.get(n) != value]
+    if "data" in expected and not same_data(expected, prepared.split.examples, request.data_root):
+        changed.append("data")
+    if changed:
+        named = ", ".join(f"{name} ({places.get(name)})" for name in changed)
+        raise BenchError(f"not what the run saw: {named}; restore it, or give the right place")
+
+
+def check_replayed(replayed: RunStore, prepared: Prepared) -> None:
+    """Raise if an image file is not the one that a run was made from."""
+    mend = "restore them, or give the right place"
+    check_images(prepared.split.examples, replayed.image_hashes(), replayed.folder, mend)
+
+
+def default_folder(task: str, split: str, checkpoint: str, tail: str) -> Path:
+    """``results/runs/<task>-<split>-<checkpoint>-<tail>`` below the current folder."""
+    return RUNS / f"{task}-{split}-{checkpoint}-{tail}"
+
+
+def is_not_installed(error: BenchError) -> bool:
+    """Whether an error came from `requires`, that is, from an optional stack that does not import."""
+    return isinstance(error.__cause__, ImportError)
+
+
+def not_installed(request: RunRequest, task_class: type[Task], error: BenchError) -> Outcome:
+    """Record that a task could not run because an optional stack is missing; its install line is the note."""
+    located = Located.of(request.checkpoint)
+    split = choose_split(task_class, request.split)
+    folder = request.output or default_folder(task_class.name, split, located.stem, NOT_INSTALLED)
+    result = card.empty_result(task_class, split, request, located, str(error))
+    write_bare_result(folder, result)
+    return Outcome(result, folder)
+
+
+def forget_not_installed(request: RunRequest, task: str, split: str) -> None:
+    """Remove the record of an earlier attempt without the optional stack, now that the task has run."""
+    folder = default_folder(task, split, Located.of(request.checkpoint).stem, NOT_INSTALLED)
+    if request.output is None and folder.is_dir():
+        (folder / RESULT).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody keeps a file of his own there
+            folder.rmdir()
