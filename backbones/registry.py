@@ -113,7 +113,16 @@ def find_family(source: Source, ability: type[Ability] | None = None) -> Family:
     Raises:
         BenchError: none claims it, or several do; says which were asked.
     """
-    claiming = [family for family in families() if family.claims(source)]
+    claiming: list[Family] = []
+    unreadable: BenchError | None = None
+    for family in families():
+        try:
+            if family.claims(source):
+                claiming.append(family)
+        except BenchError as error:  # no checkpoint that can be read; another family may know it by something else
+            unreadable = unreadable or error
+    if not claiming and unreadable is not None:
+        raise unreadable
     if len(claiming) > 1 and ability is not None:
         able = [family for family in claiming if ability in family.abilities]
         claiming = able if len(able) == 1 else claiming

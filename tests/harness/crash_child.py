@@ -22,7 +22,8 @@ import beit3_bench.harness.engine.predict
 import beit3_bench.tasks.metrics.bootstrap  # noqa: F401
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.request import RunRequest
+from beit3_bench.harness.session import run_task
 
 _write, _replace, _fsync = os.write, os.replace, os.fsync
 

@@ -19,10 +19,12 @@ import crash_child
 import numpy as np
 import pytest
 from crash_child import Attempt
+from run_requests import run_request, with_settings
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.request import RunRequest
+from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.registry import get_task
 
 SIZES = (1, 3, 8)
@@ -153,8 +155,8 @@ def toy(children, tmp_path_factory):
     """Make scenarios of the toy task, and the number of calls of its runs."""
     folder = tmp_path_factory.mktemp("crash")
     data = write_toy_data(folder / "data", count=TOY_ROWS)
-    request = RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0)
-    run_task(replace(request, output=folder / "reference"), ToyTask)
+    request = run_request("toy", data / "toy.pth", data, device="cpu", workers=0)
+    run_task(with_settings(request, output=folder / "reference"), ToyTask)
 
     def make(name):
         return Scenario(children, "toy", request, folder / "reference", folder / name, seed=hash_of(name))
@@ -196,10 +198,10 @@ def test_every_call_of_the_end_of_a_run_is_a_good_point_to_die(toy):
 def test_native_run_that_was_killed_is_the_one_that_was_not(children, native, task, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # no Java
     options = {"max_length": "8"} if task == "coco-caption" else {}
-    request = RunRequest(
+    request = run_request(
         task, native.checkpoint(task), native.root(task), device="cpu", workers=0, limit=12, options=options
     )
-    run_task(replace(request, output=tmp_path / "reference"), get_task(task))
+    run_task(with_settings(request, output=tmp_path / "reference"), get_task(task))
     for seed in range(2):
         scenario = Scenario(children, task, request, tmp_path / "reference", tmp_path / str(seed), seed)
         whole = {(1, size, 0): 5 for size in SIZES}  # before the last batches of the shortest run

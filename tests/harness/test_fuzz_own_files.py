@@ -18,10 +18,11 @@ import torch
 import toy_task
 from mutations import Spoil, json_text, spoil_bytes, spoil_csv, spoil_json, spoil_npz, spoil_structure
 from native import invoke
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 
 FEW, MANY = 20, 500
 AMOUNT = [pytest.param(range(FEW), id="few"), pytest.param(range(FEW, MANY), id="many", marks=pytest.mark.slow)]
@@ -45,7 +46,7 @@ def toy(tmp_path_factory):
     """A folder with data and a finished run of the toy task."""
     folder = tmp_path_factory.mktemp("own")
     data = write_toy_data(folder / "data", count=12)
-    request = RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0, output=folder / "whole")
+    request = run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=folder / "whole")
     run_task(request, ToyTask)
     return folder
 

@@ -10,9 +10,10 @@ import pytest
 from exactness import assert_same_rows, row_lines
 from native import ROOTS, edit_json, invoke, run_words
 from ranks import run_ranks
+from run_requests import run_request
 
 from beit3_bench.harness.inputs import read_examples
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.registry import get_task
 
 TASKS = list(ROOTS)
@@ -27,7 +28,7 @@ def no_java(monkeypatch, tmp_path):
 
 
 def evaluate(native, task, folder, batch_size=4, limit=None, task_class=None, split=None):
-    request = RunRequest(
+    request = run_request(
         task=task,
         checkpoint=native.checkpoint(task),
         data_root=native.root(task),

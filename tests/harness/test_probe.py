@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from native import invoke
+from run_requests import run_request
 
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks import probing
@@ -69,11 +70,11 @@ def test_patches_are_those_before_the_linear_head(native):
     import torch
 
     from beit3_bench.backbones.beit3.checkpoint import load_model_for
-    from beit3_bench.harness.inputs import RunRequest, load_model
+    from beit3_bench.harness.models import load_model
 
     checkpoint = native.checkpoints / "imagenet-linear.pth"
     task = probing.PatchMeans(native.root("imagenet"))
-    loaded = load_model(task, RunRequest("probe", checkpoint, native.root("imagenet")))
+    loaded = load_model(task, run_request("probe", checkpoint, native.root("imagenet")))
     task.bind(loaded.preprocessing, None)
     examples = task.examples("val")[:3]
     with torch.inference_mode():

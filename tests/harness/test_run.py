@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import toy_task
 from click.testing import CliRunner
+from run_requests import run_request, with_settings
 from toy_task import NeedsStack, ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
@@ -23,7 +23,7 @@ from beit3_bench.harness.cli import main
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def request_(data):
-    return RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0)
+    return run_request("toy", data / "toy.pth", data, device="cpu", workers=0)
 
 
 def invoke(*words):
@@ -98,7 +98,7 @@ def test_same_call_on_a_finished_run_computes_nothing(request_, monkeypatch):
 
 def test_overwrite_runs_again(request_):
     first = run_task(request_, ToyTask)
-    again = run_task(dataclasses.replace(request_, overwrite=True), ToyTask)
+    again = run_task(with_settings(request_, overwrite=True), ToyTask)
     assert not again.was_finished
     assert again.result["metrics"] == first.result["metrics"]
 
@@ -113,14 +113,14 @@ def test_overwrite_runs_again(request_):
     ],
 )
 def test_other_configuration_in_the_same_folder_is_refused(request_, tmp_path, change, named):
-    here = dataclasses.replace(request_, output=tmp_path / "run")
+    here = with_settings(request_, output=tmp_path / "run")
     run_task(here, ToyTask)
     with pytest.raises(BenchError, match=rf"differs from this one: {named} is"):
-        run_task(dataclasses.replace(here, **change), ToyTask)
+        run_task(with_settings(here, **change), ToyTask)
 
 
 def test_other_checkpoint_and_other_data_are_refused_by_name(request_, data, tmp_path):
-    here = dataclasses.replace(request_, output=tmp_path / "run")
+    here = with_settings(request_, output=tmp_path / "run")
     run_task(here, ToyTask)
     (data / "toy.pth").write_bytes(b"others")
     with pytest.raises(BenchError, match="checkpoint is"):
@@ -134,20 +134,20 @@ def test_other_checkpoint_and_other_data_are_refused_by_name(request_, data, tmp
 
 
 def test_different_configurations_get_folders_of_their_own(request_):
-    folders = {run_task(dataclasses.replace(request_, options={"bias": b}), ToyTask).folder for b in ("0", "1", "2")}
+    folders = {run_task(with_settings(request_, options={"bias": b}), ToyTask).folder for b in ("0", "1", "2")}
     assert len(folders) == 3
 
 
 def test_moved_data_is_the_same_data(request_, data, tmp_path):
     write_toy_data(data, images=True)
     write_toy_data(tmp_path / "elsewhere", images=True)
-    here = dataclasses.replace(request_, output=tmp_path / "run")
+    here = with_settings(request_, output=tmp_path / "run")
     run_task(here, ToyTask)
-    assert run_task(dataclasses.replace(here, data_root=tmp_path / "elsewhere"), ToyTask).was_finished
+    assert run_task(with_settings(here, data_root=tmp_path / "elsewhere"), ToyTask).was_finished
 
 
 def test_bad_image_leaves_no_result_and_its_rows_are_resumed(request_, data, tmp_path):
-    here = dataclasses.replace(request_, output=tmp_path / "run", batch_size=4)
+    here = with_settings(request_, output=tmp_path / "run", batch_size=4)
     methods = {"collate": lambda self, examples: fail_on(self, examples), "__module__": ToyTask.__module__}
     broken = type("Broken", (ToyTask,), methods)  # of the same source
 
@@ -165,18 +165,18 @@ def test_bad_image_leaves_no_result_and_its_rows_are_resumed(request_, data, tmp
 
 
 def test_limit_is_recorded_unless_it_holds_the_whole_split(request_):
-    part = run_task(dataclasses.replace(request_, limit=7), ToyTask).result
+    part = run_task(with_settings(request_, limit=7), ToyTask).result
     assert (part["subset"], part["counts"]) == ({"limit": 7}, {"numbers": 7})
-    assert run_task(dataclasses.replace(request_, limit=40), ToyTask).result["subset"] is None
+    assert run_task(with_settings(request_, limit=40), ToyTask).result["subset"] is None
 
 
 def test_task_chooses_its_own_subset(request_, monkeypatch):
     monkeypatch.setattr(ToyTask, "limit", lambda self, examples, n: examples[-2 * n :], raising=False)
-    assert run_task(dataclasses.replace(request_, limit=5), ToyTask).result["counts"] == {"numbers": 10}
+    assert run_task(with_settings(request_, limit=5), ToyTask).result["counts"] == {"numbers": 10}
 
 
 def test_hidden_truth_gives_a_submission_file_and_no_metric(request_):
-    outcome = run_task(dataclasses.replace(request_, split="hidden"), ToyTask)
+    outcome = run_task(with_settings(request_, split="hidden"), ToyTask)
     assert (outcome.result["status"], outcome.result["metrics"]) == ("submitted", {})
     assert "submission/answers.json" in outcome.result["notes"][0]
     assert len(json.loads((outcome.folder / "submission" / "answers.json").read_text())) == 40
@@ -185,7 +185,7 @@ def test_hidden_truth_gives_a_submission_file_and_no_metric(request_):
 def test_tiny_world_is_recognised_from_below(request_, data):
     assert run_task(request_, ToyTask).result["world"] == "real"
     (data.parent / "tiny_world.json").write_text("{}")
-    assert run_task(dataclasses.replace(request_, overwrite=True), ToyTask).result["world"] == "tiny"
+    assert run_task(with_settings(request_, overwrite=True), ToyTask).result["world"] == "tiny"
 
 
 # ---- refusals before the model --------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_tiny_world_is_recognised_from_below(request_, data):
 def test_bad_request_is_refused_and_leaves_nothing(request_, tmp_path, monkeypatch, change, line):
     monkeypatch.setattr(ToyTask, "load_model", None) if "device" not in change else None
     with pytest.raises(BenchError, match=line):
-        run_task(dataclasses.replace(request_, **change), ToyTask)
+        run_task(with_settings(request_, **change), ToyTask)
     assert not (tmp_path / "results").exists()
 
 
@@ -338,7 +338,7 @@ def program(*more):
 
 
 def test_killed_runs_are_resumed_to_the_same_rows(data, tmp_path):
-    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
+    reference = run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
     out = tmp_path / "killed"
     command = [
         sys.executable,
@@ -371,7 +371,7 @@ def test_killed_runs_are_resumed_to_the_same_rows(data, tmp_path):
 
 
 def test_several_processes_give_one_result(data, tmp_path):
-    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
+    reference = run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
     more = words(data, "--output", tmp_path / "run", "--batch-size", 3, "--device", "cpu")
     done = subprocess.run(**program(*LAUNCH, toy_task.__file__, *map(str, more)), check=False)
     assert done.returncode == 0, done.stderr
@@ -385,7 +385,7 @@ def test_several_processes_give_one_result(data, tmp_path):
 
 @pytest.mark.slow
 def test_error_that_all_processes_know_is_told_once(data, tmp_path):
-    run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0, output=tmp_path / "run"), ToyTask)
+    run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=tmp_path / "run"), ToyTask)
     failed = subprocess.run(
         **program(*LAUNCH, toy_task.__file__, *map(str, words(data, "--output", tmp_path / "run", "--dtype", "bf16"))),
         check=False,

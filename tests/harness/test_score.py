@@ -7,12 +7,13 @@ import json
 import pytest
 import toy_task
 from click.testing import CliRunner
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.record.rows import commit_bytes
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def finished(tmp_path):
     data = write_toy_data(tmp_path / "data")
-    return run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask).folder
+    return run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask).folder
 
 
 def score(*words):

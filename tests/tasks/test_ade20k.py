@@ -17,12 +17,13 @@ from goldens import metrics_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from run_requests import run_request
 
 from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.ade20k import ADE20K, class_names, commonest_class_score
 from beit3_bench.tasks.ade20k_finetune import OTHERS, SAME, apply_recipe, divide_batch, split_options
 from beit3_bench.tasks.contract import ScoreInputs
@@ -433,7 +434,7 @@ def trained(dense: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
 def evaluate(
     checkpoint: Path, data: Path, folder: Path, batch_size: int = 16, split: str | None = None, **options: str
 ) -> dict[str, Any]:
-    request = RunRequest(
+    request = run_request(
         "ade20k-seg",
         checkpoint,
         data,

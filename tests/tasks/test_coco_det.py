@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -18,6 +17,7 @@ from goldens import COMMITTED, metrics_golden
 from native import edit_json, invoke
 from PIL import Image, ImageOps
 from random_detector import random_detector
+from run_requests import run_request, with_settings
 
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
@@ -28,7 +28,7 @@ from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.evidence.compare import compare
 from beit3_bench.harness.evidence.verify import verify
 from beit3_bench.harness.inputs import read_examples
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
@@ -361,7 +361,7 @@ def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
 
 
 def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path):
-    request = RunRequest(
+    request = run_request(
         "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / "run",
         options={"engine": "native", "score_threshold": "0.2"},
     )  # fmt: skip
@@ -394,7 +394,7 @@ def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_wh
     path = detectron2_file(tmp_path / "d2")
     if told:
         (path.parent / "config.yaml").write_text(CONFIG_YAML)
-    request = RunRequest(
+    request = run_request(
         "coco-det", path, coco, device="cpu", workers=0, limit=2, output=tmp_path / "run", preset="tiny",
         options={"engine": "native", "score_threshold": "0.2"}, image_size=None if told else 96,
     )  # fmt: skip
@@ -408,7 +408,7 @@ def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_wh
         (path.parent / "config.yaml").write_text(
             CONFIG_YAML.replace("window_size: 5", "window_size: 5, global_blocks: [0]")
         )
-        again = run_task(dataclasses.replace(request, output=tmp_path / "again"), CocoDetection).result
+        again = run_task(with_settings(request, output=tmp_path / "again"), CocoDetection).result
         assert again["provenance"]["fingerprints"]["model"] != before
     else:
         (note,) = notes
@@ -439,7 +439,7 @@ def test_a_mask_head_that_only_one_of_both_has_is_new_or_left_out(coco, tmp_path
 
 def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
     for name, options in {"a": {}, "b": {"score_threshold": "0.9", "ap_backend": "pycocotools"}}.items():
-        request = RunRequest(
+        request = run_request(
             "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / name,
             options={"engine": "native", **options},
         )  # fmt: skip
@@ -460,7 +460,7 @@ def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
 
 
 def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp_path):
-    request = RunRequest(
+    request = run_request(
         "coco-det", checkpoint, coco, split="test-dev", device="cpu", workers=0, limit=3, output=tmp_path / "run",
         options={"engine": "native", "algorithm": "beit3-base"},
     )  # fmt: skip

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from run_requests import run_request
 
 from beit3_bench.backbones.beit3.checkpoint import official_state_dict
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
 from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.dryrun import describe_dry_run, dry_run
 from beit3_bench.harness.training.loop import Plan
@@ -90,7 +91,7 @@ def test_a_fine_tuned_detector_runs_without_further_flags(coco, pretrained, tmp_
     assert summary["steps"] == 2
     assert summary["best"]["metric"] == "bbox/AP"
     outcome = run_task(
-        RunRequest(
+        run_request(
             "coco-det", tmp_path / "training" / "best.pth", coco, device="cpu", workers=0, limit=3,
             output=tmp_path / "run", options={"engine": "native"},
         ),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from toy_task import ToyTask, write_toy_data
+from toy_task import ToyTask, toy_ability, write_toy_data
 
+from beit3_bench.backbones.precision import DTYPES
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.engine.devices import DTYPES, resolve_device
+from beit3_bench.harness.engine.compute import Compute
+from beit3_bench.harness.engine.devices import resolve_device
 from beit3_bench.harness.engine.predict import Throughput, predict_all
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.store import RunStore
@@ -31,10 +33,15 @@ def task(data):
     return ToyTask(data)
 
 
-def predict(task, folder, **settings):
-    model = torch.nn.Hardtanh()
+@pytest.fixture
+def ability():
+    return toy_ability()
+
+
+def predict(task, ability, folder, split=None, progress=None, **settings):
+    compute = Compute("cpu", **{"workers": 0, **settings})
     with RunStore.open(folder, CONFIG) as store:
-        facts = predict_all(task, model, task.examples("test"), store, CPU, **{"workers": 0, **settings})
+        facts = predict_all(task, split or task.read("test"), ability, store, CPU, compute, progress)
         return store.rows(), facts
 
 
@@ -44,21 +51,19 @@ def same(a, b):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("size", [1, 3, 16, 1000])
-def test_batch_size_and_workers_do_not_change_the_rows(task, tmp_path, size, workers):
-    reference, _ = predict(task, tmp_path / "reference", batch_size="auto")
-    rows, facts = predict(task, tmp_path / "run", batch_size=size, workers=workers)
+def test_batch_size_and_workers_do_not_change_the_rows(task, ability, tmp_path, size, workers):
+    reference, _ = predict(task, ability, tmp_path / "reference", batch_size="auto")
+    rows, facts = predict(task, ability, tmp_path / "run", batch_size=size, workers=workers)
     assert len(rows) == 40
     assert same(rows, reference)
     assert facts.samples == 40
     assert facts.batches == -(-40 // size)
 
 
-def test_order_of_the_examples_does_not_change_the_rows(task, tmp_path):
-    rows, _ = predict(task, tmp_path / "a", batch_size=3)
-    shuffled = ToyTask(task.data_root)
-    examples = task.examples("test")[::-1]
-    shuffled.examples = lambda split: examples
-    other, _ = predict(shuffled, tmp_path / "b", batch_size=3)
+def test_order_of_the_examples_does_not_change_the_rows(task, ability, tmp_path):
+    rows, _ = predict(task, ability, tmp_path / "a", batch_size=3)
+    split = task.read("test")
+    other, _ = predict(task, ability, tmp_path / "b", split.of(split.examples[::-1]), batch_size=3)
     assert same(rows, other)
 
 
@@ -72,20 +77,17 @@ class Alone(Processes):
 
 @pytest.mark.parametrize("size", [1, 3, 16])
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_processes_divide_the_samples_without_padding_or_duplicates(task, tmp_path, world, size):
-    reference, _ = predict(task, tmp_path / "reference")
+def test_processes_divide_the_samples_without_padding_or_duplicates(task, ability, tmp_path, world, size):
+    reference, _ = predict(task, ability, tmp_path / "reference")
     with RunStore.open(tmp_path / "run", CONFIG) as store:
         parts = []
         done = store.done  # what every process saw at the start, before any of them wrote
         for rank in range(world):
             mine = store if rank == 0 else RunStore.join(tmp_path / "run", rank)
             mine.done = lambda: set()
-            examples = task.examples("test")
-            parts.append(
-                predict_all(
-                    task, torch.nn.Hardtanh(), examples, mine, CPU, "fp32", size, 0, processes=Alone(rank, world)
-                )
-            )
+            compute = Compute("cpu", batch_size=size, workers=0)
+            alone = Alone(rank, world)
+            parts.append(predict_all(task, task.read("test"), ability, mine, CPU, compute, processes=alone))
             if rank:
                 mine.close()
         store.done = done
@@ -94,14 +96,14 @@ def test_processes_divide_the_samples_without_padding_or_duplicates(task, tmp_pa
     assert (total.samples, total.processes) == (40, world)
 
 
-def test_only_missing_rows_are_computed_on_resume(task, tmp_path):
-    reference, _ = predict(task, tmp_path / "reference")
+def test_only_missing_rows_are_computed_on_resume(task, ability, tmp_path):
+    reference, _ = predict(task, ability, tmp_path / "reference")
     with RunStore.open(tmp_path / "run", CONFIG) as store:
         store.append([reference[i] for i in list(reference)[:15]])
     seen = []
-    collate = task.collate
-    task.collate = lambda examples: seen.extend(e.id for e in examples) or collate(examples)
-    rows, facts = predict(task, tmp_path / "run", batch_size=4)
+    collate = ability.reader.collate
+    ability.reader.collate = lambda items: seen.extend(item.id for item in items) or collate(items)
+    rows, facts = predict(task, ability, tmp_path / "run", batch_size=4)
     assert same(rows, reference)
     assert sorted(seen) == sorted(set(reference) - set(list(reference)[:15]))
     assert (facts.samples, facts.resumed_samples) == (25, 15)
@@ -120,27 +122,27 @@ ERRORS = {
 }
 
 
-def limited(task, most, error):
-    """Make the task fail on batches above ``most``; returns the sizes that it was asked for."""
+def limited(ability, most, error):
+    """Make the ability fail on batches above ``most``; returns the sizes that it was asked for."""
     sizes = []
-    real = task.predict
+    real = ability.predict
 
-    def predict_(model, batch):
-        sizes.append(len(batch["ids"]))
-        if len(batch["ids"]) > most:
+    def predict_(batch):
+        sizes.append(len(batch["values"]))
+        if len(batch["values"]) > most:
             raise error()
-        return real(model, batch)
+        return real(batch)
 
-    task.predict = predict_
+    ability.predict = predict_
     return sizes
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ERRORS)
-def test_batch_is_halved_until_it_fits_and_nothing_is_lost(task, tmp_path, kind, workers, capsys):
-    reference, _ = predict(task, tmp_path / "reference")
-    sizes = limited(task, 5, ERRORS[kind])
-    rows, facts = predict(task, tmp_path / "run", batch_size=16, workers=workers)
+def test_batch_is_halved_until_it_fits_and_nothing_is_lost(task, ability, tmp_path, kind, workers, capsys):
+    reference, _ = predict(task, ability, tmp_path / "reference")
+    sizes = limited(ability, 5, ERRORS[kind])
+    rows, facts = predict(task, ability, tmp_path / "run", batch_size=16, workers=workers)
     assert same(rows, reference)
     assert sizes[:3] == [16, 8, 4]
     assert max(sizes[3:]) <= 4
@@ -148,16 +150,16 @@ def test_batch_is_halved_until_it_fits_and_nothing_is_lost(task, tmp_path, kind,
     assert "going on with 8" in capsys.readouterr().err
 
 
-def test_one_example_that_does_not_fit_is_named(task, tmp_path):
-    limited(task, 0, ERRORS["cuda"])
+def test_one_example_that_does_not_fit_is_named(task, ability, tmp_path):
+    limited(ability, 0, ERRORS["cuda"])
     with pytest.raises(BenchError, match=r"example 000: not enough memory on cpu even for a batch of one"):
-        predict(task, tmp_path / "run", batch_size=2)
+        predict(task, ability, tmp_path / "run", batch_size=2)
 
 
-def test_other_errors_are_not_mistaken_for_memory(task, tmp_path):
-    limited(task, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+def test_other_errors_are_not_mistaken_for_memory(task, ability, tmp_path):
+    limited(ability, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        predict(task, tmp_path / "run", batch_size=2)
+        predict(task, ability, tmp_path / "run", batch_size=2)
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------
@@ -165,64 +167,70 @@ def test_other_errors_are_not_mistaken_for_memory(task, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_image_is_the_same_one_line_from_any_process(data, tmp_path, workers):
-    task = ToyTask(data, {"fail": "019"})
     with pytest.raises(BenchError) as caught:
-        predict(task, tmp_path / "run", batch_size=4, workers=workers)
+        predict(ToyTask(data), toy_ability({"fail": "019"}), tmp_path / "run", batch_size=4, workers=workers)
     assert str(caught.value) == "019.jpg: image does not decode; download it again"
     rows = RunStore.read(tmp_path / "run").rows()
     assert 0 < len(rows) < 40  # what came before it is kept
 
 
-def test_killed_worker_is_told_in_one_line(task, tmp_path):
-    real, parent = task.collate, os.getpid()
+def test_killed_worker_is_told_in_one_line(task, ability, tmp_path):
+    real, parent = ability.reader.collate, os.getpid()
 
-    def collate(examples):
-        if examples[0].id == "020" and os.getpid() != parent:
+    def collate(items):
+        if items[0].id == "020" and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(examples)
+        return real(items)
 
-    task.collate = collate
+    ability.reader.collate = collate
     with pytest.raises(BenchError, match=r"a decoding process died .*fewer --workers \(now 1\)"):
-        predict(task, tmp_path / "run", batch_size=4, workers=1)
+        predict(task, ability, tmp_path / "run", batch_size=4, workers=1)
 
 
-def test_rows_of_other_samples_are_not_accepted(task, tmp_path):
-    real = task.predict
-    task.predict = lambda model, batch: real(model, batch)[:-1]
+def test_rows_of_other_samples_are_not_accepted(task, ability, tmp_path):
+    real = task.rows
+    task.rows = lambda *asked: real(*asked)[:-1]
     with pytest.raises(RuntimeError, match="other ids"):
-        predict(task, tmp_path / "run", batch_size=4)
+        predict(task, ability, tmp_path / "run", batch_size=4)
 
 
-def test_throughput_counts_what_was_computed(task, tmp_path):
-    _, facts = predict(task, tmp_path / "run", batch_size=16)
+def test_values_for_other_items_are_not_accepted(task, ability, tmp_path):
+    real = ability.predict
+    ability.predict = lambda batch: real(batch)[:-1]
+    with pytest.raises(RuntimeError, match="3 values for 4 items"):
+        predict(task, ability, tmp_path / "run", batch_size=4)
+
+
+def test_throughput_counts_what_was_computed(task, ability, tmp_path):
+    _, facts = predict(task, ability, tmp_path / "run", batch_size=16)
     assert facts.images_decoded == 40
     assert (facts.text_tokens, facts.text_tokens_real) == (160, 120)
     assert facts.peak_memory_bytes > 2**20
     assert facts.wall_seconds >= facts.compute_seconds > 0
 
 
-def test_images_are_counted_from_the_examples_where_the_batch_does_not_tell(tmp_path):
+def test_images_are_counted_from_the_examples_where_the_batch_does_not_tell(ability, tmp_path):
     """Dense tasks hold lists of images of any size; an image that two examples of a batch share is decoded once."""
     task = ToyTask(write_toy_data(tmp_path / "images", images=True))
-    examples = task.examples("test")
+    split = task.read("test")
+    examples = list(split.examples)
     for i in range(0, 40, 2):
-        examples[i].images = examples[i + 1].images
-    task.examples = lambda split: examples
-    real = task.collate
-    task.collate = lambda batch: {k: v for k, v in real(batch).items() if k != "images"}
-    _, facts = predict(task, tmp_path / "run", batch_size=40)
+        examples[i] = replace(examples[i], images=examples[i + 1].images)
+    real = ability.reader.collate
+    ability.reader.collate = lambda items: {k: v for k, v in real(items).items() if k != "images"}
+    _, facts = predict(task, ability, tmp_path / "run", split.of(examples), batch_size=40)
     assert (facts.images_decoded, facts.images_distinct, facts.images_encoded) == (20, 20, 40)
 
 
 @pytest.mark.parametrize(("asked", "used"), [("auto", 5), (3, 3)])
-def test_a_task_may_set_the_automatic_batch_size(task, tmp_path, monkeypatch, asked, used):
+def test_a_task_may_set_the_automatic_batch_size(task, ability, tmp_path, monkeypatch, asked, used):
     monkeypatch.setattr(ToyTask, "batch_size", 5)
-    _, facts = predict(task, tmp_path / "run", batch_size=asked)
+    _, facts = predict(task, ability, tmp_path / "run", batch_size=asked)
     assert facts.batch_size == used
     assert facts.batches == -(-40 // used)
 
 
-def test_all_processes_plan_from_what_the_first_one_sees(task, tmp_path):
+def test_all_processes_plan_from_what_the_first_one_sees(task, ability, tmp_path):
     """A process that looks at the run folder late sees rows that others have just written."""
 
     @dataclass(frozen=True)
@@ -231,22 +239,22 @@ def test_all_processes_plan_from_what_the_first_one_sees(task, tmp_path):
             return set(), value[1]  # process 0 looked when nothing was there
 
     with RunStore.open(tmp_path / "run", CONFIG) as store:
-        store.append([{"id": e.id} for e in task.examples("test")[:7]])
+        store.append([{"id": e.id} for e in task.read("test").examples[:7]])
         rows: list[str] = []
         late = RunStore.join(tmp_path / "run", 1)
         late.append = lambda new: rows.extend(row["id"] for row in new)
-        examples = task.examples("test")
-        predict_all(task, torch.nn.Hardtanh(), examples, late, CPU, "fp32", 4, 0, processes=Late(1, 2))
+        compute = Compute("cpu", batch_size=4, workers=0)
+        predict_all(task, task.read("test"), ability, late, CPU, compute, processes=Late(1, 2))
     assert len(rows) == 20
 
 
-def test_no_bar_where_stderr_is_no_terminal(task, tmp_path, capsys):
-    predict(task, tmp_path / "run")
+def test_no_bar_where_stderr_is_no_terminal(task, ability, tmp_path, capsys):
+    predict(task, ability, tmp_path / "run")
     assert capsys.readouterr().err == ""
 
 
-def test_progress_bar_when_asked_for(task, tmp_path, capsys):
-    predict(task, tmp_path / "run", progress=True)
+def test_progress_bar_when_asked_for(task, ability, tmp_path, capsys):
+    predict(task, ability, tmp_path / "run", progress=True)
     assert "40/40" in capsys.readouterr().err
 
 
@@ -270,12 +278,13 @@ def test_devices_that_are_not_there_are_refused_with_the_mend(monkeypatch):
     assert chosen == [1]
 
 
-def test_autocast_is_on_for_half_precision_only(task, tmp_path):
+def test_autocast_is_on_for_half_precision_only(task, ability, tmp_path):
     seen = []
-    task.predict = lambda model, batch: (
+    real = ability.predict
+    ability.predict = lambda batch: (
         seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
-        or [{"id": i} for i in batch["ids"]]
+        or real(batch)
     )
     for dtype in DTYPES:
-        predict(task, tmp_path / dtype, dtype=dtype, batch_size=40)
+        predict(task, ability, tmp_path / dtype, dtype=dtype, batch_size=40)
     assert seen == [torch.float32, torch.bfloat16, torch.float16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import signal
@@ -18,13 +17,14 @@ import torch
 import toy_task
 from native import Native, run_words
 from ranks import TORCHRUN, Finished, environment, run_ranks, strike, wait_until
+from run_requests import run_request, with_settings
 from toy_task import ToyTask, write_toy_data
 from training_cases import finetune_words, furthest, mini_world, request_for, train, weights
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.predict import processes
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training.state import STATE, read_state
 from beit3_bench.tasks.contract import Example
 from beit3_bench.tasks.coverage import match_ids
@@ -140,7 +140,7 @@ def test_a_training_of_different_things_stops_with_one_line(what, world, tmp_pat
 def test_a_resumed_training_with_another_recipe_names_the_key_once(world, tmp_path):
     request = request_for(world, tmp_path / "x")
     train(request)
-    other = dataclasses.replace(request, options={**request.options, "weight_decay": "0.1"})
+    other = with_settings(request, options={**request.options, "weight_decay": "0.1"})
     line = told(run_ranks([[*HARNESS, *finetune_words(other), "--resume"]] * 2))
     assert "was made with other settings (recipe weight_decay 0.05 -> 0.1)" in line
 
@@ -157,7 +157,7 @@ def test_synchronised_batch_norms_on_several_cpu_processes_are_refused_once(worl
 
 
 def test_a_killed_process_stops_an_evaluation_that_can_be_resumed(data, tmp_path):
-    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
+    reference = run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0), ToyTask)
     out = tmp_path / "run"
 
     kill = strike(out / "rows" / "rank-00001.jsonl", 1)
@@ -190,9 +190,9 @@ def test_a_killed_process_stops_a_training_that_can_be_resumed(parallel, world, 
     assert "another of the 2 processes died" in lines[0]
     stopped = read_state(tmp_path / "x" / STATE)["step"]
     assert 3 <= stopped < 40
-    summary = train(dataclasses.replace(request, resume=True))
+    summary = train(with_settings(request, resume=True))
     assert summary["steps_done_now"] == 40 - stopped
-    train(dataclasses.replace(request, output=tmp_path / "straight"))
+    train(with_settings(request, output=tmp_path / "straight"))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "x"), noise=False) < 1e-5
 
 
@@ -278,7 +278,7 @@ def launched(launcher: list[object], command: list[object]) -> subprocess.Comple
 def test_more_processes_than_samples_and_uneven_shares_change_nothing(count, samples, batch, tmp_path):
     data = write_toy_data(tmp_path / "data", samples)
     one = tmp_path / "one"
-    reference = run_task(RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0, output=one), ToyTask)
+    reference = run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=one), ToyTask)
     command = toy(data, tmp_path / "many", "--batch-size", batch)
     done = launched([PYTHON, *TORCHRUN, count], command)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -294,7 +294,7 @@ def test_more_processes_than_samples_and_uneven_shares_change_nothing(count, sam
 def test_retrieval_ranks_against_the_gallery_of_all_processes(launcher, native: Native, tmp_path):
     """Three processes, batches of seven: the numbers and intervals of one process."""
     reference = run_task(
-        RunRequest(
+        run_request(
             "flickr30k", native.checkpoint("flickr30k"), native.root("flickr30k"), device="cpu", workers=0,
             batch_size=16, output=tmp_path / "one",
         ),

@@ -10,12 +10,13 @@ import torch
 from exactness import close
 from random_detector import random_detector
 from ranks import run_ranks
+from run_requests import run_request
 from training_cases import furthest, mini_world, one_thread, weights
 
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training.journal import read_table
 from beit3_bench.tasks.registry import get_task
 
@@ -74,7 +75,9 @@ def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, p
     checkpoint, root = make(tmp_path / "model.pth"), world / ROOTS[task]
     with one_thread():
         one = run_task(
-            RunRequest(task, checkpoint, root, device="cpu", workers=0, batch_size=2, output=tmp_path / "one", limit=6),
+            run_request(
+                task, checkpoint, root, device="cpu", workers=0, batch_size=2, output=tmp_path / "one", limit=6
+            ),
             get_task(task),
         ).result
     words = ["run", "--task", task, "--checkpoint", checkpoint, "--data-root", root, "--device", "cpu", "--workers", 0]

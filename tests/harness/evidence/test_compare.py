@@ -10,6 +10,7 @@ import pytest
 import toy_task
 from click.testing import CliRunner
 from native import invoke, run_words
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
@@ -17,7 +18,7 @@ from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands.compare import verdict
 from beit3_bench.harness.evidence.compare import BOOTSTRAP, MCNEMAR, SHARED_CLUSTERS, MetricComparison, compare
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.scores import ClusterTable, Scores
 
 
@@ -54,7 +55,7 @@ def toy(tmp_path, monkeypatch):
         if not root.exists():
             write_toy_data(root, count)
         options = {"bias": bias}
-        asked = RunRequest(
+        asked = run_request(
             "toy", root / "toy.pth", root, device="cpu", workers=0, output=tmp_path / name, options=options, **request
         )
         return run_task(asked, Graded).folder

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import toy_task
 from native import ROOTS, edit_json, invoke, run_words
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.replay import Overrides, replay, request_of
 from beit3_bench.harness.record.rows import commit_bytes
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def run(data, tmp_path, monkeypatch):
     """A finished run of the toy task with options of every kind."""
     toy_task.register(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
-    request = RunRequest(
+    request = run_request(
         "toy",
         Path("data/toy.pth"),
         Path("data"),

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import toy_task
 from click.testing import CliRunner
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.run import RunRequest, run_task
+from beit3_bench.harness.session import run_task
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def runs(tmp_path):
     root = Path("results/runs")
 
     def make(name, **request):
-        asked = RunRequest("toy", data / "toy.pth", data, device="cpu", workers=0, output=root / name, **request)
+        asked = run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=root / name, **request)
         run_task(asked, ToyTask)
 
     make("full")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from run_requests import run_request, with_settings
 from training_cases import LAUNCH, ROOTS, furthest, launched, mini_world, one_thread, request_for, train, weights
 
 from beit3_bench.backbones.checkpoints import read_checkpoint
@@ -66,12 +67,11 @@ def test_every_native_task_trains_and_leaves_a_checkpoint_of_its_own(task, world
 
 
 def test_run_takes_the_checkpoint_without_further_flags(world, tmp_path):
-    from beit3_bench.harness.inputs import RunRequest
-    from beit3_bench.harness.run import run_task
+    from beit3_bench.harness.session import run_task
 
     summary = train(request_for(world, tmp_path / "x"))
     outcome = run_task(
-        RunRequest(
+        run_request(
             "flickr30k",
             Path(summary["checkpoint"]),
             world / "flickr30k",
@@ -132,7 +132,7 @@ def test_kill_minus_9_and_resume_equals_straight(world, tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert read_state(tmp_path / "killed" / STATE)["step"] == 10
-    train(dataclasses.replace(request, resume=True))
+    train(with_settings(request, resume=True))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "killed")) <= 1e-6
 
 
@@ -217,7 +217,7 @@ def test_resume_on_another_number_of_processes(world, tmp_path):
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False)
     assert "the loss is inf at step 4" in done.stderr, done.stderr[-2000:]
     assert read_state(tmp_path / "moved" / STATE)["step"] == 3
-    train(dataclasses.replace(request, resume=True))
+    train(with_settings(request, resume=True))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "moved"), noise=False) < 1e-5
 
 
