@@ -82,6 +82,23 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         return (height, width) if orientation(image) in ON_ITS_SIDE else (width, height)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A PIL image as RGB, turned by its EXIF orientation as `decode` turns a file."""
+    turn = TURNS.get(orientation(image))
+    image = image if turn is None else image.transpose(turn)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def wrong_size(path: str | Path, size: tuple[int, int], expected: tuple[int, int]) -> str | None:
+    """What is wrong with an upright image of ``size`` (width, height), in words; None where its annotations say the same."""
+    if size == expected:
+        return None
+    line = f"{path}: is {size[0]}x{size[1]} pixels, the annotations say {expected[0]}x{expected[1]}"
+    if size == expected[::-1]:
+        line += " (an EXIF orientation counts, as in detectron2: annotations are those of the upright image)"
+    return f"{line}; give image and annotations of one data set"
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """size: pixels of the square input.  mode: ``"squash"`` (resize to S x S) or ``"crop"`` (resize, centre crop)."""

@@ -1,9 +1,8 @@
-"""ADE20K semantic segmentation: Mask2Former on BEiT-3, through mmsegmentation's own model and data pipeline.
+"""ADE20K semantic segmentation.
 
 Protocol (BEiT-3 paper, section 3.2.3: ViT-Adapter's transfer setting; mmseg's `IoUMetric`): 150 classes on the 2,000
 validation images, label 0 ignored, areas summed over all images first. One scale, or several with flips (``-o
-multi_scale=true``; the metrics are then called ``mIoU_ms``, ...). Images are predicted one at a time, as mmseg does, so
-that a prediction does not depend on its batch.
+multi_scale=true``; the metrics are then called ``mIoU_ms``, ...).
 """
 
 from __future__ import annotations
@@ -12,14 +11,17 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Segments
+from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Task
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import find, read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, images_below, left_out_line
@@ -41,21 +43,31 @@ from beit3_bench.tasks.metrics.segmentation import (
 )
 from beit3_bench.tasks.scores import Metric, Scores
 
-if TYPE_CHECKING:
-    import torch
-
-    from beit3_bench.backbones.beit3.checkpoint import LoadedModel
-
 FOLDERS = (".", "ADEChallengeData2016")
 SUBSETS = {"val": "validation", "train": "training", "test": "testing"}
 HEADLINES = ("mIoU", "mAcc", "aAcc")
+MULTI_SCALE = "_ms"
+"""Behind the names of means over predictions at several scales."""
 
 
-def class_names() -> list[str]:
+@cache
+def class_names() -> tuple[str, ...]:
     """The 150 classes in order, without spaces."""
     source = resources.files("beit3_bench.tasks.tinyworld").joinpath("ade150.json")
     with resources.as_file(source) as path:
-        return [name.replace(" ", "_") for name in read_json(path, "ADE20K class names")]
+        return tuple(name.replace(" ", "_") for name in read_json(path, "ADE20K class names"))
+
+
+def estimate_means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Means, and IoU and Acc of every class; NaN where a class is absent."""
+    classes, names = per_class(sums), class_names()
+    each = {f"{kind}/{n}": classes[kind][..., c] for kind in ("IoU", "Acc") for c, n in enumerate(names)}
+    return estimate_segmentation(sums) | each
+
+
+def estimate_multi_scale(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As `estimate_means`, under the names of several scales."""
+    return {name if "/" in name else f"{name}{MULTI_SCALE}": value for name, value in estimate_means(sums).items()}
 
 
 def score_histograms(histograms: Sequence[np.ndarray], ids: Sequence[str], suffix: str = "") -> Scores:
@@ -77,7 +89,8 @@ def score_histograms(histograms: Sequence[np.ndarray], ids: Sequence[str], suffi
     right = table.columns["intersect"].sum(axis=1)
     accuracies = {i: float(r / n) for i, r, n in zip(ids, right, labelled, strict=True) if n}
     counts = {"images": len(ids), "pixels": int(labelled.sum()), "classes": int((sums["label"] > 0).sum())}
-    return Scores(metrics, counts, table, samples={f"aAcc{suffix}": accuracies})
+    chance = commonest_class_score(sums["label"])
+    return Scores(metrics, counts, table, samples={f"aAcc{suffix}": accuracies}, chance=chance)
 
 
 def commonest_class_score(label_areas: np.ndarray) -> float:
@@ -93,14 +106,14 @@ class ADE20K(Task):
 
     name = "ade20k-seg"
     title = "ADE20K"
-    head = "ade20k-seg"
+    ability = Segments
     splits = ("val", "train", "test")
     default_split = "val"
     metrics = (
-        Metric("mIoU", "fraction", headline=True),
-        Metric("mAcc", "fraction"),
-        Metric("aAcc", "fraction"),
-        Metric("mIoU_ms", "fraction"),
+        Metric("mIoU", "fraction", headline=True, formula=estimate_means),
+        Metric("mAcc", "fraction", formula=estimate_means),
+        Metric("aAcc", "fraction", formula=estimate_means),
+        Metric("mIoU_ms", "fraction"),  # of published numbers; a run with several scales has metrics of its own
     )
     uses_text = False
     outputs = "classes"
@@ -128,11 +141,11 @@ DATA_ROOT/                        = ADEChallengeData2016
 
     def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
         super().__init__(data_root, options)
-        self._pipeline: Any = None
-        self._left_out: dict[str, list[str]] = {}
-        self._label_areas: np.ndarray | None = None
         if self.options.multi_scale:
-            self.metrics = tuple(Metric(f"{name}_ms", "fraction", headline=name == "mIoU") for name in HEADLINES)  # type: ignore[misc, assignment]
+            self.metrics = tuple(
+                Metric(f"{name}{MULTI_SCALE}", "fraction", headline=name == "mIoU", formula=estimate_multi_scale)
+                for name in HEADLINES
+            )
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -140,14 +153,13 @@ DATA_ROOT/                        = ADEChallengeData2016
         """The folder that holds ``images`` and ``annotations``."""
         return find(self.data_root, "images", FOLDERS, "ADE20K image folder").parent
 
-    def examples(self, split: str) -> list[Example]:
-        """One example per image; the target is the annotation file, None on the test split."""
+    def read(self, split: str) -> Split:
+        """One example per image; the target is the annotation file, None on the test split. The labels are the 150 classes."""
         root, subset = self.root(), SUBSETS[split]
         folder = root / "images" / subset
         if not folder.is_dir():
             raise BenchError(f"{folder}: folder not found; check --data-root (see: beit3-bench tasks {self.name})")
         files = images_below(folder)
-        self._left_out[split] = files.left_out
         images = files.by_stem(folder)
         if not images:
             why = left_out_line(folder, files.left_out)
@@ -162,7 +174,7 @@ DATA_ROOT/                        = ADEChallengeData2016
                 raise BenchError(
                     f"{labels}: {len(missing)} of {len(images)} images have no annotation ({names}); complete the download"
                 )
-        return [
+        examples = tuple(
             Example(
                 stem,
                 (f"{folder}/{name}",),
@@ -172,15 +184,17 @@ DATA_ROOT/                        = ADEChallengeData2016
                 truth_files=(f"{labels}/{maps[stem]}",) if labels else (),
             )
             for stem, name in images.items()
-        ]
+        )
+        left_out = left_out_line(folder, files.left_out)
+        return Split(split, examples, class_names(), self.data_root, left_out=left_out)
 
-    def left_out(self, split: str) -> str | None:
-        if split not in self._left_out:
-            self.examples(split)
-        return left_out_line(self.root() / "images" / SUBSETS[split], self._left_out[split])
-
-    def labels(self) -> list[str]:
-        return class_names()
+    def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
+        """As of every task; a config of another number of classes is refused in the words of mmsegmentation."""
+        if outputs.count not in (None, CLASSES):
+            raise BenchError(
+                f"{outputs.checkpoint}: its config has {outputs.count} classes, ADE20K has {CLASSES}; give another config"
+            )
+        return super().check_outputs(split, outputs)
 
     def size_problem(self, example: Example) -> str | None:
         """The label map must have the size of the image as mmseg reads it: upright, but for WebP, which OpenCV leaves as it is."""
@@ -197,91 +211,27 @@ DATA_ROOT/                        = ADEChallengeData2016
             return None
         return f"{example.target}: annotation is {found[0]}x{found[1]}, its image {width}x{height}"
 
-    # ---- prediction --------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
-    def load_model(
-        self, checkpoint: Path, preset: str | None, image_size: int | None, allow_missing: Sequence[str]
-    ) -> LoadedModel:
-        """mmseg's model with the checkpoint's weights; needs mmcv, mmengine, mmdet and mmseg.
+    def read_ahead(self, example: Example) -> np.ndarray | None:
+        """The label map in the model's numbering, uint8 or wider (H, W), checked; None on the test split."""
+        return None if example.target is None else read_label(example.target)
 
-        Args:
-            image_size: side of the windows, as ``-o crop``.
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
+        """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too.
+
+        Raises:
+            BenchError: a label map that is not of its image's size.
         """
-        import beit3_bench.backbones.beit3.mmseg_adapter  # noqa: F401
-        from beit3_bench.backbones.beit3.checkpoint import LoadedModel
-        from beit3_bench.backbones.beit3.mmseg_adapter.loading import (
-            Protocol,
-            build_segmentor,
-            evaluation_config,
-            load_segmentor,
-            preprocessing_of,
-        )
-        from beit3_bench.backbones.checkpoints import read_checkpoint
-
-        options = self.options
-        source = read_checkpoint(checkpoint)
-        protocol = Protocol(options.mode, options.crop or image_size, options.stride, options.multi_scale)
-        cfg = evaluation_config(source, options.config, protocol)
-        model = build_segmentor(cfg)
-        if model.num_classes != CLASSES:
-            raise BenchError(
-                f"{checkpoint}: its config has {model.num_classes} classes, ADE20K has {CLASSES}; give another config"
-            )
-        report = load_segmentor(model, source.tensors, str(checkpoint), allow_missing)
-        report.notes += source.notes
-        preprocessing = preprocessing_of(cfg, options.multi_scale)
-        config = model.backbone.net.config
-        if preprocessing.size % config.patch_size == 0:
-            config = config.replace(image_size=preprocessing.size)
-        preset = source.metadata.get("preset") or preset
-        return LoadedModel(model, config, report, preprocessing, source.metadata, source.sha256, preset, source.path)  # type: ignore[arg-type]
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Images through mmseg's test pipeline; annotations read and checked by this project."""
-        import torch
-
-        from beit3_bench.backbones.images import check_header
-
-        assert self.preprocessing is not None
-        if self._pipeline is None:
-            self._pipeline = self.preprocessing.compose()  # type: ignore[attr-defined]
-        batch: dict[str, Any] = {"ids": [], "inputs": [], "data_samples": [], "labels": []}
-        for example in examples:
-            path = example.images[0]
-            check_header(path)
-            try:
-                packed = self._pipeline({"img_path": path})
-            except Exception as error:  # OpenCV and mmcv raise many kinds for a damaged file
-                line = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-                raise BenchError(f"{path}: image does not decode ({line}); download it again, or replace it") from error
-            samples = packed["data_samples"]
-            height, width = (samples[0] if isinstance(samples, list) else samples).ori_shape
-            label = None
-            if example.target is not None:
-                found = read_label(example.target)
-                if found.shape != (height, width):
-                    raise BenchError(
-                        f"{example.target}: annotation is {size_of(found)}, its image {width}x{height}; get both again"
-                    )
-                label = torch.from_numpy(found)
-            batch["ids"].append(example.id)
-            batch["inputs"].append(packed["inputs"])
-            batch["data_samples"].append(samples)
-            batch["labels"].append(label)
-        return batch
-
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> list[Row]:
-        """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too."""
-        from beit3_bench.backbones.beit3.mmseg_adapter.prediction import predict_classes
-
         rows = []
-        for i, inputs, samples, label in zip(
-            *(batch[k] for k in ("ids", "inputs", "data_samples", "labels")), strict=True
-        ):
-            classes = predict_classes(model, inputs, samples)
-            row: Row = {"id": i}
+        for example, classes, label in zip(examples, values, ahead, strict=True):
+            row: Row = {"id": example.id}
             if label is not None:
-                row |= sparse_histogram(class_histograms(classes, label.cpu().numpy(), CLASSES))
+                if label.shape != classes.shape:
+                    raise BenchError(
+                        f"{example.target}: annotation is {size_of(label)}, its image {size_of(classes)}; get both again"
+                    )
+                row |= sparse_histogram(class_histograms(classes, label, CLASSES))
             if self.options.save_png or label is None:
                 row["png"] = encode_png(classes, self.options.zero_based)
             rows.append(row)
@@ -289,32 +239,16 @@ DATA_ROOT/                        = ADEChallengeData2016
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
-    def score(self, rows: Mapping[str, Row], examples: Sequence[Example]) -> Scores:
-        histograms = [dense_histogram(rows[e.id]) for e in examples]
-        scores = score_histograms(histograms, [e.id for e in examples], self._suffix)
-        assert scores.table is not None
-        self._label_areas = scores.table.sums()["label"]
-        return scores
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
+        """mIoU, mAcc, aAcc, and IoU and Acc of every class; chance is the commonest class everywhere."""
+        histograms = [dense_histogram(rows[e.id]) for e in split.examples]
+        suffix = MULTI_SCALE if self.options.multi_scale else ""
+        return score_histograms(histograms, [e.id for e in split.examples], suffix)
 
-    @property
-    def _suffix(self) -> str:
-        return "_ms" if self.options.multi_scale else ""
-
-    def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Means, and IoU and Acc of every class; NaN where a class is absent."""
-        means = {f"{name}{self._suffix}": value for name, value in estimate_segmentation(sums).items()}
-        classes = per_class(sums)
-        each = {f"{kind}/{n}": classes[kind][..., c] for kind in ("IoU", "Acc") for c, n in enumerate(class_names())}
-        return means | each
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """mIoU (fraction) of predicting the commonest class everywhere; known once the rows have been scored."""
-        return None if self._label_areas is None else commonest_class_score(self._label_areas)
-
-    def submission(self, rows: Mapping[str, Row], examples: Sequence[Example], folder: Path) -> list[Path]:
+    def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """One grey PNG per image, classes 1..150 (the official form) or, if asked for, 0..149."""
         written = []
-        for example in examples:
+        for example in split.examples:
             if "png" in rows[example.id]:
                 path = folder / f"{example.id}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -348,29 +282,6 @@ DATA_ROOT/                        = ADEChallengeData2016
         if coverage < 1:
             scores.notes.append(f"partial: {len(ids)} of {len(labels)} images ({coverage:.1%})")
         return scores
-
-    # ---- fine-tuning -------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def finetune(cls, request: Any) -> dict[str, Any]:
-        """Train with mmengine's Runner instead of the harness's own loop.
-
-        Args:
-            request: a `FinetuneRequest` of the harness (task, data_root, preset, recipe, checkpoint, output, ...).
-
-        Returns:
-            the summary of the training, as of the harness's own.
-        """
-        from beit3_bench.tasks.ade20k_finetune import finetune
-
-        return finetune(cls, request)
-
-    @classmethod
-    def plan_finetune(cls, request: Any) -> dict[str, Any]:
-        """What `finetune` would do, in plain values; nothing is written."""
-        from beit3_bench.tasks.ade20k_finetune import plan_finetune
-
-        return plan_finetune(cls, request)
 
 
 def _png_files(folder: Path, what: str) -> dict[str, Path]:

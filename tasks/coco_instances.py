@@ -13,7 +13,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import replacing
 from beit3_bench.tasks.contract import Example, Row
 from beit3_bench.tasks.files import field, read_json, write_json
-from beit3_bench.tasks.metrics.coco_truth import Identity, read_truth, short_polygons
+from beit3_bench.tasks.metrics.coco_truth import Identity, read_truth, short_polygons, valid_polygons
 
 ALGORITHM = re.compile(r"[A-Za-z0-9.-]+")
 
@@ -87,6 +87,19 @@ def mask_notes(objects: Iterable[Mapping[str, Any]]) -> list[str]:
         else f"{short} polygons of fewer than three points cover"
     )
     return [f"{what} nothing; training leaves such out"]
+
+
+def with_valid_polygons(objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Objects without polygons of fewer than three points, and without those that have no other: as detectron2."""
+    kept: list[Mapping[str, Any]] = []
+    for record in objects:
+        mask = record["segmentation"]
+        if isinstance(mask, list):
+            mask = valid_polygons(mask)
+            if not mask:
+                continue
+        kept.append({**record, "segmentation": mask})
+    return kept
 
 
 def official_id(example: Example) -> Identity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.coco_instances import ALGORITHM
@@ -104,36 +103,3 @@ class DetectionOptions:
             return [int(part) for part in self.scales.split(",") if part.strip()]
         except ValueError as error:
             raise BenchError(f"task coco-det: scales={self.scales!r}; give longer sides, e.g. 800,1024,1280") from error
-
-    @property
-    def augments_test(self) -> bool:
-        return bool(self.sides()) or self.flip_test
-
-    def inference(self) -> dict[str, Any]:
-        """What `DetectorPlan.build` takes beside the tower."""
-        soft = {
-            "method": self.soft_nms,
-            "iou_threshold": self.soft_nms_iou,
-            "sigma": self.soft_nms_sigma,
-            "min_score": self.soft_nms_min_score,
-        }
-        return {
-            "score_threshold": self.score_threshold,
-            "nms_threshold": self.nms_threshold,
-            "soft_nms": None if self.soft_nms == "none" else soft,
-            "detections_per_image": self.detections_per_image,
-        }
-
-    def settle_engine(self) -> None:
-        """Replace ``auto`` by the engine that will run, so that the result says which it was.
-
-        Raises:
-            BenchError: detectron2 is asked for and does not import, or cannot do what is asked.
-        """
-        from beit3_bench.backbones.beit3 import detectron2_adapter
-
-        if self.engine == "detectron2" and self.augments_test:
-            raise BenchError("task coco-det: scales and flip_test need the native engine; use -o engine=native")
-        if self.engine == "auto":
-            usable = not self.augments_test and detectron2_adapter.is_available()
-            self.engine = "detectron2" if usable else "native"

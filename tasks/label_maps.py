@@ -10,42 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from beit3_bench.backbones.label_images import read_map
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.metrics.segmentation import AREAS, IGNORE, NO_CLASS, reduce_zero_label
 
 CLASSES = 150
-MENDS = {
-    "annotation": "download it again, or replace it by a grey PNG whose pixels are class numbers",
-    "prediction": "write it as a grey PNG whose pixels are class numbers",
-}
-GREY = ("L", "I;16", "I")  # Pillow's modes of grey PNG files
-
-
-def read_map(path: str | Path, what: str) -> np.ndarray:
-    """A grey PNG of class numbers: integer (H, W).
-
-    Raises:
-        BenchError: missing or undecodable, no PNG, a palette (its indexes may mean anything), or colours.
-    """
-    from beit3_bench.backbones.images import opened
-
-    with opened(path, formats=("PNG",), what=what, mend=MENDS[what]) as image:
-        _check_mode(image.mode, path, what)
-        return np.asarray(image)
-
-
-def check_map(path: str | Path, what: str) -> None:
-    """Raise, as `read_map` does, by the header alone."""
-    from beit3_bench.backbones.images import opened
-
-    with opened(path, formats=("PNG",), what=what, mend=MENDS[what]) as image:
-        _check_mode(image.mode, path, what)
-
-
-def _check_mode(mode: str, path: str | Path, what: str) -> None:
-    if mode not in GREY:
-        kind = "a palette image" if mode == "P" else f"an image of mode {mode}"
-        raise BenchError(f"{path}: {what} is {kind}; it has to be a grey PNG whose pixels are class numbers")
 
 
 def read_label(path: str | Path) -> np.ndarray:

@@ -44,6 +44,12 @@ class BEiT3Family(Family):
             from beit3_bench.backbones.beit3.native import decoding_of
 
             decoding_of(asked.values)
+        elif asked.ability is Detects:
+            from beit3_bench.backbones.beit3.detection.options import DetectorOptions
+
+            DetectorOptions.of(asked.values).check(asked.task)
+        elif asked.ability is Segments:
+            import beit3_bench.backbones.beit3.mmseg_adapter  # noqa: F401  (says what to install)
 
     def claims(self, source: Source) -> bool:
         if source.path.is_dir():

@@ -21,10 +21,10 @@ from PIL import Image
 from beit3_bench.backbones import crop
 from beit3_bench.backbones.crop import resized_crop
 from beit3_bench.backbones.images import FORMATS, MAX_SIDE, TooLargeError, check_header, opened
+from beit3_bench.backbones.label_images import read_map
 from beit3_bench.backbones.preprocess import Preprocessing, decode
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.reuse.image_cache import ImageCache
-from beit3_bench.tasks.label_maps import read_map
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -36,7 +36,7 @@ _PUBLIC = {
     "register_coco": "data",
     "training_config": "recipe",
 }
-__all__ = ["is_available", "problem", *sorted(_PUBLIC)]
+__all__ = ["is_available", "problem", "require", *sorted(_PUBLIC)]
 
 
 def is_available() -> bool:
@@ -47,13 +47,13 @@ def is_available() -> bool:
 def problem() -> str | None:
     """Why the detectron2 engine cannot be used, and the line that installs it; None where it can."""
     try:
-        _import_all()
+        require()
     except BenchError as error:
         return str(error)
     return None
 
 
-def _import_all() -> None:
+def require() -> None:
     """Import every module of the adapter.
 
     Raises:
@@ -74,7 +74,7 @@ def _import_all() -> None:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _import_all()
+    require()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 

@@ -52,13 +52,19 @@ class SegmentationPreprocessing:
             "config": self.config,
         }
 
-    def compose(self) -> Any:
-        """The pipeline as a callable: {"img_path": file} -> {"inputs", "data_samples"}."""
+    def compose(self, from_files: bool = True) -> Any:
+        """The pipeline as a callable: {"img_path": file} -> {"inputs", "data_samples"}.
+
+        from_files: False = it takes {"img": uint8 (H, W, 3), BGR} instead, as mmseg's own inferencer does.
+        """
         from mmengine.dataset import Compose
 
+        # copies: a transform may build its own parts in place
+        steps = [copy.deepcopy(dict(step)) for step in self.pipeline]
+        if not from_files:
+            steps = [{"type": "LoadImageFromNDArray"} if s["type"] == "LoadImageFromFile" else s for s in steps]
         with DefaultScope.overwrite_default_scope("mmseg"):
-            # copies: a transform may build its own parts in place
-            return Compose([TRANSFORMS.build(copy.deepcopy(dict(step))) for step in self.pipeline])
+            return Compose([TRANSFORMS.build(step) for step in steps])
 
     def canary_hash(self) -> str:
         """SHA-256 of a resized synthetic image: changes when OpenCV's resampling or the configured sizes do."""
