@@ -255,6 +255,7 @@ class Training(ABC):
         notes: for a reader of the validation scores.
         companions: files that belong beside the checkpoints, by the name that they get there.
         resolved: options by name as they are in force.
+        shard_layers: names of the classes whose modules are gathered one at a time where the network is sharded over processes.
     """
 
     ability: Ability
@@ -266,6 +267,7 @@ class Training(ABC):
     notes: list[str]
     companions: dict[str, Path]
     resolved: Mapping[str, Any]
+    shard_layers: tuple[str, ...] = ()
 
     @property
     def module(self) -> torch.nn.Module:
@@ -382,12 +384,16 @@ class Family(ABC):
     Class attributes:
         name: as `--checkpoint NAME:SOURCE` says it.  title: as people say it.
         abilities: what its models can be asked; which of them a file holds, `load` finds.
+        engines: those of them that a framework trains in its own way (`training_engine`) instead of by the harness's loop.
+        scratch_presets: architectures that are meant to be trained without pretrained weights.
         Options: a dataclass of options of the family's own, which no released file needs.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     abilities: ClassVar[tuple[type[Ability], ...]]
+    engines: ClassVar[tuple[type[Ability], ...]] = ()
+    scratch_presets: ClassVar[tuple[str, ...]] = ()
 
     @dataclass
     class Options:
@@ -443,11 +449,17 @@ class Family(ABC):
         return ()
 
     def recipe(self, asked: Asked, name: str) -> Mapping[str, Any] | None:
-        """Hyper-parameters of fine-tuning by name, as `recipe.make_recipe` takes them; None where the family has none."""
+        """Hyper-parameters of fine-tuning by name, as `recipe.make_recipe` takes them, with all that they inherit; None where the
+        family has none.
+        """
         return None
 
     def recipe_names(self, task: str) -> tuple[str, ...]:
         """Names for which `recipe` has hyper-parameters of a task."""
+        return ()
+
+    def recipe_tasks(self) -> tuple[str, ...]:
+        """Tasks for which there are any, sorted by name."""
         return ()
 
     def preset_of(self, source: Source) -> str | None:
@@ -466,9 +478,13 @@ class Family(ABC):
         """
         raise BenchError(f"{self.title} models are evaluated, not fine-tuned, by this version")
 
-    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine | None:
-        """A framework that trains this ability in its own way; None = the harness's loop does."""
-        return None
+    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine:
+        """The framework that trains an ability of `engines`.
+
+        Raises:
+            BenchError: bad input, as far as it shows before the training; nothing has been written.
+        """
+        raise BenchError(f"{self.title} models that {asked.ability.word} are trained by no framework of their own")
 
 
 def family_options(family: Family) -> set[str]:

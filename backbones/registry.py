@@ -27,6 +27,9 @@ BUILT_IN = {
     "beit3": "beit3_bench.backbones.beit3.family:BEiT3Family",
 }
 
+DEFAULT_FAMILY = "beit3"
+"""The family that is trained from scratch where none is named."""
+
 _NAMED = re.compile(r"([A-Za-z][\w-]+):(?!//)(.+)", re.DOTALL)
 """``FAMILY:SOURCE``; a single letter before the colon is a drive of Windows."""
 

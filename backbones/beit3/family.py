@@ -21,10 +21,14 @@ from beit3_bench.backbones.family import (
     TrainingEngine,
     TrainingOptions,
 )
+from beit3_bench.backbones.recipe import resolve_section
 from beit3_bench.backbones.released import ReleasedFile
 
 DENSE = ("backbone.net.", "decode_head.", "roi_heads.")
 """Names of detectron2's detectors and mmsegmentation's segmentors around a BEiT-3."""
+
+RECIPES = files("beit3_bench.backbones.beit3.recipes")
+"""A TOML file per task, a section per recipe."""
 
 
 class BEiT3Family(Family):
@@ -32,6 +36,8 @@ class BEiT3Family(Family):
 
     name, title = "beit3", "BEiT-3"
     abilities = (Embeds, Answers, Classifies, Captions, Detects, Segments)
+    engines = (Segments,)
+    scratch_presets = ("tiny",)
 
     @dataclass
     class Options:
@@ -100,10 +106,14 @@ class BEiT3Family(Family):
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
     def recipe(self, asked: Asked, name: str) -> Mapping[str, Any] | None:
-        return _sections(asked.task).get(name)
+        sections = _sections(asked.task)
+        return resolve_section(sections, name, f"recipes/{asked.task}.toml") if name in sections else None
 
     def recipe_names(self, task: str) -> tuple[str, ...]:
         return tuple(_sections(task))
+
+    def recipe_tasks(self) -> tuple[str, ...]:
+        return tuple(sorted(f.name.removesuffix(".toml") for f in RECIPES.iterdir() if f.name.endswith(".toml")))
 
     def preset_of(self, source: Source) -> str | None:
         from beit3_bench.backbones.beit3.training.start import preset_of_source
@@ -119,9 +129,7 @@ class BEiT3Family(Family):
 
         return start_native(asked, options)
 
-    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine | None:
-        if asked.ability is not Segments:
-            return None
+    def training_engine(self, asked: Asked, request: EngineRequest) -> TrainingEngine:
         from beit3_bench.backbones.beit3.mmseg_adapter.engine import SegmentationEngine
 
         return SegmentationEngine(asked, request)
@@ -129,5 +137,5 @@ class BEiT3Family(Family):
 
 def _sections(task: str) -> dict[str, Any]:
     """Sections of a task's recipe file; none where there is no file."""
-    file = files("beit3_bench.backbones.beit3.recipes") / f"{task}.toml"
+    file = RECIPES / f"{task}.toml"
     return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -6,13 +6,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, workers
 from beit3_bench.harness.console import echo
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.engine.processes import Processes
+    from beit3_bench.harness.training.start import FinetuneRequest, Origin
+    from beit3_bench.tasks.contract import Task
 
 FILE = click.Path(path_type=Path)
 
@@ -20,9 +24,9 @@ FILE = click.Path(path_type=Path)
 @click.command("finetune")
 @click.option("--task", required=True, metavar="T", help="Task name (see: beit3-bench tasks).")
 @click.option("--data-root", required=True, type=FILE, metavar="DIR", help="Folder of the task's data.")
-@click.option("--preset", metavar="NAME", help="tiny, base, large or giant [default: the checkpoint's].")
+@click.option("--preset", metavar="[FAMILY:]NAME", help="tiny, base, large or giant [default: the checkpoint's].")
 @click.option("--recipe", metavar="NAME", help="Section of the task's recipe [default: the preset].")
-@click.option("--checkpoint", type=FILE, metavar="FILE", help="Pretrained weights to start from.")
+@click.option("--checkpoint", metavar="[FAMILY:]FILE", help="Pretrained weights to start from.")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights, whatever the preset.")
 @click.option(
     "--tokenizer", type=FILE, metavar="FILE", help="SentencePiece model [default: beit3.spm beside checkpoint or data]."
@@ -64,32 +68,28 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     import json
 
     from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.training.start import FinetuneRequest
+    from beit3_bench.harness.training.engines import check_processes, start_engine
+    from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
 
     processes = Processes.start(settings["device"])
-    task_class = processes.together(lambda: get_task(settings["task"]))
-    own = getattr(task_class, "finetune", None)  # a task whose framework brings a training engine of its own
 
-    def asked() -> FinetuneRequest:
-        if own is not None and settings["parallel"] == "fsdp":
-            raise BenchError(
-                f"task {settings['task']}: its training engine keeps whole copies on all processes; leave out --parallel fsdp"
-            )
-        if own is not None and processes.world > 1 and not dry_run and on_cpu(settings["device"]):
-            raise BenchError(
-                f"task {settings['task']}: its engine trains on several processes on GPUs only, where batch norms are "
-                "synchronised; start one process, or give --device cuda"
-            )
-        return FinetuneRequest(options=parse_pairs(options), **settings)
+    def asked() -> tuple[type[Task], FinetuneRequest, Origin]:
+        task_class = get_task(settings["task"])
+        request = FinetuneRequest(options=parse_pairs(options), **settings)
+        origin = find_origin(request, task_class)
+        if task_class.ability in origin.family.engines:
+            check_processes(request, processes.world, dry_run)
+        return task_class, request, origin
 
-    request = processes.together(asked)
+    task_class, request, origin = processes.together(asked)
     with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
-        if own is not None:
-            facts = getattr(task_class, "plan_finetune")(request) if dry_run else own(request)  # noqa: B009
+        if task_class.ability in origin.family.engines:
+            engine = processes.together(lambda: start_engine(request, task_class, origin, processes))
+            facts = engine.plan() if dry_run else engine.run()
             text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
         elif dry_run:
-            facts = plan_only(request, task_class, processes)
+            facts = plan_only(request, task_class, processes, origin)
             text = json.dumps(facts, indent=2)
             if not as_json:
                 from beit3_bench.harness.training.dryrun import describe_dry_run
@@ -98,20 +98,15 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
         else:
             from beit3_bench.harness.training.session import finetune
 
-            summary = finetune(request, task_class, processes)
+            summary = finetune(request, task_class, processes, origin)
             text = json.dumps(summary, indent=2) if as_json else describe(summary)
     if processes.first:
         echo(text)
 
 
-def on_cpu(device: str) -> bool:
-    """Whether ``--device`` means the CPU here."""
-    import torch
-
-    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-
-
-def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
+def plan_only(
+    request: FinetuneRequest, task_class: type[Task], processes: Processes, origin: Origin | None = None
+) -> dict[str, Any]:
     """The facts of a dry run."""
     from beit3_bench.harness.engine.devices import resolve_device
     from beit3_bench.harness.training.dryrun import dry_run
@@ -119,8 +114,8 @@ def plan_only(request: Any, task_class: Any, processes: Any) -> dict[str, Any]:
     from beit3_bench.harness.training.sharding import choose_parallel
     from beit3_bench.harness.training.start import prepare
 
-    start = processes.together(lambda: prepare(request, task_class, shapes_only=True))
-    plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
+    start = processes.together(lambda: prepare(request, task_class, shapes_only=True, origin=origin))
+    plan = Plan.of(start.recipe, len(start.training_split.examples), processes.world, request.seed)
     device, parallel = resolve_device(request.device, processes), choose_parallel(request.parallel)
     return dry_run(start, plan, device, processes.world, request.dtype, parallel)
 

@@ -103,12 +103,14 @@ def option_fingerprints(options: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def earlier_option_digests(options: Any) -> set[str]:
+def earlier_option_digests(options: Any, resolved: Mapping[str, Any] | None = None) -> set[str]:
     """Digests of a task's options as versions made them that did not have all of these options yet: one that did not exist
     meant what is its default now.
+
+    resolved: options as they are in force, where their default is the model's.
     """
-    values = vars(options)
-    default = [f.name for f in dataclasses.fields(options) if values[f.name] == f.default]
+    default = [f.name for f in dataclasses.fields(options) if vars(options)[f.name] == f.default]
+    values = {**vars(options), **(resolved or {})}
     left_out = [set(names) for count in range(len(default) + 1) for names in combinations(default, count)]
     return {digest({name: value for name, value in values.items() if name not in names}) for names in left_out}
 

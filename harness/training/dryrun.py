@@ -6,61 +6,12 @@ from typing import Any
 
 import torch
 
-from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.harness.training.loop import Plan
 from beit3_bench.harness.training.order import Division
-from beit3_bench.harness.training.sharding import LAYERS
 from beit3_bench.harness.training.start import Start
-
-STORED_ROWS = 34
-"""Rows of width D that one layer keeps per token for the backward pass, where the feed-forward is 4 D wide: two layer
-norms, q, k, v, attention, two sub-norms, and three copies of the hidden state with their inputs."""
-
 
 SHARDED_OVER = (2, 4, 8, 16)
 """Numbers of devices for which a dry run tells the memory of sharded training."""
-
-
-def memory_bytes(
-    config: BEiT3Config,
-    parameters: int,
-    samples: int,
-    text_tokens: int,
-    dtype: str,
-    average: bool,
-    shards: int = 1,
-    layer: int = 0,
-    root: int = 0,
-) -> dict[str, int]:
-    """Estimated bytes on one device.
-
-    Args:
-        samples: forward passes of one image (and one text) at once.
-        shards: processes that share weights, gradients and moments (FSDP); 1 = whole copies.
-        layer, root: parameters of the largest layer, and of everything outside of layers.
-
-    Returns:
-        ``weights`` (float32 weights, gradients, two moments, and the average), ``gathered`` (FSDP: what is whole for a moment:
-        everything outside of layers with gradients, one layer with gradients and the next one, or all weights while it
-        validates), ``activations``, ``total``.
-    """
-    weights = -(-parameters * 4 * (4 + average) // shards)
-    width = 4 if dtype == "fp32" else 2
-    tokens = config.num_patches + 1 + text_tokens
-    row = tokens * config.embed_dim * width
-    per_layer = row * (STORED_ROWS - 16 + 4 * config.ffn_dim // config.embed_dim)
-    layers = per_layer + config.depth * row if config.checkpoint_activations else config.depth * per_layer
-    activations = samples * layers
-    gathered = 4 * (2 * root + 3 * layer) if shards > 1 else 0
-    validation = 4 * parameters if shards > 1 else 0
-    total = weights + max(gathered + activations, validation)
-    return {"weights": weights, "gathered": max(gathered, validation), "activations": activations, "total": total}
-
-
-def gathered_parts(model: torch.nn.Module) -> dict[str, int]:
-    """Parameters of the largest layer that FSDP gathers at once, and of what lies outside of layers."""
-    layers = [sum(p.numel() for p in m.parameters()) for m in model.modules() if type(m).__name__ in LAYERS]
-    return {"layer": max(layers, default=0), "root": sum(p.numel() for p in model.parameters()) - sum(layers)}
 
 
 def dry_run(
@@ -70,21 +21,16 @@ def dry_run(
 
     ``memory`` is of one device as asked for; ``memory_fsdp`` the total with FSDP, by number of devices.
     """
-    recipe, division = start.recipe, plan.division
-    groups = start.groups()
+    recipe, division, training = start.recipe, plan.division, start.training
+    groups = training.groups()
     own = division.own(0, 0)
     at_once = own.stop - own.start
-    parameters = sum(p.numel() for p in start.model.parameters())
-    images = max(len(e.images) for e in start.examples)
-    tokens = max((len(e.token_ids or ()) for e in start.examples), default=0)
-    parts = gathered_parts(start.model)
+    parameters = sum(p.numel() for p in training.module.parameters())
     average = recipe.ema_decay > 0
 
     def memory(division: Division, shards: int) -> dict[str, int]:
         own = division.own(0, 0)
-        return memory_bytes(
-            start.config, parameters, (own.stop - own.start) * images, tokens, dtype, average, shards, **parts
-        )
+        return training.memory(own.stop - own.start, dtype, average, shards)
 
     return {
         "task": start.task.name,
@@ -92,8 +38,8 @@ def dry_run(
         "device": str(device),
         "processes": world,
         "parallel": parallel if world > 1 else None,
-        "training_samples": len(start.examples),
-        "validation_samples": len(start.validation),
+        "training_samples": len(start.training_split.examples),
+        "validation_samples": len(start.validation_split.examples),
         "notes": start.notes,
         "global_batch": recipe.batch,
         "samples_at_once": at_once,
@@ -118,9 +64,9 @@ def dry_run(
             for n in SHARDED_OVER
             if n <= recipe.batch
         },
-        "start": start.source["checkpoint"] or "from scratch",
-        "not_in_checkpoint": start.source["missing"],
-        "left_over_in_checkpoint": start.source["unexpected"],
+        "start": training.start["checkpoint"] or "from scratch",
+        "not_in_checkpoint": training.start["missing"],
+        "left_over_in_checkpoint": training.start["unexpected"],
         "recipe": recipe.to_dict(),
     }
 

@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from beit3_bench.backbones.beit3.recipes import Recipe
-from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform, seed_of
+from beit3_bench.backbones.abilities import Batch
+from beit3_bench.backbones.family import Training
+from beit3_bench.backbones.recipe import Recipe
+from beit3_bench.backbones.seeds import seed_of
 from beit3_bench.errors import BenchError
 from beit3_bench.files import write_atomic
 from beit3_bench.harness.engine.batches import dying_workers
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import default_workers, resolve_device, to_device
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.record.fingerprints import earlier_option_digests
 from beit3_bench.harness.scoring import headline
 from beit3_bench.harness.training.batches import load_micro_batches
@@ -47,19 +49,18 @@ from beit3_bench.harness.training.state import (
     save_checkpoint,
 )
 from beit3_bench.harness.training.validation import validate
-from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import Scores
 
 
 class LossModule(nn.Module):
-    """A network and its task's loss as one forward pass, so that a data-parallel wrapper sees every parameter's use."""
+    """A network and its loss as one forward pass, so that a data-parallel wrapper sees every parameter's use."""
 
-    def __init__(self, model: nn.Module, task: Task, gather: Gather):
+    def __init__(self, model: nn.Module, training: Training, gather: Gather):
         super().__init__()
-        self.model, self.task, self.gather = model, task, gather
+        self.model, self.loss, self.gather = model, training.loss, gather
 
-    def forward(self, batch: dict[str, Any], step: int) -> Tensor:
-        return self.task.loss(self.model, batch, self.gather, step)
+    def forward(self, batch: Batch, step: int) -> Tensor:
+        return self.loss(self.model, batch, self.gather, step)
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Plan:
 
 
 def make_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over parameter groups (`Start.groups`); each keeps its ``lr_scale``."""
+    """AdamW over parameter groups (`Training.groups`); each keeps its ``lr_scale``."""
     groups = [dict(group) for group in groups]
     for group in groups:
         del group["names"]
@@ -101,38 +102,23 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def make_mixing(start: Start) -> BatchMixing | None:
-    """Random erasing and mixup where the recipe has them.
-
-    Raises:
-        BenchError: for a task without classes.
-    """
-    r = start.recipe
-    if not (r.erase or r.mixup or r.cutmix):
-        return None
-    classes = start.task.head_arguments().get("num_classes")
-    if start.task.uses_text or classes is None:
-        raise BenchError(f"task {start.task.name}: erase, mixup and cutmix need class labels; set them to 0")
-    return BatchMixing(classes, r.erase, r.mixup, r.cutmix, r.mix_switch, r.label_smoothing)
-
-
-class Training:
+class TrainingLoop:
     """A fine-tuning in progress: `run` does all steps that are left."""
 
     def __init__(self, request: FinetuneRequest, start: Start, folder: Path, processes: Processes):
         self.request, self.start, self.folder, self.processes = request, start, folder, processes
-        self.recipe, self.task = start.recipe, start.task
-        self.plan = Plan.of(start.recipe, len(start.examples), processes.world, request.seed)
+        self.recipe, self.task, self.training = start.recipe, start.task, start.training
+        self.plan = Plan.of(start.recipe, len(start.training_split.examples), processes.world, request.seed)
         self.device = resolve_device(request.device, processes)
-        self.mixing = make_mixing(start)
-        self.model = start.model.to(self.device).train()
+        self.model = self.training.module.to(self.device).train()
         sharded = choose_parallel(request.parallel) == "fsdp" and processes.world > 1
-        self.accelerator = make_accelerator(self.device, request.dtype, sharded, self.model)
+        layers = self.training.shard_layers
+        self.accelerator = make_accelerator(self.device, request.dtype, sharded, self.model, layers)
         self.shards = Shards(self.model) if sharded else None
-        groups = start.groups()
+        groups = self.training.groups()
         self.names = [name for group in groups for name in group["names"]]
         self.wrapped, self.optimizer = self.accelerator.prepare(
-            LossModule(self.model, self.task, Gather(processes)), make_optimizer(groups, self.recipe)
+            LossModule(self.model, self.training, Gather(processes)), make_optimizer(groups, self.recipe)
         )
         self.average = None
         if self.recipe.ema_decay:
@@ -191,11 +177,15 @@ class Training:
         with self.result(everywhere=False) as result:
 
             def write() -> None:
-                save_checkpoint(self.folder / LAST, result, self.start.metadata(self.step))
+                self._save_checkpoint(LAST, result)
                 save_atomic(self.folder / STATE, state)
 
             self.processes.on_first(write)
         self.saved = self.step
+
+    def _save_checkpoint(self, name: str, result: nn.Module) -> None:
+        tensors, metadata = self.training.state_dict(result), self.start.metadata(self.step)
+        save_checkpoint(self.folder / name, tensors, metadata)
 
     def restore(self) -> None:
         """Go on from the state in the folder.
@@ -208,7 +198,7 @@ class Training:
         def read() -> dict[str, Any]:
             state = read_state(path)
             with _reading(path):
-                equal = {"options": earlier_option_digests(self.task.options)}
+                equal = {"options": earlier_option_digests(self.task.options, self.training.resolved)}
                 check_same(path, state, self.recipe, self.start.fingerprints, self.request.seed, equal)
             return state
 
@@ -263,7 +253,7 @@ class Training:
         if workers is None:
             workers = default_workers(self.device, len(left), self.processes.world)
         batches = load_micro_batches(
-            self.task, self.start.examples, plan.batches, plan.division, rank, self._transform(), left, workers,
+            self.task, self.training, self.start.training_split.examples, plan.batches, plan.division, rank, left, workers,
             self.device.type == "cuda",
         )  # fmt: skip
         hidden = not self.processes.first or not sys.stderr.isatty()
@@ -284,10 +274,6 @@ class Training:
                     clock, logged = now, self.step
                 self._after(journal)
 
-    def _transform(self) -> TrainingTransform:
-        r = self.recipe
-        return TrainingTransform(r.image_size, r.crop_scale, r.flip, r.vl_randaugment, r.auto_augment, r.color_jitter)
-
     def _update(self, step: int, batches: Any) -> tuple[float, float]:
         """One optimizer step: the mean loss over the global batch, and the gradient norm before clipping."""
         division, rank = self.plan.division, self.processes.rank
@@ -295,7 +281,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for micro in range(division.accumulate):
-            batch = self._mixed(to_device(next(batches), self.device), step, micro)
+            seed = seed_of(self.request.seed, "mixing", step, micro, rank)
+            batch = self.training.mixed(to_device(next(batches), self.device), seed)
             # Behind the loading of data, which draws from the same generator when it begins.
             torch.manual_seed(seed_of(self.request.seed, "stochastic depth", step, micro, rank))
             last = micro == division.accumulate - 1
@@ -317,15 +304,6 @@ class Training:
         if self.average is not None:
             self.average.update(self.model, step)
         return value, float(whole(norm))
-
-    def _mixed(self, batch: dict[str, Any], step: int, micro: int) -> dict[str, Any]:
-        """Erase and mix; images are then float, already normalised."""
-        if self.mixing is None:
-            return batch
-        images = self.start.preprocessing.normalise(batch["images"])
-        seed = seed_of(self.request.seed, "mixing", step, micro, self.processes.rank)
-        images, labels = self.mixing(images, batch["labels"], seed)
-        return {**batch, "images": images, "labels": labels}
 
     def _line(self, step: int, loss: float, norm: float, speed: float) -> dict[str, Any]:
         return {
@@ -351,10 +329,9 @@ class Training:
 
     def _validate(self, journal: Journal | None) -> None:
         with self.result() as result:
-            scores = validate(
-                self.task, result, self.start.validation, self.device, self.request.dtype, self.request.workers,
-                self.processes,
-            )  # fmt: skip
+            compute = Compute(self.request.device, self.request.dtype, workers=self.request.workers)
+            ability = self.training.ability.of(result)
+            scores = validate(self.task, self.start.validation_split, ability, self.device, compute, self.processes)
             self._keep_best(result, scores, journal)
 
     def _keep_best(self, result: nn.Module, scores: Scores, journal: Journal | None) -> None:
@@ -368,7 +345,7 @@ class Training:
         )
         if better:
             self.best = {"metric": metric.name, "value": value, "step": self.step, "metrics": dict(scores.metrics)}
-            self.processes.on_first(lambda: save_checkpoint(self.folder / BEST, result, self.start.metadata(self.step)))
+            self.processes.on_first(lambda: self._save_checkpoint(BEST, result))
 
 
 @contextmanager
@@ -388,10 +365,9 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def place_tokenizer(start: Start, folder: Path) -> None:
-    """Copy the tokenizer beside the checkpoints, where `run` looks for it."""
-    if start.tokenizer_file is None:
-        return
-    target = folder / TOKENIZER
-    if not (target.exists() and target.samefile(start.tokenizer_file)):
-        write_atomic(target, start.tokenizer_file.read_bytes())
+def place_companions(training: Training, folder: Path) -> None:
+    """Copy what belongs beside the checkpoints, where `run` looks for it (the tokenizer)."""
+    for name, file in training.companions.items():
+        target = folder / name
+        if not (target.exists() and target.samefile(file)):
+            write_atomic(target, file.read_bytes())

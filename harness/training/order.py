@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from beit3_bench.backbones.beit3.training.augment import seed_of
+from beit3_bench.backbones.seeds import seed_of
 from beit3_bench.errors import BenchError
 
 

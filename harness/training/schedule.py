@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from beit3_bench.backbones.schedule import lr_multiplier
 from beit3_bench.errors import BenchError
 
 
@@ -36,8 +37,6 @@ def step_schedule(peak: float, steps: int, warmup_steps: int = 0) -> np.ndarray:
     Raises:
         BenchError: more warm-up than steps.
     """
-    from beit3_bench.backbones.beit3.detection.recipe import lr_multiplier
-
     if not 0 <= warmup_steps <= steps:
         raise BenchError(
             f"{warmup_steps} warm-up steps do not fit into {steps} steps; lower warmup_epochs or warmup_steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import clear_parts, make_folder, refuse_link, write_atomic
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.inputs import TOKENIZER
 from beit3_bench.harness.record.provenance import provenance
 from beit3_bench.harness.training.journal import CURVES, EVENTS, LOG, VALIDATION
-from beit3_bench.harness.training.loop import Plan, Training, place_tokenizer
+from beit3_bench.harness.training.loop import Plan, TrainingLoop, place_companions
 from beit3_bench.harness.training.sharding import choose_parallel
-from beit3_bench.harness.training.start import FinetuneRequest, Start, prepare
+from beit3_bench.harness.training.start import FinetuneRequest, Origin, Start, prepare
 from beit3_bench.harness.training.state import BEST, LAST, STATE, check_best
 from beit3_bench.locks import Held, hold
 from beit3_bench.tasks.contract import Task
@@ -34,8 +33,10 @@ def default_folder(task: str, recipe: str) -> Path:
 
 
 @contextmanager
-def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+def open_folder(folder: Path, resume: bool, overwrite: bool, companions: Iterable[str] = ()) -> Iterator[None]:
     """Make the folder and hold its lock; an earlier training in it must be meant.
+
+    companions: names of the files that get there beside the checkpoints.
 
     Raises:
         BenchError: another process trains here; an earlier training and neither resume nor overwrite; nothing to resume; a
@@ -46,7 +47,7 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
             f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output"
         )
     make_folder(folder)
-    for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG, TOKENIZER, EVENTS):
+    for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG, EVENTS, *companions):
         refuse_link(folder / name)
     try:
         lock = hold(folder / LOCK)
@@ -83,10 +84,10 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "task": start.task.name,
         "preset": start.preset,
         "recipe": start.recipe.to_dict(),
-        "model": start.config.to_dict(),
-        "preprocessing": start.preprocessing.to_dict(),
-        "source": start.source,
-        "allowed": start.allowed,
+        "model": start.training.settings,
+        "preprocessing": start.training.preprocessing,
+        "source": start.training.start,
+        "allowed": start.training.new,
         "data_root": str(request.data_root.absolute()),
         "options": dict(request.options),
         "dtype": request.dtype,
@@ -96,8 +97,8 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "accumulate": plan.division.accumulate,
         "steps": plan.steps,
         "steps_per_epoch": plan.batches.steps_per_epoch,
-        "training_samples": len(start.examples),
-        "validation_samples": len(start.validation),
+        "training_samples": len(start.training_split.examples),
+        "validation_samples": len(start.validation_split.examples),
         "seed": request.seed,
         "fingerprints": start.fingerprints,
         "notes": start.notes,
@@ -121,8 +122,15 @@ def settings_of(request: FinetuneRequest, start: Start, folder: Path) -> dict[st
     }
 
 
-def finetune(request: FinetuneRequest, task_class: type[Task], processes: Processes | None = None) -> dict[str, Any]:
+def finetune(
+    request: FinetuneRequest,
+    task_class: type[Task],
+    processes: Processes | None = None,
+    origin: Origin | None = None,
+) -> dict[str, Any]:
     """Fine-tune, or go on with it.
+
+    origin: of the request, where it was found before.
 
     Returns:
         ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``; ``checkpoint`` is the best one.
@@ -131,22 +139,22 @@ def finetune(request: FinetuneRequest, task_class: type[Task], processes: Proces
         BenchError: bad input, processes that see different things, a loss that is not finite.
     """
     processes = processes or Processes()
-    start = processes.together(lambda: prepare(request, task_class))
+    start = processes.together(lambda: prepare(request, task_class, origin=origin))
     for line in start.left_out() if processes.first else ():
         echo(f"warning: {line}", err=True)
     folder = request.output or default_folder(start.task.name, request.recipe or start.preset)
     processes.agree(settings_of(request, start, folder), "settings")
-    held = open_folder(folder, request.resume, request.overwrite)
+    held = open_folder(folder, request.resume, request.overwrite, start.training.companions)
     processes.on_first(held.__enter__)
     try:
-        training = processes.together(lambda: Training(request, start, folder, processes))
+        loop = processes.together(lambda: TrainingLoop(request, start, folder, processes))
         if request.resume:
-            training.restore()
+            loop.restore()
         else:
-            processes.on_first(lambda: write_config(folder, request, start, training.plan, processes.world))
-            processes.on_first(lambda: place_tokenizer(start, folder))
+            processes.on_first(lambda: write_config(folder, request, start, loop.plan, processes.world))
+            processes.on_first(lambda: place_companions(start.training, folder))
         with processes.watching():
-            summary = training.run()
+            summary = loop.run()
         processes.on_first(lambda: check_best(folder, summary["best"]))
     finally:
         if processes.first:

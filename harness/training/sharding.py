@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PARALLEL = ("ddp", "fsdp")
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-LAYERS = ("Layer", "SpatialBlock")
-"""Classes that are gathered one at a time: the encoder's layers, and the detector tower's."""
 _ANNOUNCED = "ACCELERATE_USE_FSDP"
 
 
@@ -31,19 +29,21 @@ def choose_parallel(asked: str | None) -> str:
     return "fsdp" if os.environ.get(_ANNOUNCED, "").lower() == "true" else "ddp"
 
 
-def make_accelerator(device: torch.device, dtype: str, sharded: bool, model: nn.Module) -> Accelerator:
+def make_accelerator(
+    device: torch.device, dtype: str, sharded: bool, model: nn.Module, layers: Sequence[str] = ()
+) -> Accelerator:
     """Accelerate's engine for this training.
 
     Args:
         sharded: FSDP; needs several processes.
-        model: names the layer classes that are gathered one at a time.
+        model: whose modules of the classes ``layers`` are gathered one at a time.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
     AcceleratorState._reset_state()  # an earlier training of this Python process may have had another precision
-    plugin = _plugin(model) if sharded else None
+    plugin = _plugin(model, layers) if sharded else None
     announced = os.environ.pop(_ANNOUNCED, None)  # Accelerate would shard although --parallel ddp asks for the contrary
     try:
         accelerator = Accelerator(
@@ -63,7 +63,7 @@ def make_accelerator(device: torch.device, dtype: str, sharded: bool, model: nn.
     return accelerator
 
 
-def _plugin(model: nn.Module) -> Any:
+def _plugin(model: nn.Module, layers: Sequence[str]) -> Any:
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -73,7 +73,7 @@ def _plugin(model: nn.Module) -> Any:
         reshard_after_forward=True,
         cpu_offload=False,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=[name for name in LAYERS if name in present],
+        transformer_cls_names_to_wrap=[name for name in layers if name in present],
         cpu_ram_efficient_loading=False,
         activation_checkpointing=False,  # the recipe's `checkpoint_activations` does it
         # Weights stay float32 and autocast rounds them where they are used, exactly as without shards.

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from beit3_bench.backbones.beit3.checkpoint import official_state_dict
-from beit3_bench.backbones.beit3.recipes import Recipe
 from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.backbones.file_kinds import foreign_kind
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.files import save_atomic
 from beit3_bench.harness.record.schema import NUMBER, Each, check_shape
@@ -36,9 +35,9 @@ _SHAPE = {
 }
 
 
-def save_checkpoint(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """The model's weights under official names, with what belongs to them; `read_checkpoint` reads it."""
-    save_atomic(path, {"model": official_state_dict(model), METADATA_KEY: dict(metadata)})
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Weights under the names of the family's files, with what belongs to them; `read_checkpoint` reads it."""
+    save_atomic(path, {"model": dict(tensors), METADATA_KEY: dict(metadata)})
 
 
 def check_best(folder: Path, best: Mapping[str, Any] | None) -> None:

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
+from beit3_bench.backbones.abilities import Ability
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.predict import MemoryStore, predict_all
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.tasks.contract import Example, Row, Task
+from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.scores import Scores
 
 
 def validate(
     task: Task,
-    model: torch.nn.Module,
-    examples: Sequence[Example],
+    split: Split,
+    ability: Ability,
     device: torch.device,
-    dtype: str = "fp32",
-    workers: int | None = None,
+    compute: Compute | None = None,
     processes: Processes | None = None,
 ) -> Scores:
-    """Score a model on all examples; the mode of the model (training or not) is as before, afterwards.
+    """Score a model on a whole split; the mode of its network (training or not) is as before, afterwards.
 
     Args:
-        examples: tokenised; divided over the processes without padding, scored together on each.
+        split: its texts are prepared; divided over the processes without padding, scored together on each.
     """
     processes = processes or Processes()
-    store, training = MemoryStore(), model.training
+    store, training = MemoryStore(), ability.module.training
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         processes.together(
-            lambda: predict_all(
-                task, model, examples, store, device, dtype, workers=workers, progress=False, processes=processes
-            )
+            lambda: predict_all(task, split, ability, store, device, compute, progress=False, processes=processes)
         )
     finally:
-        model.train(training)
+        ability.module.train(training)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
     rows: dict[str, Row] = {}
     for part in processes.gather(store.rows):
         rows.update(part)
-    match_ids(list(rows), [e.id for e in examples], f"validation of {task.name}", "rows")
-    return processes.together(lambda: task.score(rows, examples))
+    match_ids(list(rows), [e.id for e in split.examples], f"validation of {task.name}", "rows")
+    return processes.together(lambda: task.score(rows, split))

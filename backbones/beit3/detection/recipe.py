@@ -1,11 +1,12 @@
-"""The ViTDet fine-tuning recipe: learning rate schedule, layer-wise decay by parameter name, AdamW groups."""
+"""The ViTDet fine-tuning recipe: layer-wise decay by parameter name, AdamW groups."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+
+from beit3_bench.backbones.schedule import lr_multiplier as lr_multiplier
 
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -15,24 +16,6 @@ NORMS = (
     nn.LocalResponseNorm,
 )
 """Modules exempt from weight decay. The channel LayerNorm of pyramid and heads is decayed, as in detectron2."""
-
-
-def lr_multiplier(
-    step: int, max_steps: int, milestones: Sequence[int], warmup_steps: int = 250, warmup_factor: float = 1e-3
-) -> float:
-    """Multiplier of the learning rate at ``step`` (0-based): linear warm-up, then a tenth of it from each milestone on.
-
-    ViTDet-B, 100 epochs at batch 64: ``max_steps=184375, milestones=(163889, 177546)``.
-    """
-
-    def decayed(at: float) -> float:
-        return 0.1 ** sum(at >= milestone for milestone in milestones)
-
-    warmup_steps = min(warmup_steps, max_steps)
-    if step < warmup_steps:
-        done = step / warmup_steps
-        return decayed(0) * warmup_factor * (1 - done) + decayed(warmup_steps) * done
-    return decayed(step)
 
 
 def layer_decay_factor(name: str, rate: float, num_layers: int) -> float:

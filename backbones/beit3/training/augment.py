@@ -11,13 +11,10 @@ draws from a stream of its own. So the same sample is treated alike in any order
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,43 +22,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from beit3_bench.backbones.preprocess import IMAGENET_MEAN
+from beit3_bench.backbones.seeds import seed_of, seeded
 from beit3_bench.errors import BenchError
 
 FILL = (128, 128, 128)  # behind what a geometric operation moves away
 MAX_LEVEL = 10
 SHEAR, TRANSLATE, ROTATE = 0.3, 10.0, 30.0  # slope, pixels and degrees at the highest level
-
-# ---- randomness --------------------------------------------------------------------------------------------------
-
-
-def seed_of(*parts: Any) -> int:
-    """A seed (0 <= seed < 2**63) that follows from ``parts`` alone, on any machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def derived(generator: torch.Generator, key: str) -> torch.Generator:
-    """A generator of its own for ``key`` (an example's id), from the seed of ``generator``."""
-    return torch.Generator().manual_seed(seed_of(generator.initial_seed(), key))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's global CPU generators from ``seed``; as they were before, afterwards.
-
-    timm and torchvision draw from these.
-    """
-    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.random.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.random.set_rng_state(before[2])
-
 
 # ---- RandAugment -------------------------------------------------------------------------------------------------
 
@@ -122,7 +88,7 @@ def randaugment(image: Image.Image, count: int = 2, level: float = 7) -> Image.I
 
 
 class TrainingTransform:
-    """PIL RGB image -> uint8 (3, S, S), not yet normalised; what `Task.training_collate` gets as ``image_ops``.
+    """PIL RGB image -> uint8 (3, S, S), not yet normalised.
 
     crop_scale: (least, greatest) share of the area that a random crop takes; aspect ratios 3/4 to 4/3.
     flip: probability of a horizontal flip.
