@@ -19,7 +19,7 @@ import numpy as np
 
 from beit3_bench.backbones.abilities import Batch, Classifies, Item, Reader
 from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, Source, digest
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
@@ -67,6 +67,8 @@ def toy_ability(values: Mapping[str, Any] | None = None) -> ToyAbility:
 
 
 class ToyFamily(Family):
+    """A task that needs a framework of nobody is refused as tasks with optional stacks are."""
+
     name, title = "toy", "Toy"
     abilities = (Classifies,)
 
@@ -74,18 +76,11 @@ class ToyFamily(Family):
         return source.path.name.startswith("toy")
 
     def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
+        if asked.task == "needs-stack":
+            requires("framework_of_nobody", "task needs-stack")
         sha256 = hashlib.sha256(source.path.read_bytes()).hexdigest()
         card = ModelCard("toy", source.path.name, sha256, preset="tiny", image_size=8)
         return Model(toy_ability(asked.values), card, Identity(sha256, digest({}), digest("pixels")))
-
-
-class StacklessFamily(ToyFamily):
-    """A family whose framework is missing."""
-
-    def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
-        from beit3_bench.errors import requires
-
-        return requires("framework_of_nobody", "task needs-stack")
 
 
 # ---- the task -----------------------------------------------------------------------------------------------------------
