@@ -226,5 +226,5 @@ def prepare(
         **({task.outputs: digest(learned.labels)} if learned.labels is not None else {}),
         "dtype": request.dtype,
     }
-    notes = [*validation.notes, *training.notes]
+    notes = [*validation.notes, *learned.notes, *training.notes]
     return Start(task, recipe, preset, training, learned, validation, fingerprints, notes)

@@ -112,11 +112,11 @@ def test_broken_run_folder_is_refused_in_words(toy, file, seeds, tmp_path, monke
 
 
 class Truthful:
-    """A training's folder and a `Training` that restores from it, made once."""
+    """A training's folder and a `TrainingLoop` that restores from it, made once."""
 
     def __init__(self, native, folder: Path):
         from beit3_bench.harness.engine.processes import Processes
-        from beit3_bench.harness.training.loop import Training
+        from beit3_bench.harness.training.loop import TrainingLoop
         from beit3_bench.harness.training.start import FinetuneRequest, prepare
         from beit3_bench.tasks.registry import get_task
 
@@ -126,7 +126,7 @@ class Truthful:
             options=options, output=folder,
         )  # fmt: skip
         folder.mkdir()
-        self.training = Training(request, prepare(request, get_task("imagenet-linear")), folder, Processes())
+        self.training = TrainingLoop(request, prepare(request, get_task("imagenet-linear")), folder, Processes())
         self.training.save()
         self.path = folder / "state.pt"
 

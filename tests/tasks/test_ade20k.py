@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from beit3_golden import tensors
+from beit3_recipes import load_recipe, recipe_names
 from click.testing import CliRunner
 from goldens import metrics_golden
 from hypothesis import given, settings
@@ -19,7 +20,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_requests import run_request
 
-from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main

@@ -21,8 +21,8 @@ from run_requests import run_request, with_settings
 
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
-from beit3_bench.backbones.beit3.recipes import Recipe
 from beit3_bench.backbones.checkpoints import METADATA_KEY, read_checkpoint
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.evidence.compare import compare

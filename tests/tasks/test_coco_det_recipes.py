@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from beit3_recipes import load_recipe, recipe_names
 from run_requests import run_request
 
 from beit3_bench.backbones.beit3.checkpoint import official_state_dict
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
-from beit3_bench.backbones.beit3.recipes import load_recipe, recipe_names
 from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.dryrun import describe_dry_run, dry_run
@@ -111,14 +111,14 @@ def test_an_interrupted_training_goes_on_exactly(coco, pretrained, tmp_path, mon
         finetune(request, CocoDetection)
         return torch.load(tmp_path / folder / "last.pth", weights_only=True)["model"]
 
-    whole, update = train("whole"), loop.Training._update
+    whole, update = train("whole"), loop.TrainingLoop._update
 
     def interrupted(self, step, batches):
         if step == 2:
             raise KeyboardInterrupt
         return update(self, step, batches)
 
-    monkeypatch.setattr(loop.Training, "_update", interrupted)
+    monkeypatch.setattr(loop.TrainingLoop, "_update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train("broken")
     monkeypatch.undo()

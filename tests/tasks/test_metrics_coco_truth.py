@@ -14,7 +14,7 @@ import pytest
 from native import invoke
 from test_metrics_coco_ap import backend_or_skip, world
 
-from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.contract import ScoreInputs

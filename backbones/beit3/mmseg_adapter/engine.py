@@ -11,9 +11,9 @@ from typing import Any
 
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import PRESETS, BEiT3Config
+from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.backbones.beit3.mmseg_adapter.settings import variant
 from beit3_bench.backbones.beit3.mmseg_adapter.training import TOWER_FIELDS, TrainingJob, open_output, tower_of, train
-from beit3_bench.backbones.beit3.recipes import load_recipe
 from beit3_bench.backbones.beit3.training.segmentation import apply_recipe, check_keys, divide_batch
 from beit3_bench.backbones.checkpoints import Checkpoint, read_checkpoint
 from beit3_bench.backbones.environment import announced_processes
@@ -21,6 +21,7 @@ from beit3_bench.backbones.family import Asked, EngineRequest, TrainingEngine
 from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.backbones.images import check_header
 from beit3_bench.backbones.label_images import check_map
+from beit3_bench.backbones.recipe import load_recipe
 from beit3_bench.errors import BenchError
 
 RUNS = Path("results") / "runs"
@@ -62,7 +63,7 @@ class SegmentationEngine(TrainingEngine):
                 "or --from-scratch"
             )
         name = request.recipe or preset
-        recipe = load_recipe(task, name, request.options)
+        recipe = load_recipe(BEiT3Family(), self.asked, name, request.options)
         world = announced_processes()
         at_once, accumulate = divide_batch(recipe, world)
         settings = apply_recipe(variant(name), recipe, at_once)

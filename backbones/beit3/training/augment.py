@@ -22,6 +22,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from beit3_bench.backbones.preprocess import IMAGENET_MEAN
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.seeds import seed_of, seeded
 from beit3_bench.errors import BenchError
 
@@ -127,6 +128,17 @@ class TrainingTransform:
             if self.vl_randaugment:
                 image = randaugment(image)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def mixes_samples(recipe: Recipe) -> bool:
+    """Whether a recipe asks for `BatchMixing`."""
+    return bool(recipe.erase or recipe.mixup or recipe.cutmix)
+
+
+def refuse_mixing(recipe: Recipe, task: str) -> None:
+    """Raise for a recipe that mixes samples, on behalf of a task whose samples cannot be mixed."""
+    if mixes_samples(recipe):
+        raise BenchError(f"task {task}: erase, mixup and cutmix need class labels; set them to 0")
 
 
 class BatchMixing:

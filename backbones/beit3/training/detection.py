@@ -17,10 +17,12 @@ from beit3_bench.backbones.beit3.detection.options import DetectorOptions
 from beit3_bench.backbones.beit3.detection.plan import NET, DetectorPlan, start_detector, strided
 from beit3_bench.backbones.beit3.detection.reading import DetectionReader, checked_image
 from beit3_bench.backbones.beit3.detection.recipe import param_groups
-from beit3_bench.backbones.beit3.training.augment import derived, seed_of
+from beit3_bench.backbones.beit3.training.augment import refuse_mixing
+from beit3_bench.backbones.beit3.training.memory import gathered_parts, memory_bytes
 from beit3_bench.backbones.beit3.training.scale_jitter import LargeScaleJitter
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.family import Asked, Training, TrainingOptions, digest
+from beit3_bench.backbones.seeds import derived, seed_of
 from beit3_bench.errors import BenchError
 
 
@@ -32,10 +34,12 @@ class DetectionTraining(Training):
     """
 
     ability: Detection
+    shard_layers = ("Layer", "SpatialBlock")
 
     def __init__(self, asked: Asked, options: TrainingOptions):
         if asked.labels is None:
             raise BenchError(f"task {asked.task}: says no categories; a detector needs them to be trained")
+        refuse_mixing(options.recipe, asked.task)
         self.options, self.recipe, self.preset = DetectorOptions.of(asked.values), options.recipe, options.preset
         self.labels = tuple(asked.labels)
         self.options.check(asked.task)
@@ -162,3 +166,9 @@ class DetectionTraining(Training):
     def state_dict(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         """detectron2's names, which are the modules' own."""
         return official_state_dict(module)
+
+    def memory(self, samples: int, dtype: str, average: bool, shards: int = 1) -> dict[str, int]:
+        """Of the tower; what pyramid and heads store is not known."""
+        parameters = sum(p.numel() for p in self.module.parameters())
+        parts = gathered_parts(self.module, self.shard_layers)
+        return memory_bytes(self.config, parameters, samples, 0, dtype, average, shards, **parts)

@@ -22,7 +22,7 @@ from beit3_bench.backbones.beit3.native import Captioner, NativeAbility, PairCla
 from beit3_bench.backbones.beit3.reading import NativeReader
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer
-from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform
+from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform, mixes_samples, refuse_mixing
 from beit3_bench.backbones.beit3.training.groups import parameter_groups
 from beit3_bench.backbones.beit3.training.losses import (
     captioning_loss,
@@ -75,8 +75,8 @@ class NativeTraining(Training):
 
     def __init__(self, start: NativeStart):
         recipe, checkpoint = start.options.recipe, start.options.source and start.options.source.checkpoint
-        if (recipe.erase or recipe.mixup or recipe.cutmix) and not self.mixes:
-            raise BenchError(f"task {start.asked.task}: erase, mixup and cutmix need class labels; set them to 0")
+        if not self.mixes:
+            refuse_mixing(recipe, start.asked.task)
         self.origin, self.recipe, self.config = start, recipe, start.config
         reader = NativeReader(
             start.preprocessing, start.tokenizer if start.reads_text else None, TEXT_MULTIPLES.get(start.head, 8)
@@ -212,7 +212,7 @@ class ImageTraining(NativeTraining):
         super().__init__(start)
         r = start.options.recipe
         self.mixing = None
-        if r.erase or r.mixup or r.cutmix:
+        if mixes_samples(r):
             classes = start.arguments["num_classes"]
             self.mixing = BatchMixing(classes, r.erase, r.mixup, r.cutmix, r.mix_switch, r.label_smoothing)
 

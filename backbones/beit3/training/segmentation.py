@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:

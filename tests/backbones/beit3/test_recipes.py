@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from beit3_recipes import load_recipe, recipe_names
 
-from beit3_bench.backbones.beit3 import recipes
 from beit3_bench.backbones.beit3.config import BEiT3Config
-from beit3_bench.backbones.beit3.recipes import Recipe, is_recipe_key, load_recipe, make_recipe, recipe_names
+from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.errors import BenchError
 
 TASKS = ["flickr30k", "coco-retrieval", "imagenet", "imagenet-linear", "vqav2", "nlvr2", "coco-caption"]
@@ -70,11 +68,6 @@ def test_tiny_recipes_do_not_flip_where_texts_say_left_and_right(task):
     assert load_recipe(task, "tiny").flip == 0.0
 
 
-def test_every_field_with_a_number_has_a_range():
-    numeric = {f.name for f in dataclasses.fields(Recipe) if f.type in ("int", "float")}
-    assert numeric == set(recipes._RANGES)
-
-
 def test_overrides_convert():
     recipe = load_recipe(
         "vqav2",
@@ -114,19 +107,7 @@ def test_a_wrong_recipe_is_named(task, name, overrides, message):
         load_recipe(task, name, overrides)
 
 
-def test_a_section_of_the_wrong_type_is_named():
-    with pytest.raises(BenchError, match="auto_augment: 3 is not a text"):
-        make_recipe({"auto_augment": 3}, "x")
-
-
-def test_changed_names_what_decides_and_not_how_it_is_carried_out():
-    recipe = load_recipe("vqav2", "base")
-    stored = recipe.to_dict()
-    assert recipe.changed(stored) == {}
-    other = dataclasses.replace(recipe, lr=1e-3, micro_batch=4, save_steps=10, checkpoint_activations=True)
-    assert other.changed(stored) == {"lr": (3e-5, 1e-3)}
-
-
-def test_recipe_keys_are_told_from_task_options():
-    assert is_recipe_key("layer-decay")
-    assert not is_recipe_key("templates")
+def test_the_tasks_with_recipes_are_named():
+    assert set(BEiT3Family().recipe_tasks()) == {*TASKS, "coco-det", "ade20k-seg"}
+    with pytest.raises(BenchError, match=r"fine-tune one of: ade20k-seg, coco-caption, coco-det, .*, nlvr2, vqav2$"):
+        load_recipe("nocaps", "base")

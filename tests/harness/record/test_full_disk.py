@@ -12,7 +12,7 @@ import torch
 from native import invoke
 
 from beit3_bench.harness.training.journal import read_table
-from beit3_bench.harness.training.loop import Training
+from beit3_bench.harness.training.loop import TrainingLoop
 from beit3_bench.harness.training.state import read_state
 
 STEPS = 3
@@ -64,7 +64,7 @@ def check_one_line(done, disk: Path) -> None:
     ],
 )
 def test_disk_that_fills_up_at_a_step_keeps_the_step_before(native, disk, monkeypatch, room):
-    update = Training._update
+    update = TrainingLoop._update
 
     def filled(self, step, batches):
         if step == 1:
@@ -73,7 +73,7 @@ def test_disk_that_fills_up_at_a_step_keeps_the_step_before(native, disk, monkey
         return update(self, step, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_update", filled)
+        patch.setattr(TrainingLoop, "_update", filled)
         check_one_line(invoke(*words(native, disk / "t")), disk)
     assert read_state(disk / "t" / "state.pt")["step"] == 1
     assert torch.load(disk / "t" / "last.pth", weights_only=True)["model"]

@@ -291,7 +291,8 @@ def test_options_that_name_files_enter_by_content(tmp_path):
 
 
 def test_a_training_goes_on_only_with_the_same_option_files(tmp_path):
-    from beit3_bench.backbones.beit3.recipes import load_recipe
+    from beit3_recipes import load_recipe
+
     from beit3_bench.harness.training.state import check_same
 
     recipe = load_recipe("vqav2", "tiny", {})

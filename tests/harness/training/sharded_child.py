@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from beit3_bench.harness.cli import main
-from beit3_bench.harness.training.loop import Training
+from beit3_bench.harness.training.loop import TrainingLoop
 
-_run = Training.run
+_run = TrainingLoop.run
 
 
 def local(tensors: Iterable[Tensor]) -> int:
     return sum((t.to_local() if isinstance(t, DTensor) else t).numel() for t in tensors)
 
 
-def run(self: Training) -> dict[str, Any]:
+def run(self: TrainingLoop) -> dict[str, Any]:
     summary = _run(self)
     moments = [v for state in self.optimizer.state.values() for k, v in state.items() if k != "step"]
     facts = {"weights": local(self.model.parameters()), "moments": local(moments)}
@@ -35,5 +35,5 @@ def run(self: Training) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Training.run = run  # type: ignore[method-assign]
+    TrainingLoop.run = run  # type: ignore[method-assign]
     main(sys.argv[2:])

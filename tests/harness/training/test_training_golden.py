@@ -10,8 +10,8 @@ import torch
 from training_cases import DEPTH, HEADS, golden_json, golden_loss, golden_model
 
 from beit3_bench.backbones.beit3.checkpoint import official_names, official_state_dict
-from beit3_bench.backbones.beit3.recipes import Recipe
 from beit3_bench.backbones.beit3.training.groups import parameter_groups
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.training.loop import make_optimizer, set_rate
 from beit3_bench.harness.training.schedule import cosine_schedule

@@ -91,14 +91,14 @@ def test_run_takes_the_checkpoint_without_further_flags(world, tmp_path):
 def test_interrupted_and_resumed_equals_straight(world, tmp_path, monkeypatch):
     options = {"steps": "8", "save_steps": "4", "drop_path": "0.3", "ema_decay": "0.9"}
     train(request_for(world, tmp_path / "straight", options=options))
-    update = loop.Training._update
+    update = loop.TrainingLoop._update
 
     def interrupted(self, step, batches):
         if step == 6:
             raise KeyboardInterrupt
         return update(self, step, batches)
 
-    monkeypatch.setattr(loop.Training, "_update", interrupted)
+    monkeypatch.setattr(loop.TrainingLoop, "_update", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(request_for(world, tmp_path / "broken", options=options))
     assert "step 4 is kept" in caught.value.__notes__[0]
@@ -122,11 +122,11 @@ def test_kill_minus_9_and_resume_equals_straight(world, tmp_path):
         from beit3_bench.tasks.registry import get_task
         import torch
         torch.set_num_threads(1)
-        save = loop.Training.save
+        save = loop.TrainingLoop.save
         def die(self):
             save(self)
             os.kill(os.getpid(), signal.SIGKILL)
-        loop.Training.save = die
+        loop.TrainingLoop.save = die
         session.finetune(start.{request!r}, get_task("flickr30k"))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)

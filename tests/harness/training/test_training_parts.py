@@ -19,18 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beit3_bench.backbones.beit3.checkpoint import load_model_for
+from beit3_bench.backbones.beit3.checkpoint import load_model_for, official_state_dict
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
-from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.beit3.training.start import allowed_names, initialise_from_scratch
 from beit3_bench.backbones.checkpoints import read_checkpoint
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.files import save_atomic
 from beit3_bench.harness.record.fingerprints import digest, earlier_option_digests
 from beit3_bench.harness.training import curves
 from beit3_bench.harness.training.journal import CURVES, LOG, Journal, draw_curves, read_table
 from beit3_bench.harness.training.order import Division, GlobalBatches, share
-from beit3_bench.harness.training.start import allowed_names, initialise_from_scratch
 from beit3_bench.harness.training.state import check_best, check_same, read_state, save_checkpoint
 
 # ---- order ----------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_saved_checkpoint_is_read_without_further_flags(tmp_path: Path):
     model = build_model("retrieval", config)
     path = tmp_path / "best.pth"
     metadata = {"task": "flickr30k", "head": "retrieval", "preset": "tiny", "config": config.to_dict(), "step": 3}
-    save_checkpoint(path, model, metadata)
+    save_checkpoint(path, official_state_dict(model), metadata)
     loaded = load_model_for("retrieval", path)
     assert loaded.config == config
     assert loaded.metadata["task"] == "flickr30k"
@@ -212,7 +212,7 @@ def test_a_saved_checkpoint_is_read_without_further_flags(tmp_path: Path):
 def test_only_heads_and_the_final_norm_may_differ_from_a_pretrained_checkpoint():
     names = {"beit3.text_embed.weight", "beit3.encoder.layer_norm.A.weight", "head.weight"}
     tensors = {"module.mlm_head.weight": 0, "beit3.text_embed.weight": 0, "beit3.extra": 0}
-    assert allowed_names("x", names, tensors) == ["beit3.encoder.layer_norm.A.weight", "head.weight", "mlm_head.weight"]
+    assert allowed_names(names, tensors) == ["beit3.encoder.layer_norm.A.weight", "head.weight", "mlm_head.weight"]
 
 
 def test_scratch_initialisation_lets_more_of_the_input_through():
@@ -328,6 +328,8 @@ def test_metadata_survives_weights_only_loading(tmp_path: Path):
     path = tmp_path / "x.pth"
     model = build_model("retrieval", BEiT3Config.preset("tiny", embed_dim=48, ffn_dim=96, depth=1, vocab_size=99))
     save_checkpoint(
-        path, model, {"recipe": Recipe().to_dict(), "vocabulary": None, "head_arguments": {"num_classes": 3}}
+        path,
+        official_state_dict(model),
+        {"recipe": Recipe().to_dict(), "vocabulary": None, "head_arguments": {"num_classes": 3}},
     )
     assert read_checkpoint(path).metadata["recipe"]["betas"] == [0.9, 0.999]

@@ -79,14 +79,14 @@ def test_a_state_goes_on_sharded_or_whole(world, tmp_path, monkeypatch):
     run_ranks([command] * 2, strike(folder / STATE, 1))
     first = read_state(folder / STATE)["step"]
     assert 3 <= first < 14
-    update = loop.Training._update
+    update = loop.TrainingLoop._update
 
     def interrupted(self, step, batches):
         if step == first + 4:
             raise KeyboardInterrupt
         return update(self, step, batches)
 
-    monkeypatch.setattr(loop.Training, "_update", interrupted)
+    monkeypatch.setattr(loop.TrainingLoop, "_update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(dataclasses.replace(request, resume=True))
     monkeypatch.undo()
