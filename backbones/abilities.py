@@ -103,12 +103,17 @@ class Ability(ABC):
     Class attributes:
         word: as messages and `-o` name it (``"embed"``).
         value: what `predict` gives for an item, in words.
+
+    module: the network; None for a model that is none of torch's.
+    labels: what the outputs of a classifier are taken to mean, in order; set by whoever knows.
     """
 
     word: ClassVar[str]
     value: ClassVar[str]
 
-    def __init__(self, module: nn.Module, reader: Reader):
+    labels: tuple[str, ...] | None = None
+
+    def __init__(self, module: nn.Module | None, reader: Reader):
         self.module, self.reader = module, reader
 
     @abstractmethod

@@ -197,6 +197,7 @@ class Model:
     random: whether tensors kept random values, so that the seed is part of the weights.
     companions: files beside the checkpoint that were read (the tokenizer), by option.
     metadata: what the file carries beside its weights, where this project wrote it.
+    outputs: what the file says of the outputs of its head; None for an ability without labels.
     """
 
     ability: Ability
@@ -210,9 +211,10 @@ class Model:
     random: bool = False
     companions: dict[str, Path] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Outputs | None = None
 
     @property
-    def module(self) -> torch.nn.Module:
+    def module(self) -> torch.nn.Module | None:
         """The network."""
         return self.ability.module
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from beit3_bench.backbones.family import Family, LoadOptions, Model, Source, family_options
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outputs, Source, family_options
 from beit3_bench.backbones.registry import families, find_family, locate
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RunRequest
@@ -60,20 +60,33 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
     Raises:
         BenchError: no or several families, an ability that the family does not offer, and everything that `Family.load` raises.
     """
-    asked = task.asked(split)
-    family = located.family or find_family(located.source, asked.ability)
-    if asked.ability not in family.abilities:
-        offered = ", ".join(ability.word for ability in family.abilities)
-        raise BenchError(
-            f"{located.path}: {family.name} offers {offered}; {task.name} asks {asked.ability.word}; "
-            "give a checkpoint of another family"
-        )
-    family.check(asked)
-    given = parse_options(family.Options, split_options(type(task), request.options)[1], f"family {family.name}")
-    how = LoadOptions(request.tokenizer, request.preset, request.image_size, request.allow_missing, given)
-    model = family.load(located.source, asked, how)
+    model = load_asked(located, task.asked(split), request, split_options(type(task), request.options)[1])
     reader = model.ability.reader
     if request.image_cache is not None and reader.transform is not None:
         reader.transform = ImageCache(request.image_cache, reader.transform)
     reader.prepare([task.item(example) for example in split.examples])
+    return model
+
+
+def load_asked(located: Located, asked: Asked, request: RunRequest, options: Mapping[str, str]) -> Model:
+    """The model of a checkpoint for what is asked. options: the family's own."""
+    family = located.family or find_family(located.source, asked.ability)
+    if asked.ability not in family.abilities:
+        offered = ", ".join(ability.word for ability in family.abilities)
+        raise BenchError(
+            f"{located.path}: {family.name} offers {offered}; {asked.task} asks {asked.ability.word}; "
+            "give a checkpoint of another family"
+        )
+    family.check(asked)
+    given = parse_options(family.Options, options, f"family {family.name}")
+    how = LoadOptions(request.tokenizer, request.preset, request.image_size, request.allow_missing, given)
+    known: list[Outputs] = []
+
+    def check(outputs: Outputs) -> list[str]:
+        known.append(outputs)
+        return asked.check_outputs(outputs)
+
+    model = family.load(located.source, replace(asked, check_outputs=check), how)
+    model.outputs = known[0] if known else None
+    model.ability.labels = asked.labels if asked.labels is not None else model.identity.labels
     return model

@@ -108,6 +108,21 @@ def run_task(
     located = processes.together(lambda: Located.of(request.checkpoint))
     prepared = processes.together(lambda: read(request, task_class, clock))
     model, device = processes.together(lambda: load(request, located, prepared, processes, clock))
+    return run_model(request, located, prepared, model, device, processes, clock, expected, replayed)
+
+
+def run_model(
+    request: RunRequest,
+    located: Located,
+    prepared: Prepared,
+    model: Model,
+    device: torch.device,
+    processes: Processes,
+    clock: Clock,
+    expected: Mapping[str, str] | None = None,
+    replayed: RunStore | None = None,
+) -> Outcome:
+    """The rest of a run, from a model that has been loaded: rows -> scores -> result.json."""
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(prepared.task, request, model, prepared.split)
     processes.agree(fingerprints, "what the run stands on")

@@ -80,8 +80,8 @@ def load_native(source: Source, asked: Asked, options: LoadOptions) -> Model:
     reads_text = asked.text or head == "coco-caption"
     tokenizer, file = find_tokenizer(asked.task, options.tokenizer, source.path.parent) if reads_text else (None, None)
     checkpoint = source.checkpoint
-    labels, notes = check_outputs(checkpoint, head, asked, options.allow_missing)
-    arguments = {"num_classes": len(labels)} if labels is not None else {}
+    outputs, notes = check_outputs(checkpoint, head, asked, options.allow_missing)
+    arguments = {} if outputs is None else {"num_classes": outputs}
     loaded = load_model_for(
         head, checkpoint, options.preset, options.image_size, arguments, options.allow_missing, _heads(options)
     )
@@ -91,7 +91,7 @@ def load_native(source: Source, asked: Asked, options: LoadOptions) -> Model:
     reader = NativeReader(
         loaded.preprocessing, tokenizer, TEXT_MULTIPLES.get(head, 8), loaded.config.vocab_size, loaded.path
     )
-    ability = native_ability(head, loaded.model, reader, loaded.preprocessing, labels, asked.values)
+    ability = native_ability(head, loaded.model, reader, loaded.preprocessing, asked.values)
     resolved = dataclasses.asdict(ability.decoding) if isinstance(ability, Captioner) else {}
     protocol = f"{ability.decoding.num_beams} beams" if isinstance(ability, Captioner) else PROTOCOLS[head]
     return model_of(
@@ -112,15 +112,17 @@ def native_ability(
     module: nn.Module,
     reader: NativeReader,
     preprocessing: Preprocessing,
-    labels: Sequence[str] | None,
     values: Mapping[str, Any],
 ) -> Ability:
     """The ability of a native head. values: options of the task, for how captions are searched."""
-    if head == "vqav2":
-        return AnswerClassifier(module, reader, preprocessing, labels or ())
     if head == "coco-caption":
         return Captioner(module, reader, preprocessing, decoding_of(values))
-    kinds = {"retrieval": DualEncoder, "nlvr2": PairClassifier, "imagenet-linear": ImageClassifier}
+    kinds = {
+        "retrieval": DualEncoder,
+        "vqav2": AnswerClassifier,
+        "nlvr2": PairClassifier,
+        "imagenet-linear": ImageClassifier,
+    }
     return kinds[head](module, reader, preprocessing)
 
 
@@ -225,14 +227,14 @@ def labels_in(metadata: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...] 
 
 def check_outputs(
     checkpoint: Checkpoint, head: str, asked: Asked, allow_missing: Sequence[str] = ()
-) -> tuple[tuple[str, ...] | None, list[str]]:
+) -> tuple[int | None, list[str]]:
     """Compare the outputs of a native head with what the task takes them to mean, before it is loaded.
 
     Returns:
-        The labels of the outputs, None for a head that is no classifier; and notes.
+        How many outputs the head is built with, None for a head that is no classifier; and notes.
 
     Raises:
-        BenchError: they differ, or nothing says what they are.
+        BenchError: they differ.
     """
     layer = HEADS[head].output_layer
     if not layer:
@@ -242,16 +244,16 @@ def check_outputs(
     trained = labels_in(checkpoint.metadata, checkpoint.path)
     labels = asked.labels if asked.labels is not None else trained
     if labels is None:
-        raise BenchError(
-            f"{checkpoint.path}: does not say what the {count or 'outputs'} of its head mean, nor does task {asked.task}; "
-            "fine-tune it with beit3-bench, which writes it down"
-        )
-    stays_random = any(fnmatch.fnmatchcase(layer, pattern) for pattern in allow_missing) and count != len(labels)
-    if stays_random:
-        return labels, []
+        return count, asked.check_outputs(_outputs(checkpoint, asked, None, count))
+    if any(fnmatch.fnmatchcase(layer, pattern) for pattern in allow_missing) and count != len(labels):
+        return len(labels), []  # it keeps random values
+    return len(labels), asked.check_outputs(_outputs(checkpoint, asked, trained, count))
+
+
+def _outputs(checkpoint: Checkpoint, asked: Asked, labels: tuple[str, ...] | None, count: int | None) -> Outputs:
     weight = find_released(checkpoint.path)
     released = weight is not None and weight.task == asked.task
-    return labels, asked.check_outputs(Outputs(checkpoint.path, trained, count, released, checkpoint.metadata))
+    return Outputs(checkpoint.path, labels, count, released, checkpoint.metadata)
 
 
 def random_tensors(model: nn.Module, report: LoadReport, allow_missing: Sequence[str]) -> list[str]:

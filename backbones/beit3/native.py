@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.abilities import Ability, Answers, Batch, Captions, Classifies, Embeds
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -85,17 +86,19 @@ class PatchMeans(NativeAbility, Embeds):
 
 
 class AnswerClassifier(NativeAbility, Answers):
-    """The answer of the greatest logit (BEiT-3 paper, section 3.1.1: pooled vision CLS)."""
-
-    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing, answers: Sequence[str]):
-        super().__init__(module, reader, preprocessing)
-        self.answers = list(answers)
+    """The answer of the greatest logit (BEiT-3 paper, section 3.1.1: pooled vision CLS); ``labels`` are the answers."""
 
     def predict(self, batch: Batch) -> list[str]:
+        """Raises: BenchError: nothing says what the outputs mean."""
+        if self.labels is None:
+            raise BenchError(
+                f"{self.reader.checkpoint}: does not say which answers its outputs are; give the annotations, or the official "
+                "answer2label.txt"
+            )
         logits = self.module(
             self.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], batch["image_index"]
         )
-        return [self.answers[best] for best in logits.argmax(dim=-1).tolist()]
+        return [self.labels[best] for best in logits.argmax(dim=-1).tolist()]
 
 
 class PairClassifier(NativeAbility, Classifies):
