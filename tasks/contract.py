@@ -177,6 +177,10 @@ class Task(ABC):
             dict(vars(self.options)),
         )
 
+    def labels_without_data(self) -> tuple[str, ...] | None:
+        """What the outputs of released heads mean, where that is known without the data."""
+        return None
+
     def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         """Compare what a checkpoint's outputs mean with what this data takes them to mean.
 

@@ -123,6 +123,9 @@ DATA_ROOT/
             )
         return Split(split, tuple(examples), LABELS, path)
 
+    def labels_without_data(self) -> tuple[str, ...]:
+        return LABELS
+
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """The predicted truth, and the difference of the two scores."""
         scores = np.stack(values)

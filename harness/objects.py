@@ -1,0 +1,159 @@
+"""Any Python object that has an ability's methods, as a model that the harness can run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from beit3_bench.backbones.abilities import (
+    Ability,
+    Answers,
+    Batch,
+    Caption,
+    Captions,
+    Classifies,
+    Detects,
+    Embeds,
+    Item,
+    Reader,
+    Segments,
+)
+from beit3_bench.backbones.family import Identity, Model, ModelCard, digest
+from beit3_bench.errors import BenchError
+from beit3_bench.tasks.contract import Task
+
+
+@runtime_checkable
+class CanEmbed(Protocol):
+    def embed(self, *, images: Any = None, texts: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class CanAnswer(Protocol):
+    def answer(self, *, images: Any, questions: Any) -> Any: ...
+
+
+@runtime_checkable
+class CanCaption(Protocol):
+    def caption(self, *, images: Any) -> Any: ...
+
+
+@runtime_checkable
+class CanClassify(Protocol):
+    def classify(self, *, images: Any, texts: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class CanDetect(Protocol):
+    def detect(self, *, images: Any) -> Any: ...
+
+
+@runtime_checkable
+class CanSegment(Protocol):
+    def segment(self, *, images: Any) -> Any: ...
+
+
+class _AsAsked(Reader):
+    """Items as they are; images and texts never share a batch."""
+
+    def length(self, item: Item) -> int:
+        return int(item.text is None)
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        return {"items": list(items)}
+
+
+class _Object(Ability):
+    """An object's method as an ability."""
+
+    def __init__(self, asked: Any):
+        super().__init__(None, _AsAsked())
+        self.asked = asked
+
+    def predict(self, batch: Batch) -> list[Any]:
+        items: list[Item] = batch["items"]
+        values = list(self.values(items))
+        if len(values) != len(items):
+            raise BenchError(
+                f"{type(self.asked).__name__}.{self.word}: gave {len(values)} values for {len(items)} items"
+            )
+        return values
+
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def images(self, items: Sequence[Item]) -> list[Any]:
+        return [item.images[0] if len(item.images) == 1 else item.images for item in items]
+
+
+class _Embedding(_Object, Embeds):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        given = {"images": self.images(items)} if items[0].images else {"texts": [item.text for item in items]}
+        return list(np.asarray(self.asked.embed(**given), dtype=np.float32))
+
+
+class _Answering(_Object, Answers):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        return self.asked.answer(images=self.images(items), questions=[item.text for item in items])
+
+
+class _Captioning(_Object, Captions):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        return [Caption(text) for text in self.asked.caption(images=self.images(items))]
+
+
+class _Classifying(_Object, Classifies):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        texts = {} if items[0].text is None else {"texts": [item.text for item in items]}
+        return [self._scores(value) for value in self.asked.classify(images=self.images(items), **texts)]
+
+    def _scores(self, value: Any) -> np.ndarray:
+        """Scores, or the best (label, score), as scores over the data's labels."""
+        if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)):
+            return np.asarray(value, dtype=np.float32)
+        if self.labels is None or value[0] not in self.labels:
+            raise BenchError(f"{type(self.asked).__name__}.classify: label {value[0]!r} is none of the data's")
+        scores = np.zeros(len(self.labels), dtype=np.float32)
+        scores[self.labels.index(value[0])] = max(value[1], np.finfo(np.float32).tiny)
+        return scores
+
+
+class _Detecting(_Object, Detects):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        return self.asked.detect(images=self.images(items))
+
+
+class _Segmenting(_Object, Segments):
+    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+        return self.asked.segment(images=self.images(items))
+
+
+_KINDS: dict[type[Ability], tuple[type, type[_Object]]] = {
+    Embeds: (CanEmbed, _Embedding),
+    Answers: (CanAnswer, _Answering),
+    Captions: (CanCaption, _Captioning),
+    Classifies: (CanClassify, _Classifying),
+    Detects: (CanDetect, _Detecting),
+    Segments: (CanSegment, _Segmenting),
+}
+
+
+def plain_model(asked: Any, task: Task) -> Model:
+    """An object with an ability's methods, as a model. It has no identity: a run folder of another object is never gone on with.
+
+    Raises:
+        BenchError: it lacks the method that the task asks for.
+    """
+    needed, kind = _KINDS[task.ability]
+    if not isinstance(asked, needed):
+        raise BenchError(
+            f"{type(asked).__name__}: task {task.name} asks {task.ability.word}, and it has no method of that name; "
+            "see beit3_bench.evaluate"
+        )
+    name = type(asked).__name__
+    ability = kind(asked)
+    unknown = digest(secrets.token_hex(16))
+    return Model(ability, ModelCard("object", name, "", protocol=""), Identity(unknown, digest(name), unknown))
