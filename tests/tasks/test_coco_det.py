@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,24 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking import ask, load
 from goldens import COMMITTED, metrics_golden
 from native import edit_json, invoke
 from PIL import Image, ImageOps
 from random_detector import random_detector
 from run_requests import run_request, with_settings
 
+from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
-from beit3_bench.backbones.checkpoints import METADATA_KEY, read_checkpoint
-from beit3_bench.backbones.recipe import Recipe
+from beit3_bench.backbones.beit3.recipes import Recipe
+from beit3_bench.backbones.checkpoints import METADATA_KEY
+from beit3_bench.backbones.family import Source, TrainingOptions
+from beit3_bench.backbones.registry import get_family
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.evidence.compare import compare
 from beit3_bench.harness.evidence.verify import verify
-from beit3_bench.harness.inputs import read_examples
+from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.coco_det import CocoDetection
-from beit3_bench.tasks.contract import ScoreInputs
+from beit3_bench.tasks.contract import ScoreInputs, Split
 from beit3_bench.tasks.tinyworld.world import write_tiny_world
 
 TOWER = BEiT3Config(image_size=64, patch_size=16, embed_dim=32, num_heads=2, ffn_dim=64, depth=4)
@@ -66,14 +71,10 @@ def task(coco: Path, **options: str) -> CocoDetection:
     return CocoDetection(coco, {"engine": "native", **options})
 
 
-def predicted(coco: Path, checkpoint: Path, count: int = 4, **options: str) -> tuple[CocoDetection, list, dict]:
+def predicted(coco: Path, checkpoint: Path, count: int = 4, **options: str) -> tuple[CocoDetection, Split, dict]:
     own = task(coco, **options)
-    examples = own.examples("val2017")[:count]
-    loaded = own.load_model(checkpoint, None, None, ())
-    own.bind(loaded.preprocessing, None)
-    with torch.inference_mode():
-        rows = own.predict(loaded.model, own.collate(examples))
-    return own, examples, {row["id"]: row for row in rows}
+    split = own.limited(own.read("val2017"), count)
+    return own, split, ask(own, split, load(own, split, checkpoint))
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------------
@@ -205,24 +206,24 @@ def perfect_rows(examples) -> dict[str, Any]:
 
 def test_the_truth_itself_scores_one(coco):
     own = task(coco)
-    examples = own.examples("val2017")
-    scores = own.score(perfect_rows(examples), examples)
+    split = own.read("val2017")
+    scores = own.score(perfect_rows(split.examples), split)
     assert {scores.metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75")} == {1.0}
     assert {m.name for m in own.metrics} == set(scores.metrics)
     assert own.estimate(scores.table.sums())["segm/AP"] == pytest.approx(1.0)
 
 
 def test_scores_of_a_run_equal_those_of_its_result_files(coco, checkpoint, tmp_path):
-    own, examples, rows = predicted(coco, checkpoint, 6)
-    scores = own.score(rows, examples)
+    own, split, rows = predicted(coco, checkpoint, 6)
+    scores = own.score(rows, split)
     assert scores.counts["detections"] > 20
     assert set(scores.metrics) == {m.name for m in own.metrics}
     truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
-    wanted = {int(e.id) for e in examples}
+    wanted = {int(e.id) for e in split.examples}
     truth["images"] = [image for image in truth["images"] if image["id"] in wanted]
     truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in wanted]
     (tmp_path / "part.json").write_text(json.dumps(truth))
-    files = own.submission(rows, examples, tmp_path)
+    files = own.submission(rows, split, tmp_path)
     assert [path.name for path in files] == ["bbox_results.json", "segm_results.json"]
     for path, kind in zip(files, ("bbox", "segm"), strict=True):
         again = CocoDetection.score_file(ScoreInputs(path, tmp_path / "part.json", iou_type=kind)).metrics
@@ -235,8 +236,7 @@ def test_every_ap_backend_gives_the_same_statistics_and_intervals(coco, checkpoi
     if backend == "faster-coco-eval":
         pytest.importorskip("faster_coco_eval")
     own, other = task(coco), task(coco, ap_backend=backend)
-    examples = own.examples("val2017")
-    other.examples("val2017")
+    split = own.read("val2017")
     rows = {
         e.id: {
             "id": e.id,
@@ -246,9 +246,9 @@ def test_every_ap_backend_gives_the_same_statistics_and_intervals(coco, checkpoi
                 for k, o in enumerate(e.target)
             ],
         }
-        for e in examples
+        for e in split.examples
     }
-    ours, theirs = own.score(rows, examples), other.score(rows, examples)
+    ours, theirs = own.score(rows, split), other.score(rows, other.read("val2017"))
     assert 0 < ours.metrics["bbox/AP"] < 1
     assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-12, nan_ok=True)
     assert theirs.table.ids == ours.table.ids
@@ -262,18 +262,20 @@ def test_an_ap_backend_that_is_not_installed_is_named_before_the_run(coco, monke
 
 def test_a_detector_without_mask_head_is_scored_on_boxes_alone(coco, tmp_path):
     path = save(tmp_path / "boxes.pth", PLAN.replace(with_masks=False))
-    own, examples, rows = predicted(coco, path)
-    scores = own.score(rows, examples)
+    own, split, rows = predicted(coco, path)
+    scores = own.score(rows, split)
     assert set(scores.metrics) == {m.name for m in own.metrics if m.name.startswith("bbox/")}
     assert scores.notes == ["the detector has no mask head: boxes only"]
-    assert [p.name for p in own.submission(rows, examples, tmp_path)] == ["bbox_results.json"]
+    assert [p.name for p in own.submission(rows, split, tmp_path)] == ["bbox_results.json"]
 
 
 def test_annotations_without_masks_are_scored_on_boxes_alone(coco, checkpoint):
-    own, examples, rows = predicted(coco, checkpoint)
-    for example in examples:
-        example.target = [{k: v for k, v in o.items() if k != "segmentation"} for o in example.target]
-    scores = own.score(rows, examples)
+    own, split, rows = predicted(coco, checkpoint)
+    bare = [
+        dataclasses.replace(e, target=[{k: v for k, v in o.items() if k != "segmentation"} for o in e.target])
+        for e in split.examples
+    ]
+    scores = own.score(rows, split.of(bare))
     assert scores.notes == ["the annotations have no masks: boxes only"]
     assert "bbox/AP" in scores.metrics
 
@@ -284,17 +286,17 @@ def test_annotations_without_masks_are_scored_on_boxes_alone(coco, checkpoint):
 def test_rows_hold_the_detections_in_official_terms(coco, checkpoint):
     from pycocotools import mask
 
-    own, examples, rows = predicted(coco, checkpoint, 3)
-    model = detector()
-    for example in examples:
+    own, split, rows = predicted(coco, checkpoint, 3)
+    model, preprocessing = detector(), load(own, split, checkpoint).ability.reader.preprocessing
+    for example in split.examples:
         with Image.open(example.images[0]) as picture:
-            image = own.preprocessing.pixels(picture.convert("RGB"))
+            image = preprocessing.pixels(picture.convert("RGB"))
         size = (example.meta["height"], example.meta["width"])
         with torch.no_grad():
             found = model.detect([{"image": image, "height": size[0], "width": size[1]}])[0]
         detections = rows[example.id]["detections"]
         assert len(detections) == len(found["scores"]) > 0
-        ids = [category["id"] for category in own.classes]
+        ids = [category["id"] for category in split.truth]
         assert [d["category_id"] for d in detections] == [ids[c] for c in found["classes"].tolist()]
         np.testing.assert_allclose([d["score"] for d in detections], found["scores"].numpy(), atol=1e-5)
         boxes = np.array([d["bbox"] for d in detections])
@@ -306,14 +308,10 @@ def test_rows_hold_the_detections_in_official_terms(coco, checkpoint):
 
 
 def test_batches_of_any_size_give_the_same_rows(coco, checkpoint):
-    _, examples, together = predicted(coco, checkpoint, 3)
-    own = task(coco)
-    own.examples("val2017")
-    loaded = own.load_model(checkpoint, None, None, ())
-    own.bind(loaded.preprocessing, None)
-    for example in examples:
-        with torch.inference_mode():
-            (alone,) = own.predict(loaded.model, own.collate([example]))
+    own, split, together = predicted(coco, checkpoint, 3)
+    model = load(own, split, checkpoint)
+    for example in split.examples:
+        (alone,) = ask(own, split.of([example]), model).values()
         mates = together[example.id]["detections"]
         assert [d["category_id"] for d in alone["detections"]] == [d["category_id"] for d in mates]
         np.testing.assert_allclose([d["bbox"] for d in alone["detections"]], [d["bbox"] for d in mates], atol=1e-3)
@@ -325,9 +323,8 @@ def test_batches_of_any_size_give_the_same_rows(coco, checkpoint):
 )
 def test_images_are_resized_as_asked(coco, checkpoint, options, shape):
     own = task(coco, **options)
-    example = own.examples("val2017")[0]
-    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
-    batch = own.collate([example])
+    split = own.read("val2017")
+    batch = load(own, split, checkpoint).ability.reader.collate([own.item(split.examples[0])])
     assert batch["images"].dtype == torch.uint8
     height, width = batch["shapes"][0][0]
     if "short_side" in options:
@@ -351,10 +348,12 @@ def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
     tower = BEiT3Config.preset("tiny", patch_size=16)
     path = save(tmp_path / "model_final.pth", PLAN.replace(window_size=14, proposals=1000), tower, metadata=False)
     own = task(coco, score_threshold="0.1")
-    own.examples("val2017")
-    loaded = own.load_model(path, None, 96, ())
-    assert (loaded.preset, loaded.config.image_size, own.plan.window_size) == ("tiny", 96, 14)
-    assert own.plan == PLAN.replace(window_size=14, proposals=1000)
+    model = load(own, own.read("val2017"), path, image_size=96)
+    assert (model.card.preset, model.card.image_size) == ("tiny", 96)
+    assert model.card.resolved == {"engine": "native"}  # what no file decided stays as it was asked for
+    blocks, rpn = model.module.backbone.net.blocks, model.module.proposal_generator
+    assert {block.window_size for block in blocks} == {0, 14}
+    assert rpn.post_nms_topk == 1000
 
 
 # ---- a run ------------------------------------------------------------------------------------------------------------
@@ -362,7 +361,7 @@ def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
 
 def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path):
     request = run_request(
-        "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / "run",
+        "coco-det", checkpoint, coco, compute=CPU, limit=5, output=tmp_path / "run",
         options={"engine": "native", "score_threshold": "0.2"},
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
@@ -395,7 +394,7 @@ def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_wh
     if told:
         (path.parent / "config.yaml").write_text(CONFIG_YAML)
     request = run_request(
-        "coco-det", path, coco, device="cpu", workers=0, limit=2, output=tmp_path / "run", preset="tiny",
+        "coco-det", path, coco, compute=CPU, limit=2, output=tmp_path / "run", preset="tiny",
         options={"engine": "native", "score_threshold": "0.2"}, image_size=None if told else 96,
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
@@ -420,11 +419,12 @@ def test_training_goes_on_from_a_detector_as_it_was_trained(coco, tmp_path, told
     path = detectron2_file(tmp_path / "d2")
     if told:
         (path.parent / "config.yaml").write_text(CONFIG_YAML)
-    own = task(coco, **{k: v for k, v in SMALL.items() if k not in ("window_size", "proposals")}, head="mask_rcnn")
-    own.training_examples()
-    _, _, report, _ = own.training_model("tiny", RECIPE, read_checkpoint(path))
-    assert (own.plan.window_size, own.plan.proposals) == ((5, 40) if told else (14, 1000))
-    assert [note.partition(": ")[2].partition(" (")[0] for note in report.notes] == (
+    options = {k: v for k, v in SMALL.items() if k not in ("window_size", "proposals")}
+    own = task(coco, **options, head="mask_rcnn")
+    training = start(own, own.training_split(), path)
+    assert (training.plan.window_size, training.plan.proposals) == ((5, 40) if told else (14, 1000))
+    assert training.resolved == {"engine": "native", **({"window_size": 5, "proposals": 40} if told else {})}
+    assert [note.partition(": ")[2].partition(" (")[0] for note in training.notes] == (
         [] if told else ["does not say how it was trained; assumed: 14 tokens along a window, 1000 proposals"]
     )
 
@@ -432,15 +432,15 @@ def test_training_goes_on_from_a_detector_as_it_was_trained(coco, tmp_path, told
 @pytest.mark.parametrize("before", [True, False])
 def test_a_mask_head_that_only_one_of_both_has_is_new_or_left_out(coco, tmp_path, before):
     path = save(tmp_path / "objects.pth", PLAN.replace(num_classes=11, with_masks=before))
-    _, _, model, _, _, new = trainable(coco, path, masks="0" if before else "1")
-    assert (model.roi_heads.mask_head is None) == before
-    assert any(name.startswith("roi_heads.mask_head.") for name in new) == (not before)
+    training = trainable(coco, path, masks="0" if before else "1")[2]
+    assert (training.module.roi_heads.mask_head is None) == before
+    assert any(name.startswith("roi_heads.mask_head.") for name in training.new) == (not before)
 
 
 def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
     for name, options in {"a": {}, "b": {"score_threshold": "0.9", "ap_backend": "pycocotools"}}.items():
         request = run_request(
-            "coco-det", checkpoint, coco, device="cpu", workers=0, limit=5, output=tmp_path / name,
+            "coco-det", checkpoint, coco, compute=CPU, limit=5, output=tmp_path / name,
             options={"engine": "native", **options},
         )  # fmt: skip
         run_task(request, CocoDetection)
@@ -461,7 +461,7 @@ def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
 
 def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp_path):
     request = run_request(
-        "coco-det", checkpoint, coco, split="test-dev", device="cpu", workers=0, limit=3, output=tmp_path / "run",
+        "coco-det", checkpoint, coco, split="test-dev", compute=CPU, limit=3, output=tmp_path / "run",
         options={"engine": "native", "algorithm": "beit3-base"},
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
@@ -508,24 +508,28 @@ def turned(coco: Path, tmp_path: Path, orientation: int, swap: bool, split: str 
 def test_images_are_turned_upright_as_by_detectron2(coco, tmp_path, checkpoint, orientation):
     root, path = turned(coco, tmp_path, orientation, swap=orientation > 4)
     own = task(root)
-    example = next(e for e in own.examples("val2017") if e.images[0] == str(path))
-    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
-    batch = own.collate([example])
+    split = own.read("val2017")
+    example = next(e for e in split.examples if e.images[0] == str(path))
+    reader = load(own, split, checkpoint).ability.reader
+    batch = reader.collate([own.item(example)])
     with Image.open(path) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
         assert (np.asarray(upright).shape == np.asarray(picture).shape) == (orientation < 5)
     height, width = batch["shapes"][0][0]
-    assert torch.equal(batch["images"][0][:, :height, :width], own.preprocessing.pixels(upright))
+    assert torch.equal(batch["images"][0][:, :height, :width], reader.preprocessing.pixels(upright))
     assert batch["sizes"] == [(upright.height, upright.width)]
+    with Image.open(path) as picture:  # the API takes images, too
+        assert torch.equal(reader.collate([Item(images=(picture,))])["images"], batch["images"])
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_training_sees_the_upright_image_with_its_boxes(coco, tmp_path, orientation):
     root, path = turned(coco, tmp_path, orientation, swap=orientation > 4, split="train2017")
-    own = task(root, jitter_min="1", jitter_max="1")
-    example = next(e for e in own.training_examples() if e.images[0] == str(path))
-    own.configure_training({**RECIPE.to_dict(), "image_size": 320, "flip": 0.0})
-    (made,) = own.training_collate([example], torch.Generator().manual_seed(0), lambda *_: None)["inputs"]
+    own = task(root, **SMALL, jitter_min="1", jitter_max="1")
+    split = own.training_split()
+    example = next(e for e in split.examples if e.images[0] == str(path))
+    training = start(own, split, recipe=dataclasses.replace(RECIPE, image_size=320, flip=0.0))
+    (made,) = training.collate([own.training_item(example)], torch.Generator().manual_seed(0))["inputs"]
     with Image.open(path) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
     factor = 320 / max(upright.size)
@@ -579,25 +583,29 @@ RECIPE = Recipe(image_size=96, weight_decay=0.1, layer_decay=0.5, drop_path=0.2)
 SMALL = {"out_channels": "16", "fc_dim": "24", "proposals": "50", "rois_per_image": "16", "window_size": "3"}
 
 
-def trainable(coco: Path, checkpoint: Path | None = None, **options: str):
+def start(own: CocoDetection, split: Split, checkpoint: Path | None = None, recipe: Recipe = RECIPE) -> Any:
+    source = Source(str(checkpoint), checkpoint) if checkpoint else None
+    return get_family("beit3").start_training(own.asked(split), TrainingOptions(recipe, "tiny", source))
+
+
+def trainable(coco: Path, checkpoint: Path | None = None, **options: str) -> tuple[CocoDetection, list[Item], Any]:
     own = task(coco, **{**SMALL, "head": "mask_rcnn", **options})
-    examples = own.training_examples()
-    source = read_checkpoint(checkpoint) if checkpoint else None
-    torch.manual_seed(0)
-    model, config, report, new = own.training_model("tiny", RECIPE, source)
-    own.configure_training(RECIPE.to_dict())
-    return own, examples, model.train(), config, report, new
+    split = own.training_split()
+    training = start(own, split, checkpoint)
+    training.module.train()
+    return own, [own.training_item(e) for e in split.examples], training
 
 
 @pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_a_few_steps_lower_the_loss(coco, head):
-    own, examples, model, *_ = trainable(coco, head=head, jitter_min="0.9", jitter_max="1.0")
+    _, items, training = trainable(coco, head=head, jitter_min="0.9", jitter_max="1.0")
+    model = training.module
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for _ in range(15):
-        batch = own.training_collate(examples[:2], torch.Generator().manual_seed(0), lambda *_: None)
+    for step in range(15):
+        batch = training.collate(items[:2], torch.Generator().manual_seed(0))
         torch.manual_seed(0)
-        loss = own.loss(model, batch, lambda tensor: tensor)
+        loss = training.loss(model, batch, lambda tensor: tensor, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -607,23 +615,21 @@ def test_a_few_steps_lower_the_loss(coco, head):
 
 def test_crowds_and_images_without_objects_are_not_trained_on(coco):
     own = task(coco)
-    everything, chosen = own.examples("train2017"), task(coco).training_examples()
+    everything, chosen = own.read("train2017").examples, own.training_split().examples
     crowds = sum(o["iscrowd"] for e in everything for o in e.target)
     assert crowds > 0
     assert len(chosen) < len(everything)
     assert all(e.target for e in chosen)
-    assert sum(len(e.target) for e in chosen) == sum(
-        not o["iscrowd"] for e in own.examples("train2017") for o in e.target
-    )
+    assert sum(len(e.target) for e in chosen) == sum(not o["iscrowd"] for e in everything for o in e.target)
     assert {o["class"] for e in chosen for o in e.target} == set(range(6))
 
 
 def test_rates_fall_with_depth_and_norms_do_not_decay(coco):
-    own, _, model, config, *_ = trainable(coco)
+    training = trainable(coco)[2]
     rates = {}
-    for group in own.parameter_groups(model, config, RECIPE):
+    for group in training.groups():
         rates |= {name: (group["lr_scale"], group["weight_decay"]) for name in group["names"]}
-    assert set(rates) == dict(model.named_parameters()).keys()
+    assert set(rates) == dict(training.module.named_parameters()).keys()
     assert rates["backbone.net.pos_embed"] == (0.5**5, 0.0)
     assert rates["backbone.net.blocks.3.attn.qkv.weight"] == (0.5, 0.1)
     assert rates["backbone.net.blocks.3.norm1.weight"] == (0.5, 0.0)
@@ -638,23 +644,23 @@ def test_official_weights_fill_the_tower(coco, tmp_path):
     source = build_model("retrieval", pretrained)
     state = official_state_dict(source)
     torch.save({"model": state}, tmp_path / "pretrained.pth")
-    _, _, model, config, report, new = trainable(coco, tmp_path / "pretrained.pth")
-    assert (config.patch_size, config.image_size) == (16, 96)
-    loaded = model.state_dict()["backbone.net.blocks.1.mlp.fc1.weight"]
+    training = trainable(coco, tmp_path / "pretrained.pth")[2]
+    assert (training.settings["patch_size"], training.settings["image_size"]) == (16, 96)
+    loaded = training.module.state_dict()["backbone.net.blocks.1.mlp.fc1.weight"]
     assert torch.equal(loaded, state["beit3.encoder.layers.1.ffn.A.fc1.weight"])
-    assert "beit3.encoder.layers.1.ffn.A.fc1.weight" in report.loaded
-    assert "roi_heads.box_head.fc1.weight" in new
+    assert not [name for name in training.start["missing"] if "encoder.layers" in name]
+    assert "roi_heads.box_head.fc1.weight" in training.new
 
 
 def test_a_detector_of_other_classes_keeps_all_but_its_class_layers(coco, tmp_path):
     path = save(tmp_path / "objects.pth", PLAN.replace(num_classes=11))
     source = torch.load(path, weights_only=True)["model"]
-    _, _, model, _, _, new = trainable(coco, path)
-    state = model.state_dict()
-    assert sorted({name.rpartition(".")[0] for name in new}) == [
+    training = trainable(coco, path)[2]
+    state = training.module.state_dict()
+    assert sorted({name.rpartition(".")[0] for name in training.new}) == [
         "roi_heads.box_predictor.bbox_pred", "roi_heads.box_predictor.cls_score", "roi_heads.mask_head.predictor"
     ]  # fmt: skip
-    assert all(torch.equal(state[name], source[name]) for name in state if name not in new)
+    assert all(torch.equal(state[name], source[name]) for name in state if name not in training.new)
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------------
@@ -706,21 +712,21 @@ def set_in(where: str, index: int, **values: Any):
 )
 def test_spoiled_annotations_are_named(coco, tmp_path, change, told):
     with pytest.raises(BenchError, match=told):
-        task(spoiled(coco, tmp_path, change)).examples("val2017")
+        task(spoiled(coco, tmp_path, change)).read("val2017")
 
 
 def test_missing_images_are_named(coco, tmp_path):
     root = spoiled(coco, tmp_path, set_in("images", 0, file_name="gone.jpg"))
     with pytest.raises(BenchError, match=r"1 of \d+ image files are missing.*gone\.jpg"):
-        read_examples(task(root), "val2017")
+        prepare(task(root), "val2017")
 
 
 def test_an_image_of_another_size_is_named(coco, tmp_path, checkpoint):
     own = task(spoiled(coco, tmp_path, set_in("images", 0, width=1000, height=10)))
-    examples = own.examples("val2017")
-    own.bind(own.load_model(checkpoint, None, None, ()).preprocessing, None)
+    split = own.read("val2017")
+    reader = load(own, split, checkpoint).ability.reader
     with pytest.raises(BenchError, match=r"the annotations say 1000x10"):
-        own.collate(examples[:1])
+        reader.collate([own.item(split.examples[0])])
 
 
 @pytest.mark.parametrize(
@@ -769,9 +775,9 @@ def test_masks_of_another_size_are_named(coco, tmp_path):
 )
 def test_a_checkpoint_that_does_not_fit_is_named(coco, tmp_path, plan, options, told):
     own = task(coco, **options)
-    own.examples("val2017")
+    split = own.read("val2017")
     with pytest.raises(BenchError, match=told):
-        own.load_model(save(tmp_path / "model_final.pth", plan), None, None, ())
+        load(own, split, save(tmp_path / "model_final.pth", plan))
 
 
 def test_a_checkpoint_of_another_task_is_named(coco, tmp_path):
@@ -780,9 +786,8 @@ def test_a_checkpoint_of_another_task_is_named(coco, tmp_path):
 
     torch.save({"model": official_state_dict(build_model("retrieval", BEiT3Config.preset("tiny")))}, tmp_path / "r.pth")
     own = task(coco)
-    own.examples("val2017")
     with pytest.raises(BenchError, match=r"r\.pth: .*not the checkpoint of a ViTDet detector"):
-        own.load_model(tmp_path / "r.pth", None, None, ())
+        load(own, own.read("val2017"), tmp_path / "r.pth")
 
 
 @pytest.mark.parametrize(
@@ -801,9 +806,9 @@ def test_options_out_of_range_are_named(tmp_path, option):
 
 
 def test_num_classes_is_a_promise(coco):
-    assert len(task(coco, num_classes="6").examples("val2017")) > 0
+    assert len(task(coco, num_classes="6").read("val2017").examples) > 0
     with pytest.raises(BenchError, match="has 6 categories, the task was given num_classes=365"):
-        task(coco, num_classes="365").examples("val2017")
+        task(coco, num_classes="365").read("val2017")
 
 
 def test_options_are_plain_values_for_the_record():
@@ -843,8 +848,8 @@ def test_outputs_mean_the_same_categories_however_ids_are_written(coco, checkpoi
         root = tmp_path / written.__name__ / "coco"
         shutil.copytree(coco, root)
         edit_json(root / "annotations" / "instances_val2017.json", lambda content, k=written: renumbered(content, k))
-        own, examples, rows = predicted(root, checkpoint, 8)
-        names = {category["id"]: category["name"] for category in own.classes}
+        own, split, rows = predicted(root, checkpoint, 8)
+        names = {category["id"]: category["name"] for category in split.truth}
         found = [[names[d["category_id"]] for d in row["detections"]] for row in rows.values()]
-        seen.append((list(names.values()), found, own.score(rows, examples).metrics))
+        seen.append((list(names.values()), found, own.score(rows, split).metrics))
     np.testing.assert_equal(seen[1], seen[0])
