@@ -24,9 +24,9 @@ from run_requests import run_request, with_settings
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
-from beit3_bench.backbones.beit3.recipes import Recipe
 from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.backbones.family import Source, TrainingOptions
+from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.registry import get_family
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import describe
@@ -351,9 +351,9 @@ def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
     model = load(own, own.read("val2017"), path, image_size=96)
     assert (model.card.preset, model.card.image_size) == ("tiny", 96)
     assert model.card.resolved == {"engine": "native"}  # what no file decided stays as it was asked for
-    blocks, rpn = model.module.backbone.net.blocks, model.module.proposal_generator
-    assert {block.window_size for block in blocks} == {0, 14}
-    assert rpn.post_nms_topk == 1000
+    assert model.module.proposal_generator.post_nms_topk == 1000
+    (note,) = model.notes
+    assert "assumed: 14 tokens along a window, 1000 proposals" in note
 
 
 # ---- a run ------------------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_a_file_of_detectron2_alone_is_enough_for_a_preset(coco, tmp_path):
 
 def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path):
     request = run_request(
-        "coco-det", checkpoint, coco, compute=CPU, limit=5, output=tmp_path / "run",
+        "coco-det", checkpoint, coco, limit=5, output=tmp_path / "run",
         options={"engine": "native", "score_threshold": "0.2"},
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
@@ -394,7 +394,7 @@ def test_a_detector_of_detectron2_is_run_as_it_was_trained_or_the_result_says_wh
     if told:
         (path.parent / "config.yaml").write_text(CONFIG_YAML)
     request = run_request(
-        "coco-det", path, coco, compute=CPU, limit=2, output=tmp_path / "run", preset="tiny",
+        "coco-det", path, coco, limit=2, output=tmp_path / "run", preset="tiny",
         options={"engine": "native", "score_threshold": "0.2"}, image_size=None if told else 96,
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
@@ -440,7 +440,7 @@ def test_a_mask_head_that_only_one_of_both_has_is_new_or_left_out(coco, tmp_path
 def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
     for name, options in {"a": {}, "b": {"score_threshold": "0.9", "ap_backend": "pycocotools"}}.items():
         request = run_request(
-            "coco-det", checkpoint, coco, compute=CPU, limit=5, output=tmp_path / name,
+            "coco-det", checkpoint, coco, limit=5, output=tmp_path / name,
             options={"engine": "native", **options},
         )  # fmt: skip
         run_task(request, CocoDetection)
@@ -461,7 +461,7 @@ def test_two_runs_are_compared_image_by_image(coco, checkpoint, tmp_path):
 
 def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp_path):
     request = run_request(
-        "coco-det", checkpoint, coco, split="test-dev", compute=CPU, limit=3, output=tmp_path / "run",
+        "coco-det", checkpoint, coco, split="test-dev", limit=3, output=tmp_path / "run",
         options={"engine": "native", "algorithm": "beit3-base"},
     )  # fmt: skip
     result = run_task(request, CocoDetection).result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from beit3_bench.backbones.beit3.detection.recipe import param_groups
 from beit3_bench.backbones.beit3.training.augment import refuse_mixing
 from beit3_bench.backbones.beit3.training.memory import gathered_parts, memory_bytes
 from beit3_bench.backbones.beit3.training.scale_jitter import LargeScaleJitter
+from beit3_bench.backbones.beit3.training.start import find_tokenizer
+from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.family import Asked, Training, TrainingOptions, digest
 from beit3_bench.backbones.seeds import derived, seed_of
@@ -44,6 +47,7 @@ class DetectionTraining(Training):
         self.labels = tuple(asked.labels)
         self.options.check(asked.task)
         checkpoint = options.source.checkpoint if options.source is not None else None
+        self.tokenizer = known_tokenizer(asked, options, checkpoint)
         engine = self.options.chosen_engine()
         self.resolved: dict[str, Any] = {"engine": engine}
         with torch.device("meta") if options.shapes_only else nullcontext():
@@ -59,10 +63,10 @@ class DetectionTraining(Training):
         )
         self.settings = self.config.to_dict()
         self.preprocessing = preprocessing.to_dict()
-        self.companions = {}
+        self.companions = {TOKENIZER_FILE: self.tokenizer[1]} if self.tokenizer else {}
         self.fingerprints = {
             "model": digest(self.config.replace(checkpoint_activations=False).to_dict()),
-            "tokenizer": "none",
+            "tokenizer": self.tokenizer[0] if self.tokenizer else "none",
             "start": checkpoint.sha256 if checkpoint is not None else "from scratch",
         }
         self.start = {
@@ -157,7 +161,7 @@ class DetectionTraining(Training):
             "preset": self.preset,
             "config": self.config.replace(drop_path_rate=0.0, checkpoint_activations=False).to_dict(),
             "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in self.preprocessing.items()},
-            "tokenizer": None,
+            "tokenizer": self.tokenizer[0] if self.tokenizer else None,
             "head_arguments": self.plan.to_dict(),
             "vocabulary": None,
             "labels": list(self.labels),
@@ -172,3 +176,21 @@ class DetectionTraining(Training):
         parameters = sum(p.numel() for p in self.module.parameters())
         parts = gathered_parts(self.module, self.shard_layers)
         return memory_bytes(self.config, parameters, samples, 0, dtype, average, shards, **parts)
+
+
+def known_tokenizer(asked: Asked, options: TrainingOptions, checkpoint: Checkpoint | None) -> tuple[str, Path] | None:
+    """Fingerprint and file of the tokenizer beside checkpoint or data, which a detector does not need, but hands on.
+
+    Raises:
+        BenchError: the checkpoint was trained with another.
+    """
+    tokenizer, file = find_tokenizer(asked.task, options, needed=False)
+    if tokenizer is None or file is None:
+        return None
+    trained = checkpoint.metadata.get("tokenizer") if checkpoint is not None else None
+    if trained and trained != tokenizer.fingerprint:
+        assert checkpoint is not None
+        raise BenchError(
+            f"{checkpoint.path}: was trained with another tokenizer than {file}; give its own with --tokenizer"
+        )
+    return tokenizer.fingerprint, file
