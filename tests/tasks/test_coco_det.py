@@ -307,6 +307,28 @@ def test_rows_hold_the_detections_in_official_terms(coco, checkpoint):
     json.dumps(rows)
 
 
+def test_masks_are_encoded_as_they_lie_in_memory(coco, checkpoint, monkeypatch):
+    from pycocotools import mask
+
+    seen = []
+    encode = mask.encode
+    monkeypatch.setattr(mask, "encode", lambda bitmaps: seen.append(bitmaps) or encode(bitmaps))
+    own = task(coco)
+    split = own.limited(own.read("val2017"), 1)
+    (example,), ability = split.examples, load(own, split, checkpoint).ability
+    with torch.inference_mode():
+        (value,) = ability.predict(ability.reader.collate([own.item(example)]))
+    assert value["masks"].dtype == bool
+    assert value["masks"].shape[1:] == (example.meta["height"], example.meta["width"])
+    assert [value[k].dtype for k in ("boxes", "scores", "classes")] == [np.float32, np.float32, np.int64]
+    (row,) = own.rows([example], [value], split, [None])
+    (bitmaps,) = seen
+    assert np.shares_memory(bitmaps, value["masks"])
+    assert bitmaps.flags.f_contiguous
+    # and masks that lie otherwise are the same rows
+    assert own.rows([example], [{**value, "masks": np.ascontiguousarray(value["masks"])}], split, [None]) == [row]
+
+
 def test_batches_of_any_size_give_the_same_rows(coco, checkpoint):
     own, split, together = predicted(coco, checkpoint, 3)
     model = load(own, split, checkpoint)

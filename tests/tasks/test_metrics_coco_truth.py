@@ -14,7 +14,6 @@ import pytest
 from native import invoke
 from test_metrics_coco_ap import backend_or_skip, world
 
-from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.contract import ScoreInputs
@@ -73,12 +72,12 @@ def without_masks(content: dict) -> None:
 def test_empty_segmentations_are_objects_without_masks_for_every_reader(coco, tmp_path):
     root = changed(coco, tmp_path, without_masks)
     own = CocoDetection(root)
-    examples = own.examples("val2017")
+    split = own.read("val2017")
     rows = {
         e.id: {"id": e.id, "masks": True, "detections": [{**o, "score": 0.9} for o in e.target if not o["iscrowd"]]}
-        for e in examples
+        for e in split.examples
     }
-    scores = own.score(rows, examples)
+    scores = own.score(rows, split)
     assert scores.metrics["bbox/AP"] == 1.0
     assert scores.notes == ["the annotations have no masks: boxes only"]
     found = invoke("data", "verify", "--task", "coco-det", "--data-root", root, "--split", "val2017", "--json")
@@ -96,17 +95,17 @@ def test_empty_segmentations_are_objects_without_masks_for_every_reader(coco, tm
 def test_some_objects_without_masks_are_counted(coco, tmp_path):
     root = changed(coco, tmp_path, lambda content: content["annotations"][0].update(segmentation=[]))
     own = CocoDetection(root)
-    examples = own.examples("val2017")
-    rows = {e.id: {"id": e.id, "masks": True, "detections": []} for e in examples}
-    total = sum(len(e.target) for e in examples)
-    assert own.score(rows, examples).notes == [f"1 of {total} objects have no masks: boxes only"]
+    split = own.read("val2017")
+    rows = {e.id: {"id": e.id, "masks": True, "detections": []} for e in split.examples}
+    total = sum(len(e.target) for e in split.examples)
+    assert own.score(rows, split).notes == [f"1 of {total} objects have no masks: boxes only"]
 
 
 def test_training_on_boxes_takes_empty_segmentations_and_on_masks_names_them(coco, tmp_path):
     root = changed(coco, tmp_path, without_masks, "train2017")
-    assert CocoDetection(root, {"masks": "0"}).training_examples()
+    assert CocoDetection(root, {"masks": "0"}).training_split().examples
     with pytest.raises(BenchError, match=r"an object without segmentation; .* -o masks=0"):
-        CocoDetection(root).training_examples()
+        CocoDetection(root).training_split()
 
 
 def test_scoring_masks_names_an_object_without_one():
@@ -178,7 +177,7 @@ def test_masks_that_would_fail_after_the_run_are_named_before_it(coco, tmp_path,
         content["annotations"][0]["segmentation"] = {"size": size, "counts": counts}
 
     with pytest.raises(BenchError, match=r"annotations\[0\]: RLE counts"):
-        CocoDetection(changed(coco, tmp_path, spoil)).examples("val2017")
+        CocoDetection(changed(coco, tmp_path, spoil)).read("val2017")
 
 
 def add_short(content: dict) -> None:
@@ -189,15 +188,15 @@ def add_short(content: dict) -> None:
 
 def test_training_leaves_out_what_detectron2_leaves_out(coco, tmp_path):
     root = changed(coco, tmp_path, add_short, "train2017")
-    plain, short = CocoDetection(coco).training_examples(), CocoDetection(root).training_examples()
+    plain, short = (CocoDetection(place).training_split().examples for place in (coco, root))
     count = [sum(len(e.target) for e in examples) for examples in (plain, short)]
     assert count[1] == count[0] - 1
     polygons = [p for e in short for o in e.target if isinstance(o["segmentation"], list) for p in o["segmentation"]]
     assert all(len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
-    own = CocoDetection(root, {"engine": "native", "out_channels": "16", "fc_dim": "24"})
-    own.training_examples()
-    report = own.training_model("tiny", Recipe(image_size=64), None)[2]
-    assert report.notes == ["1 objects of train2017 have no polygon of three points: left out of training"]
+    line = "1 objects of train2017 have no polygon of three points: left out of training"
+    assert CocoDetection(root).training_split().notes == (line,)
+    words = ["finetune", "--task", "coco-det", "--data-root", root, "--preset", "tiny", "--device", "cpu", "--dry-run"]
+    assert json.loads(invoke(*words, "--json").stdout)["notes"] == [line]
 
 
 def test_short_polygons_are_a_note_of_the_score(coco, tmp_path):
@@ -209,8 +208,8 @@ def test_short_polygons_are_a_note_of_the_score(coco, tmp_path):
 
     root = changed(coco, tmp_path, add_one)
     own = CocoDetection(root)
-    examples = own.examples("val2017")
-    scores = own.score(perfect_rows(examples), examples)
+    split = own.read("val2017")
+    scores = own.score(perfect_rows(split.examples), split)
     assert scores.metrics["segm/AP"] == 1.0
     assert scores.notes == ["1 polygon of fewer than three points covers nothing; training leaves such out"]
 
@@ -218,9 +217,9 @@ def test_short_polygons_are_a_note_of_the_score(coco, tmp_path):
 def test_an_object_of_two_points_leaves_boxes_to_be_scored(coco, tmp_path):
     root = changed(coco, tmp_path, add_short)
     own = CocoDetection(root)
-    examples = own.examples("val2017")
-    rows = {e.id: {"id": e.id, "masks": True, "detections": [{**o, "score": 0.9} for o in e.target]} for e in examples}
-    scores = own.score(rows, examples)
+    split = own.read("val2017")
+    rows = {e.id: {"id": e.id, "masks": True, "detections": [{**o, "score": 0.9} for o in e.target]} for e in split.examples}
+    scores = own.score(rows, split)
     assert set(scores.metrics) == {m.name for m in own.metrics if m.name.startswith("bbox/")}
     assert scores.notes[0].endswith("objects have no masks: boxes only")
 
@@ -291,10 +290,10 @@ def test_a_data_root_with_such_ids_is_scored_and_submitted_under_them(coco, tmp_
 
     root = changed(coco, tmp_path, rename)
     own = CocoDetection(root)
-    examples = own.examples("val2017")
-    rows = perfect_rows(examples)
-    assert own.score(rows, examples).metrics["segm/AP"] == 1.0
-    (boxes, _) = own.submission(rows, examples, tmp_path)
+    split = own.read("val2017")
+    rows = perfect_rows(split.examples)
+    assert own.score(rows, split).metrics["segm/AP"] == 1.0
+    (boxes, _) = own.submission(rows, split, tmp_path)
     truth = root / "annotations" / "instances_val2017.json"
     assert CocoDetection.score_file(ScoreInputs(boxes, truth, iou_type="bbox")).metrics["bbox/AP"] == 1.0
     assert official(json.loads(truth.read_text()), json.loads(boxes.read_text()), "bbox") == pytest.approx(1.0)

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking import ask, load
 from PIL import Image
 
 from beit3_bench.backbones.beit3 import detectron2_adapter as adapter
 from beit3_bench.backbones.beit3.checkpoint import official_state_dict
 from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.detection.options import DetectorOptions
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan, strided
 from beit3_bench.backbones.beit3.detection.recipe import param_groups
 from beit3_bench.backbones.beit3.detection.weights import load_detector
@@ -94,8 +96,6 @@ def test_importing_the_adapter_loads_neither_torch_nor_detectron2():
 
 def test_a_detectron2_that_lacks_what_it_needs_is_not_available(monkeypatch):
     """detectron2's model zoo imports pkg_resources, which setuptools has no more: auto must then be the native engine."""
-    from beit3_bench.tasks.detector_options import DetectionOptions
-
     fake = types.ModuleType("detectron2")
     fake.__path__, fake.__spec__ = [], importlib.machinery.ModuleSpec("detectron2", None)
     compiled = types.ModuleType("detectron2._C")
@@ -106,9 +106,7 @@ def test_a_detectron2_that_lacks_what_it_needs_is_not_available(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     assert not adapter.is_available()
     assert "install it with: pip install 'setuptools<82' wheel ninja shapely && " in adapter.problem()
-    options = DetectionOptions()
-    options.settle_engine()
-    assert options.engine == "native"
+    assert DetectorOptions().chosen_engine() == "native"
     with pytest.raises(BenchError, match=r"needs detectron2.*setuptools<82"):
         _ = adapter.build_model
 
@@ -119,8 +117,8 @@ def test_without_pkg_resources_auto_is_the_native_engine():
         "import sys; sys.modules['pkg_resources'] = None\n"
         "from beit3_bench.backbones import detectron2_adapter as a\n"
         "assert not a.is_available(); assert 'setuptools<82' in a.problem(), a.problem()\n"
-        "from beit3_bench.tasks.detector_options import DetectionOptions\n"
-        "o = DetectionOptions(); o.settle_engine(); assert o.engine == 'native'\n"
+        "from beit3_bench.backbones.beit3.detection.options import DetectorOptions\n"
+        "assert DetectorOptions().chosen_engine() == 'native'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -194,12 +192,10 @@ def test_the_task_gives_the_same_rows_with_either_engine(tmp_path):
     rows = []
     for engine in ("native", "auto"):
         task = CocoDetection(tmp_path / "tiny" / "coco", {"engine": engine, "score_threshold": "0.1"})
-        examples = task.examples("val2017")[:2]
-        loaded = task.load_model(tmp_path / "model_final.pth", None, None, ())
-        task.bind(loaded.preprocessing, None)
-        with torch.inference_mode():
-            rows.append(task.predict(loaded.model, task.collate(examples)))
-    assert task.options.engine == "detectron2"
+        split = task.limited(task.read("val2017"), 2)
+        model = load(task, split, tmp_path / "model_final.pth")
+        rows.append(ask(task, split, model).values())
+    assert model.card.resolved["engine"] == "detectron2"
     for ours, theirs in zip(*rows, strict=True):
         assert len(ours["detections"]) > 5
         for a, b in zip(ours["detections"], theirs["detections"], strict=True):
@@ -447,7 +443,7 @@ def test_objects_are_those_that_detectron2_trains_on(tmp_path):
     place.write_text(json.dumps(content))
     theirs = load_coco_json(str(place), str(root / "train2017"), "beit3_bench_test_objects")
     theirs = filter_images_with_only_crowd_annotations(theirs)
-    ours = {e.id: e.target for e in CocoDetection(root).training_examples()}
+    ours = {e.id: e.target for e in CocoDetection(root).training_split().examples}
     expected = {
         record["image_id"]: [
             (o["bbox"], o["segmentation"], o["category_id"]) for o in record["annotations"] if not o["iscrowd"]
