@@ -20,12 +20,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_requests import run_request
 
+from beit3_bench.backbones.abilities import Item
+from beit3_bench.backbones.beit3.training.segmentation import OTHERS, SAME, apply_recipe, check_keys, divide_batch
 from beit3_bench.backbones.checkpoints import read_checkpoint
+from beit3_bench.backbones.family import TrainingEngine
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
+from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.session import run_task
+from beit3_bench.harness.training.engines import start_engine
+from beit3_bench.harness.training.start import FinetuneRequest, find_origin
 from beit3_bench.tasks.ade20k import ADE20K, class_names, commonest_class_score
-from beit3_bench.tasks.ade20k_finetune import OTHERS, SAME, apply_recipe, divide_batch, split_options
 from beit3_bench.tasks.contract import ScoreInputs
 from beit3_bench.tasks.label_maps import dense_histogram, encode_png, read_label, sparse_histogram
 from beit3_bench.tasks.metrics.segmentation import class_histograms
@@ -162,7 +167,7 @@ def test_a_part_of_the_validation_images_is_read(tmp_path: Path, count: int) -> 
         folder.mkdir(parents=True)
         for n in range(count):
             (folder / f"ADE_val_{n + 1:08d}.{suffix}").touch()
-    assert len(ADE20K(tmp_path).examples("val")) == count
+    assert len(ADE20K(tmp_path).read("val").examples) == count
 
 
 def test_score_prints_the_golden_values(tmp_path: Path) -> None:
@@ -302,21 +307,21 @@ def write_data(root: Path) -> Path:
 
 def test_examples_are_the_images_and_their_annotations(data: Path) -> None:
     for root in (data, data.parent):
-        examples = ADE20K(root).examples("val")
+        examples = ADE20K(root).read("val").examples
         assert [e.id for e in examples] == [f"ADE_val_{i:08d}" for i in (1, 2, 3, 4)]
         assert all(Path(e.images[0]).is_file() and Path(e.target).is_file() for e in examples)
-    assert [e.target for e in ADE20K(data).examples("test")] == [None, None]
+    assert [e.target for e in ADE20K(data).read("test").examples] == [None, None]
 
 
 def test_missing_data_is_named(data: Path) -> None:
     (data / "annotations/validation/ADE_val_00000002.png").unlink()
     with pytest.raises(BenchError, match=r"1 of 4 images have no annotation \(ADE_val_00000002\.jpg\)"):
-        ADE20K(data).examples("val")
+        ADE20K(data).read("val")
     with pytest.raises(BenchError, match="ADE20K image folder not found"):
-        ADE20K(data / "annotations").examples("val")
+        ADE20K(data / "annotations").read("val")
     (data / "images/training").rename(data / "images/train")
     with pytest.raises(BenchError, match="images/training: folder not found"):
-        ADE20K(data).examples("train")
+        ADE20K(data).read("train")
 
 
 def test_label_values_reach_the_models_numbering(tmp_path: Path) -> None:
@@ -369,12 +374,9 @@ def test_a_missing_stack_is_recorded_with_its_install_line(data: Path, tmp_path:
 
 
 def test_recipe_options_without_effect_are_refused() -> None:
-    assert split_options({"lr": "1", "config": "x", "micro-batch": "2"}) == (
-        {"lr": "1", "micro-batch": "2"},
-        {"config": "x"},
-    )
-    with pytest.raises(BenchError, match="mixup has no effect on segmentation; it takes: steps"):
-        split_options({"mixup": "0.8"})
+    check_keys({"lr": "1", "micro-batch": "2"}, "ade20k-seg")
+    with pytest.raises(BenchError, match="recipe of ade20k-seg: mixup has no effect on segmentation; it takes: steps"):
+        check_keys({"mixup": "0.8"}, "ade20k-seg")
     assert not set(SAME) & set(OTHERS)
 
 
@@ -468,6 +470,20 @@ def test_predictions_are_those_of_plain_mmseg(trained: dict[str, Path], data: Pa
     assert len(seen) > 1
     assert set(result["metrics"]) >= {"mIoU", "mAcc", "aAcc"}
     assert result["metrics"]["mIoU"]["unit"] == "fraction"
+
+
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_images_in_memory_are_predicted_as_files_are(trained: dict[str, Path], data: Path, multi_scale: bool) -> None:
+    from asking import load
+
+    task = ADE20K(data, {"multi_scale": str(multi_scale)})
+    split, path = task.read("val"), on_its_side(data, "validation", "ADE_val_00000001")
+    ability = load(task, split, trained["slide"]).ability
+    with Image.open(path) as picture:
+        first, second = ability.predict(ability.reader.collate([Item(images=(str(path),)), Item(images=(picture,))]))
+    assert first.dtype == np.uint8
+    assert first.shape == (48, 64)
+    assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
@@ -697,15 +713,19 @@ def test_recipes_say_what_the_configs_say(dense: SimpleNamespace, name: str) -> 
     assert set(recipe_names("ade20k-seg")) == {n for n, s in dense.named.VARIANTS.items() if s.dataset == "ade20k"}
 
 
-def ask(data: Path, output: Path, **more: Any) -> SimpleNamespace:
-    """A request as the harness makes it."""
+def ask(data: Path, output: Path, **more: Any) -> FinetuneRequest:
+    """A request that a mini data set can serve."""
     options = {"steps": "2", "warmup_steps": "1", "batch": "2", "log_steps": "1", **more.pop("options", {})}
-    known = {
-        "task": "ade20k-seg", "data_root": data, "preset": "tiny", "recipe": None, "checkpoint": None, "tokenizer": None,
-        "output": output, "device": "cpu", "dtype": "fp32", "workers": 0, "seed": 0, "resume": False, "overwrite": False,
-        "from_scratch": False,
-    }  # fmt: skip
-    return SimpleNamespace(**{**known, "options": options, **more})
+    known: dict[str, Any] = {"preset": "tiny", "output": output, "device": "cpu", "workers": 0}
+    return FinetuneRequest("ade20k-seg", data, **{**known, "options": options, **more})
+
+
+def engine(request: FinetuneRequest) -> TrainingEngine:
+    return start_engine(request, ADE20K, find_origin(request, ADE20K), Processes())
+
+
+def finetune(request: FinetuneRequest) -> dict[str, Any]:
+    return engine(request).run()
 
 
 def test_fine_tuning_starts_from_an_official_checkpoint_and_ends_in_one_that_runs(
@@ -719,7 +739,7 @@ def test_fine_tuning_starts_from_an_official_checkpoint_and_ends_in_one_that_run
     weights = {**tensors("weights_backbone"), **tensors("weights_retrieval")}
     torch.save({"model": weights, "beit3_bench": {"preset": "tiny", "config": config}}, start)
     request = ask(data, tmp_path / "out", checkpoint=start, options={"lr": "0", "min_lr": "0"})
-    summary = ADE20K.finetune(request)
+    summary = finetune(request)
     assert capsys.readouterr().out == ""
     assert summary["steps"] == summary["best"]["step"] == 2
     assert summary["source"]["missing"] == []
@@ -740,7 +760,7 @@ def test_fine_tuning_starts_from_an_official_checkpoint_and_ends_in_one_that_run
     last = evaluate(state, data, tmp_path / "last", config=str(tmp_path / "out/mmseg_config.py"))
     assert last["metrics"]["mIoU"]["value"] == pytest.approx(summary["best"]["value"], abs=6e-5)
     # a segmentor is a start, too
-    again = ADE20K.finetune(ask(data, tmp_path / "again", checkpoint=Path(summary["checkpoint"])))
+    again = finetune(ask(data, tmp_path / "again", checkpoint=Path(summary["checkpoint"])))
     assert again["source"]["checkpoint"] == "best.pth"
 
 
@@ -759,31 +779,31 @@ def test_a_training_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(StopAtNaN, "after_train_iter", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            ADE20K.finetune(ask(data, out, options=options))
+            finetune(ask(data, out, options=options))
     assert not (out / "best.pth").exists()
     with pytest.raises(BenchError, match="holds a training already; go on with --resume"):
-        ADE20K.finetune(ask(data, out, options=options))
+        finetune(ask(data, out, options=options))
     with pytest.raises(BenchError, match=r"was made with other settings \(lr 0\.002 -> 0\.1\)"):
-        ADE20K.finetune(ask(data, out, resume=True, options={**options, "lr": "0.1"}))
-    resumed = ADE20K.finetune(ask(data, out, resume=True, options=options))
+        finetune(ask(data, out, resume=True, options={**options, "lr": "0.1"}))
+    resumed = finetune(ask(data, out, resume=True, options=options))
     assert resumed["steps"] == resumed["best"]["step"] == 4
     state = torch.load(out / "iter_8.pth", weights_only=True)  # two forward passes per step
     assert state["meta"]["iter"] == 8
     assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {4}
     (out / "iter_8.pth").write_bytes((out / "iter_8.pth").read_bytes()[:1000])
     with pytest.raises(BenchError, match="not a whole training state"):
-        ADE20K.finetune(ask(data, out, resume=True, options=options))
-    ADE20K.finetune(ask(data, out, overwrite=True))
+        finetune(ask(data, out, resume=True, options=options))
+    finetune(ask(data, out, overwrite=True))
     assert not (out / "iter_8.pth").exists()
 
 
 def test_somebody_elses_folder_is_left_alone(dense: SimpleNamespace, data: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no training to resume"):
-        ADE20K.finetune(ask(data, tmp_path / "nothing", resume=True))
+        finetune(ask(data, tmp_path / "nothing", resume=True))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
     with pytest.raises(BenchError, match=r"holds something else \(thesis\.txt\)"):
-        ADE20K.finetune(ask(data, tmp_path / "mine", overwrite=True))
+        finetune(ask(data, tmp_path / "mine", overwrite=True))
     assert (tmp_path / "mine/thesis.txt").read_text() == "x"
 
 
@@ -820,7 +840,7 @@ def test_bad_requests_are_told_before_anything_is_written(
     dense: SimpleNamespace, data: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BenchError, match=message):
-        ADE20K.finetune(ask(data, tmp_path / "out", **change))
+        finetune(ask(data, tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()
 
 
@@ -829,13 +849,12 @@ def test_a_palette_annotation_stops_a_training_before_it_begins(
 ) -> None:
     write(data / "annotations/training/ADE_train_00000003.png", np.ones((64, 96)), "P")
     with pytest.raises(BenchError, match=r"ADE_train_00000003\.png: annotation is a palette image"):
-        ADE20K.finetune(ask(data, tmp_path / "out"))
+        finetune(ask(data, tmp_path / "out"))
 
 
 def test_a_plan_says_what_would_happen_and_writes_nothing(dense: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    facts = ADE20K.plan_finetune(
-        ask(data, tmp_path / "out", preset="base", from_scratch=True, options={"batch": "4", "micro_batch": "2"})
-    )
+    options = {"batch": "4", "micro_batch": "2"}
+    facts = engine(ask(data, tmp_path / "out", preset="base", from_scratch=True, options=options)).plan()
     assert (facts["recipe"], facts["steps"], facts["accumulate"], facts["samples_at_once"]) == ("base", 2, 2, 2)
     assert (facts["training_samples"], facts["validation_samples"], facts["start"]) == (8, 4, "from scratch")
     assert facts["settings"]["arch"]["embed_dim"] == 768
