@@ -141,7 +141,7 @@ class ModelCard:
     family: its name.  preset: architecture (``"base"``), None = one without a name.
     weight: registry name of a released file.  image_size: pixels.  params: number of parameters.
     protocol: how answers come about, in two words (``"dual encoder"``); rows of different protocol are not ranked together.
-    trained_for: the task that the head was trained for, as far as is known.
+    trained_for: the task that the head was trained for; "" = for none, None = not known.
     trained_on: data sets whose images it has seen with labels or captions, as far as is known.
     settings: of the network.  preprocessing: of images. Plain values.
     resolved: options by name as they were in force, the family's defaults included.

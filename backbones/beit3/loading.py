@@ -178,7 +178,7 @@ def model_of(
         image_size=image_size or loaded.config.image_size,
         params=sum(p.numel() for p in loaded.model.parameters()),
         protocol=protocol,
-        trained_for=released.task if released else loaded.metadata.get("task"),
+        trained_for=(released.task or "") if released else loaded.metadata.get("task"),
         trained_on=released.trained_on if released else (),
         settings=loaded.config.to_dict(),
         preprocessing=loaded.preprocessing.to_dict(),

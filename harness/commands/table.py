@@ -86,7 +86,7 @@ def _render(table: Table, form: str) -> str:
         from beit3_bench.harness.leaderboard.page import to_html
 
         return to_html(table)
-    from beit3_bench.harness.leaderboard.board import text as text
+    from beit3_bench.harness.leaderboard import text
 
     return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
 

@@ -12,7 +12,8 @@ from native import ROOTS, edit_json, invoke, run_words
 from ranks import run_ranks
 from run_requests import run_request
 
-from beit3_bench.harness.inputs import read_examples
+from beit3_bench.backbones.beit3.reading import NativeReader
+from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.registry import get_task
 
@@ -51,10 +52,9 @@ def values(result):
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_and_metrics_depend_neither_on_batch_size_nor_on_the_order_of_the_data(native, task, tmp_path):
     class Permuted(get_task(task)):
-        def examples(self, split):
-            found = super().examples(split)
-            random.Random(1).shuffle(found)
-            return found
+        def read(self, split):
+            whole = super().read(split)
+            return whole.of(random.Random(1).sample(whole.examples, len(whole.examples)))
 
     expected = values(evaluate(native, task, tmp_path / "a", 1))
     rows = row_lines(tmp_path / "a")
@@ -105,17 +105,16 @@ def test_an_image_is_decoded_once(native, task, tmp_path, monkeypatch):
     original = preprocess.decode
     monkeypatch.setattr(preprocess, "decode", lambda path: opened.append(str(path)) or original(path))
     evaluate(native, task, tmp_path / "run", batch_size=64)
-    examples, _ = read_examples(get_task(task)(native.root(task)), get_task(task).default_split)
-    files = {file for e in examples for file in e.images}
+    prepared = prepare(get_task(task)(native.root(task)), None)
+    files = {file for e in prepared.split.examples for file in e.images}
     assert set(opened) == files
     # A batch boundary may fall between two questions of an image, or two sentences of a pair.
     assert len(opened) <= len(files) * 1.35
 
 
 def test_what_a_library_prints_stays_out_of_the_json(native, tmp_path, monkeypatch):
-    task = get_task("imagenet-linear")
-    collate = task.collate
-    monkeypatch.setattr(task, "collate", lambda self, examples: print("loading") or collate(self, examples))
+    collate = NativeReader.collate
+    monkeypatch.setattr(NativeReader, "collate", lambda self, items: print("loading") or collate(self, items))
     done = invoke(*run_words(native, "imagenet-linear"), "--workers", 0, "--output", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["task"] == "imagenet-linear"

@@ -70,18 +70,19 @@ def test_patches_are_those_before_the_linear_head(native):
     import torch
 
     from beit3_bench.backbones.beit3.checkpoint import load_model_for
-    from beit3_bench.harness.models import load_model
+    from beit3_bench.harness.models import Located, load_model
 
     checkpoint = native.checkpoints / "imagenet-linear.pth"
-    task = probing.PatchMeans(native.root("imagenet"))
-    loaded = load_model(task, run_request("probe", checkpoint, native.root("imagenet")))
-    task.bind(loaded.preprocessing, None)
-    examples = task.examples("val")[:3]
+    task = probing.ImageEmbeddings(native.root("imagenet"), {"features": "patches"})
+    whole_split = task.read("val")
+    split = whole_split.of(whole_split.examples[:3])
+    request = run_request("probe", checkpoint, native.root("imagenet"))
+    ability = load_model(Located.of(checkpoint), task, split, request).ability
     with torch.inference_mode():
-        batch = task.collate(examples)
-        features = np.stack([row["embedding"] for row in task.predict(loaded.model, batch)])
+        batch = ability.reader.collate([task.item(e) for e in split.examples])
+        features = np.stack([row["embedding"] for row in task.rows(split.examples, ability.predict(batch), split, ())])
         whole = load_model_for("imagenet-linear", checkpoint, head_arguments={"num_classes": 10})
-        assert loaded.preprocessing == whole.preprocessing
+        assert ability.preprocessing == whole.preprocessing
         seen = []
         whole.model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         whole.model(whole.preprocessing.normalise(batch["images"]))
@@ -91,13 +92,13 @@ def test_patches_are_those_before_the_linear_head(native):
 
 @pytest.mark.parametrize("method", ["knn", "linear"])
 def test_features_that_tell_the_classes_are_found_out(native, method, monkeypatch):
-    def predict(self, model, batch):
-        labels = [self.classes().index(i.split(":")[1].split("/")[0]) for i in batch["ids"]]
+    def rows(self, examples, values, split, ahead):
+        labels = [self.classes().index(e.id.split(":")[1].split("/")[0]) for e in examples]
         generator = np.random.default_rng(len(labels))
-        values = np.eye(16)[labels] + 0.05 * generator.normal(size=(len(labels), 16))
-        return [{"id": i, "embedding": v.astype(np.float32)} for i, v in zip(batch["ids"], values, strict=True)]
+        made = np.eye(16)[labels] + 0.05 * generator.normal(size=(len(labels), 16))
+        return [{"id": e.id, "embedding": v.astype(np.float32)} for e, v in zip(examples, made, strict=True)]
 
-    monkeypatch.setattr(probing.ImageEmbeddings, "predict", predict)
+    monkeypatch.setattr(probing.ImageEmbeddings, "rows", rows)
     assert result(native, "--method", method, "--k", 3)["metrics"]["top1"]["value"] == 1.0
 
 
@@ -128,21 +129,24 @@ def test_a_classifier_is_learned_from_one_split_and_scored_on_another(native, me
     import torch
 
     task = probing.ImageEmbeddings(native.root("imagenet"))
-    train, val = task.examples("train"), task.examples("val")
-    with pytest.raises(BenchError, match="call fit with the training split first"):
+    train, val = task.read("train"), task.read("val")
+    with pytest.raises(BenchError, match="its rows are scored by a classifier; use: beit3-bench probe"):
         task.score({}, val)
     axes = np.eye(max(16, len(task.classes())), dtype=np.float32)
-    chosen = task.fit(
-        {e.id: {"embedding": axes[e.target]} for e in train},
+    fitted = probing.fit(
+        {e.id: {"embedding": axes[e.target]} for e in train.examples},
         train,
+        len(task.classes()),
         probing.Classifier(method, k=3),
         torch.device("cpu"),
     )
-    assert chosen.get("k", 3) == 3
+    assert fitted.chosen.get("k", 3) == 3
     # The last image stands where another class does.
-    rows = {e.id: {"embedding": axes[e.target]} for e in val}
-    rows[val[-1].id] = {"embedding": axes[0]}
-    scores = task.score(rows, val)
-    assert scores.metrics["top1"] == pytest.approx(1 - 1 / len(val))
-    assert scores.counts == {"images": len(val), "training images": len(train), "classes": len(task.classes())}
-    assert scores.samples["top1"][val[-1].id] == 0.0
+    rows = {e.id: {"embedding": axes[e.target]} for e in val.examples}
+    last = val.examples[-1].id
+    rows[last] = {"embedding": axes[0]}
+    scores = fitted.score(rows, val)
+    images, training = len(val.examples), len(train.examples)
+    assert scores.metrics["top1"] == pytest.approx(1 - 1 / images)
+    assert scores.counts == {"images": images, "training images": training, "classes": len(task.classes())}
+    assert scores.samples["top1"][last] == 0.0

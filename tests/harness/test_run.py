@@ -15,11 +15,12 @@ import pytest
 import toy_task
 from click.testing import CliRunner
 from run_requests import run_request, with_settings
-from toy_task import NeedsStack, ToyTask, write_toy_data
+from toy_task import ToyAbility, ToyFamily, ToyReader, ToyTask, write_toy_data
 
+from beit3_bench.backbones.family import ModelCard
 from beit3_bench.errors import BenchError
-from beit3_bench.harness import inputs
 from beit3_bench.harness.cli import main
+from beit3_bench.harness.models import Located
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.harness.record.store import RunStore
@@ -90,7 +91,7 @@ def test_result_has_every_field_of_the_schema(request_):
 
 def test_same_call_on_a_finished_run_computes_nothing(request_, monkeypatch):
     first = run_task(request_, ToyTask)
-    monkeypatch.setattr(ToyTask, "predict", None)
+    monkeypatch.setattr(ToyAbility, "predict", None)
     again = run_task(request_, ToyTask)
     assert again.was_finished
     assert again.result == first.result
@@ -146,18 +147,19 @@ def test_moved_data_is_the_same_data(request_, data, tmp_path):
     assert run_task(with_settings(here, data_root=tmp_path / "elsewhere"), ToyTask).was_finished
 
 
-def test_bad_image_leaves_no_result_and_its_rows_are_resumed(request_, data, tmp_path):
+def test_bad_image_leaves_no_result_and_its_rows_are_resumed(request_, tmp_path, monkeypatch):
     here = with_settings(request_, output=tmp_path / "run", batch_size=4)
-    methods = {"collate": lambda self, examples: fail_on(self, examples), "__module__": ToyTask.__module__}
-    broken = type("Broken", (ToyTask,), methods)  # of the same source
+    collate = ToyReader.collate
 
-    def fail_on(task, examples):
-        if examples[0].id == "020":
+    def fail(self, items):
+        if items[0].id == "020":
             raise BenchError("020.jpg: image does not decode; download it again")
-        return ToyTask.collate(task, examples)
+        return collate(self, items)
 
-    with pytest.raises(BenchError, match="does not decode"):
-        run_task(here, broken)
+    with monkeypatch.context() as broken:
+        broken.setattr(ToyReader, "collate", fail)
+        with pytest.raises(BenchError, match="does not decode"):
+            run_task(here, ToyTask)
     assert not (tmp_path / "run" / "result.json").exists()
     done = run_task(here, ToyTask).result
     assert done["timing"]["resumed_samples"] == 20
@@ -171,7 +173,7 @@ def test_limit_is_recorded_unless_it_holds_the_whole_split(request_):
 
 
 def test_task_chooses_its_own_subset(request_, monkeypatch):
-    monkeypatch.setattr(ToyTask, "limit", lambda self, examples, n: examples[-2 * n :], raising=False)
+    monkeypatch.setattr(ToyTask, "limited", lambda self, split, n: split.of(split.examples[-2 * n :]))
     assert run_task(with_settings(request_, limit=5), ToyTask).result["counts"] == {"numbers": 10}
 
 
@@ -203,7 +205,7 @@ def test_tiny_world_is_recognised_from_below(request_, data):
     ],
 )
 def test_bad_request_is_refused_and_leaves_nothing(request_, tmp_path, monkeypatch, change, line):
-    monkeypatch.setattr(ToyTask, "load_model", None) if "device" not in change else None
+    monkeypatch.setattr(ToyFamily, "load", None) if "device" not in change else None
     with pytest.raises(BenchError, match=line):
         run_task(with_settings(request_, **change), ToyTask)
     assert not (tmp_path / "results").exists()
@@ -220,34 +222,31 @@ def test_missing_images_and_double_ids_are_refused(request_, data):
         run_task(request_, ToyTask)
 
 
-def test_tokenizer_is_looked_for_beside_the_checkpoint(request_, monkeypatch, data):
-    monkeypatch.setattr(ToyTask, "uses_text", True)
-    with pytest.raises(BenchError, match=r"needs the tokenizer and there is no .*beit3.spm"):
-        run_task(request_, ToyTask)
-    (data / "beit3.spm").write_bytes(b"no model")
-    with pytest.raises(BenchError, match="not a SentencePiece model"):
-        run_task(request_, ToyTask)
+@pytest.mark.parametrize(
+    ("task", "trained_for", "setting"),
+    [
+        ("coco-retrieval", "coco-retrieval", "fine-tuned"),
+        ("flickr30k", "coco-retrieval", "zero-shot"),
+        ("flickr30k", "", "zero-shot"),  # a released file that is of no task
+        ("flickr30k", None, "fine-tuned"),
+    ],
+)
+def test_setting_is_known_from_what_a_checkpoint_was_trained_for(task, trained_for, setting):
+    assert card.setting_of(task, ModelCard("toy", "mine.pth", "", trained_for=trained_for)) == setting
 
 
-def test_setting_is_known_from_the_released_weights():
-    assert card.setting_of("coco-retrieval", Path("beit3_base_patch16_384_coco_retrieval.pth"), {}) == "fine-tuned"
-    assert card.setting_of("flickr30k", Path("beit3_base_patch16_384_coco_retrieval.pth"), {}) == "zero-shot"
-    assert card.setting_of("flickr30k", Path("beit3_base_itc_patch16_224.pth"), {}) == "zero-shot"
-    assert card.setting_of("flickr30k", Path("mine.pth"), {"task": "coco-retrieval"}) == "zero-shot"
-    assert card.setting_of("flickr30k", Path("mine.pth"), {}) == "fine-tuned"
-
-
-def test_tokenizer_of_another_checkpoint_is_refused():
-    from types import SimpleNamespace
-
-    tokenizer = SimpleNamespace(fingerprint="f" * 64)
-    config = SimpleNamespace(vocab_size=10)
-    loaded = SimpleNamespace(path="m.pth", metadata={"tokenizer": "e" * 64}, config=config)
-    with pytest.raises(BenchError, match="fine-tuned with another tokenizer"):
-        inputs.check_tokenizer(tokenizer, Path("t.spm"), loaded, [])
-    loaded.metadata = {"tokenizer": "f" * 64}
-    with pytest.raises(BenchError, match="has 10 token embeddings, but the tokenizer emits id 11"):
-        inputs.check_tokenizer(tokenizer, Path("t.spm"), loaded, [SimpleNamespace(token_ids=[0, 11, 2])])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("beit3_base_patch16_384_coco_retrieval.pth", "zero-shot"),
+        ("beit3_base_itc_patch16_224.pth", "zero-shot"),
+        ("mine.pth", "fine-tuned"),
+    ],
+)
+def test_setting_of_a_checkpoint_that_was_not_loaded_is_known_from_its_name(data, name, setting):
+    (data / name).write_bytes(b"weights")
+    known = card.card_of_file(run_request("toy", data / name, data), Located.of(data / name))
+    assert card.setting_of("flickr30k", known) == setting
 
 
 # ---- the verb -------------------------------------------------------------------------------------------------------
@@ -291,7 +290,7 @@ def test_not_installed_is_forgotten_once_the_task_runs(data, monkeypatch):
     folder = Path("results/runs/needs-stack-test-toy-not-installed")
     assert invoke(*words(data, task="needs-stack")).exit_code == 2
     assert json.loads((folder / "result.json").read_text())["status"] == "not installed"
-    monkeypatch.setattr(NeedsStack, "load_model", ToyTask.load_model)
+    monkeypatch.setattr(toy_task, "requires", lambda *what: None)
     assert invoke(*words(data, task="needs-stack")).exit_code == 0
     assert not folder.exists()
 

@@ -97,7 +97,7 @@ def test_incomplete_run_is_refused_with_the_missing_rows(finished):
 
 
 def test_data_that_a_card_names_is_not_opened_unasked(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(ToyTask, "examples", lambda *a: pytest.fail("opened"))
+    monkeypatch.setattr(ToyTask, "read", lambda *a: pytest.fail("opened"))
     result = score("--run", finished)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert f"beit3-bench score --run {finished} --data-root {tmp_path / 'data'}" in result.stderr

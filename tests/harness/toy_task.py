@@ -161,14 +161,14 @@ TASKS = {"toy": ToyTask, "needs-stack": NeedsStack}
 
 
 def register(setattr_: Any = setattr) -> None:
-    """Make the registries know these tasks and this family, and no others."""
+    """Make the registries know these tasks and no others, and this family beside the built-in ones."""
     from beit3_bench.backbones import registry as families
     from beit3_bench.tasks import registry
 
     setattr_(registry, "get_task", lambda name: TASKS[name])
     setattr_(registry, "task_names", lambda: list(TASKS))
-    setattr_(families, "family_locations", lambda: {"toy": "toy_task:ToyFamily"})
-    setattr_(families, "get_family", lambda name: ToyFamily())
+    locations = {"toy": "toy_task:ToyFamily", **families.family_locations()}
+    setattr_(families, "family_locations", lambda: locations)
 
 
 def write_toy_data(root: Path, count: int = 40, images: bool = False) -> Path:

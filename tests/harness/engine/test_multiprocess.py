@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from toy_task import ToyTask, write_toy_data
 from training_cases import finetune_words, furthest, mini_world, request_for, train, weights
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.engine.predict import processes
+from beit3_bench.harness.engine import processes
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training.state import STATE, read_state
-from beit3_bench.tasks.contract import Example
+from beit3_bench.tasks.contract import Example, Split
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.metrics.recall import recalls, retrieval_ranks
 from beit3_bench.tasks.planning import plan_batches
@@ -240,7 +241,7 @@ def test_errors_of_the_program_are_not_taken_for_a_lost_process():
 
 LEAVES = """
 import os
-from beit3_bench.harness.engine.predict import processes
+from beit3_bench.harness.engine import processes
 group = processes.Processes.start("cpu")
 assert group.gather(group.rank) == [0, 1]
 import torch, torch.distributed.nn.functional, torch.distributed.optim.zero_redundancy_optimizer
@@ -317,12 +318,12 @@ def test_retrieval_ranks_against_the_gallery_of_all_processes(launcher, native: 
     rows, expected = RunStore.read(tmp_path / "many").rows(), RunStore.read(tmp_path / "one").rows()
     assert rows.keys() == expected.keys()
     assert max(float(abs(rows[i]["embedding"] - expected[i]["embedding"]).max()) for i in rows) < 1e-5
-    examples = get_task("flickr30k")(native.root("flickr30k")).examples("test")
+    examples = get_task("flickr30k")(native.root("flickr30k")).read("test").examples
     inflated = per_process_recall(rows, examples, 3)
     assert inflated["mean_recall"] > result["metrics"]["mean_recall"]["value"] + 3
 
 
-def per_process_recall(rows: dict[str, Any], examples: list[Example], world: int) -> dict[str, float]:
+def per_process_recall(rows: dict[str, Any], examples: Sequence[Example], world: int) -> dict[str, float]:
     """What the official evaluation reports on ``world`` processes (mean over them): every process ranks its own share of
     the pairs of image and text, which `DistributedSampler` pads with duplicates, and nothing is gathered.
     """
@@ -357,11 +358,12 @@ def test_recall_is_not_inflated_by_galleries_of_one_process(world, points):
             rows[example.id] = {"id": example.id, "embedding": (vector / np.linalg.norm(vector)).astype(np.float32)}
         examples += made
     task = get_task("flickr30k")(Path("nowhere"))
-    single = task.score(rows, examples).metrics
+    split = Split("test", tuple(examples))
+    single = task.score(rows, split).metrics
     plan = list(plan_batches(examples, 16))
     merged = {e.id: rows[e.id] for rank in reversed(range(world)) for batch in plan[rank::world] for e in batch}
     match_ids(list(merged), [e.id for e in examples], "merge", "rows")
-    assert task.score(merged, examples).metrics == single
+    assert task.score(merged, split).metrics == single
     official = per_process_recall(rows, examples, world)
     assert official["mean_recall"] > single["mean_recall"] + points
     assert official["IR@1"] > single["IR@1"] + 4

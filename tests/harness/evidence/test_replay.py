@@ -12,7 +12,7 @@ import pytest
 import toy_task
 from native import ROOTS, edit_json, invoke, run_words
 from run_requests import run_request
-from toy_task import ToyTask, write_toy_data
+from toy_task import ToyFamily, ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.replay import Overrides, replay, request_of
@@ -145,8 +145,8 @@ def test_every_missing_input_is_named_at_once(run, data, tmp_path):
 @pytest.mark.parametrize("named", [[], ["--checkpoint"], ["--data-root"]])
 def test_nothing_that_a_card_names_is_opened_unasked(run, data, tmp_path, monkeypatch, named):
     opened = []
-    monkeypatch.setattr(ToyTask, "load_model", lambda self, *a: opened.append(a))
-    monkeypatch.setattr(ToyTask, "examples", lambda self, split: opened.append(split))
+    monkeypatch.setattr(ToyFamily, "load", lambda self, *a: opened.append(a))
+    monkeypatch.setattr(ToyTask, "read", lambda self, split: opened.append(split))
     words = [word for option in named for word in (option, data / "toy.pth" if option == "--checkpoint" else data)]
     done = invoke("replay", run, *words)
     assert (done.exit_code, done.stderr.count("\n"), done.stdout) == (2, 1, "")
@@ -236,7 +236,7 @@ def test_fault_of_the_program_is_not_told_as_a_difference(run, data, monkeypatch
 @pytest.mark.parametrize("file", ["config.json", "result.json", "rows/rank-00000.jsonl"])
 def test_damaged_run_cannot_be_replayed(run, data, monkeypatch, file):
     (run / file).write_bytes((run / file).read_bytes()[:-20])
-    monkeypatch.setattr(ToyTask, "load_model", lambda *a: pytest.fail("computed before it was checked"))
+    monkeypatch.setattr(ToyFamily, "load", lambda *a: pytest.fail("computed before it was checked"))
     done = again(run, data)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert file.split("/")[-1] in done.stderr

@@ -61,7 +61,7 @@ def test_whole_data_has_no_finding(native, task):
     assert [split.name for split in found.splits] == list(get_task(task).splits)
     assert all(split.images > 0 for split in there)
     assert sum(split.decoded for split in there) == len({
-        path for s in there for e in get_task(task)(root).examples(s.name) for path in module._images(e)
+        path for s in there for e in get_task(task)(root).read(s.name).examples for path in module._images(e)
     })  # fmt: skip
 
 
@@ -280,8 +280,8 @@ def test_split_that_nobody_asked_for_may_be_absent(spoilt, no_counts):
 def test_released_counts_with_other_ids_are_found(spoilt, monkeypatch):
     root = spoilt("nlvr2")
     task = get_task("nlvr2")(root)
-    counts = Counts(samples=len(task.examples("dev")))
-    own = digest_of_ids(e.id for e in task.examples("dev"))
+    counts = Counts(samples=len(task.read("dev").examples))
+    own = digest_of_ids(e.id for e in task.read("dev").examples)
     needs = read_expected("nlvr2").needs
     for digest, expected in ((own, []), ("0" * 64, ["ids"])):
         there = Expected(
@@ -302,7 +302,7 @@ def test_split_file_with_restval_moved_to_train_is_found_and_still_evaluated(spo
     edit_json(root / "dataset_coco.json", move)
     found = verify(get_task("coco-retrieval"), root, sample=0)
     assert any("split restval has 0 images, the released file 30,504" in line for _, line in lines(found))
-    assert get_task("coco-retrieval")(root).examples("test")
+    assert get_task("coco-retrieval")(root).read("test").examples
 
 
 # ---- checksums ----------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def _examples(folder: Path) -> list[Example]:
     from beit3_bench.tasks.registry import get_task
 
     config = json.loads((folder / "config.json").read_text())
-    return get_task(config["task"])(config["data_root"]).examples(config["split"])
+    return get_task(config["task"])(config["data_root"]).read(config["split"]).examples
 
 
 def test_images_that_a_task_reads_by_other_means_are_known_by_content_too(tmp_path, monkeypatch):
@@ -232,15 +232,15 @@ def test_hashes_do_not_show_in_rows_and_come_from_worker_processes(native, tmp_p
 def test_other_label_maps_are_other_data(native, tmp_path):
     root = tmp_path / "ade"
     shutil.copytree(native.world / "ADEChallengeData2016", root)
-    was = data_fingerprint(ADE20K(root).examples("val"), root)
+    was = data_fingerprint(ADE20K(root).read("val").examples, root)
     shutil.copytree(root, tmp_path / "moved")
-    assert data_fingerprint(ADE20K(tmp_path / "moved").examples("val"), tmp_path / "moved") == was
-    first_edition = data_fingerprint(ADE20K(root).examples("val"), root, contents=False)
+    assert data_fingerprint(ADE20K(tmp_path / "moved").read("val").examples, tmp_path / "moved") == was
+    first_edition = data_fingerprint(ADE20K(root).read("val").examples, root, contents=False)
     path = next((root / "annotations" / "validation").glob("*.png"))
     values = np.array(Image.open(path))
     values[0, 0] = values[0, 0] % 150 + 1
     Image.fromarray(values).save(path)
-    examples = ADE20K(root).examples("val")
+    examples = ADE20K(root).read("val").examples
     assert data_fingerprint(examples, root) != was
     assert not same_data({"data": was, "code": "x"}, examples, root)
     assert same_data({"data": first_edition}, examples, root)  # runs of the first edition stay readable

@@ -53,16 +53,17 @@ def keep_first(n):
 def test_data_copied_out_of_the_tiny_world_is_labelled_with_its_counts_for_every_task(native, task, tmp_path):
     root = copied(native, task, tmp_path)
     own = get_task(task)(root)
-    data = read_data(own, own.default_split, examples := own.examples(own.default_split))
+    split = own.read(own.default_split)
+    data = read_data(own, split)
     assert data is not None
-    (note,) = data_notes(own, own.default_split, data)
-    count = len({path for e in examples for path in e.images})
+    (note,) = data_notes(own, split, data)
+    count = len({path for e in split.examples for path in e.images})
     stated = read_expected(task).splits[own.default_split].images
     assert note.startswith("other data: ")
     assert note.endswith("; not comparable with published numbers")
     assert f"{count:,} of {stated:,} images" in note
     within = get_task(task)(native.world / {**ROOTS, **DENSE}[task])
-    assert read_data(within, own.default_split, examples) is None
+    assert read_data(within, split) is None
 
 
 @pytest.mark.parametrize("task", [*ROOTS, *DENSE])
@@ -70,16 +71,15 @@ def test_a_split_of_the_stated_counts_and_ids_is_the_released_one_and_other_ids_
     native, task, tmp_path, monkeypatch
 ):
     own = get_task(task)(copied(native, task, tmp_path))
-    split = own.default_split
-    examples, form = own.examples(split), read_expected(task).id_form
-    digest = digest_of_ids((e.id for e in examples if e.images), form)
+    split, form = own.read(own.default_split), read_expected(task).id_form
+    digest = digest_of_ids((e.id for e in split.examples if e.images), form)
     for ids, kind, label in (
         (digest, "released", ""),
         ("0" * 64, "other", "other data: other ids than the released split's"),
     ):
-        there = Expected(splits={split: counts_of(examples)}, ids={split: (ids,)}, id_form=form)
+        there = Expected(splits={split.name: counts_of(split.examples)}, ids={split.name: (ids,)}, id_form=form)
         monkeypatch.setattr(released, "read_expected", lambda task, there=there: there)
-        data = read_data(own, split, examples)
+        data = read_data(own, split)
         assert data["ids"] == kind
         assert data_notes(own, split, data) == ([f"{label}; not comparable with published numbers"] if label else [])
 
@@ -89,7 +89,7 @@ def test_a_changed_label_under_the_same_ids_is_other_data_and_another_line_end_i
     file = root / "data" / "dev.json"
     released_file = file.read_bytes()
     task = get_task("nlvr2")(root)
-    examples = task.examples("dev")
+    examples = task.read("dev").examples
     there = Expected(
         (
             Need("dev.json", ("data",), ("dev",), git_blobs(file)[0]),

@@ -13,7 +13,7 @@ import pytest
 from native import ROOTS, invoke, run_words
 
 from beit3_bench.backbones import preprocess
-from beit3_bench.harness.engine.predict import predict as engine
+from beit3_bench.harness.engine import predict as engine
 from beit3_bench.harness.record.rows import commit_bytes
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.reuse import image_cache
