@@ -129,13 +129,14 @@ class Ability(ABC):
 
     def compile(self) -> None:
         """Compile the network in place."""
-        self.module.compile()
+        if self.module is not None:
+            self.module.compile()
 
     def item_bytes(self) -> int | None:
         """About how many bytes of activations an item takes in float32; None = not known."""
         return None
 
-    def of(self, module: nn.Module) -> Ability:
+    def of(self, module: nn.Module | None) -> Ability:
         """The same ability with another network of the same kind (averaged weights, a whole copy of sharded ones)."""
         other = copy.copy(self)
         other.module = module

@@ -293,7 +293,11 @@ def evaluate(
             task, source, Path(data_root), split=split, limit=limit, compute=compute, output=folder, options=words
         )
         prepared = prepare(task_class(request.data_root, split_options(task_class, words)[0]), split, limit)
-        loaded = _for_split(model, prepared.task, prepared.split) if ready else plain_model(model, prepared.task)
+        loaded = (
+            _for_split(model, prepared.task, prepared.split)
+            if ready
+            else plain_model(model, prepared.task, prepared.split)
+        )
         loaded.ability.reader.prepare([prepared.task.item(example) for example in prepared.split.examples])
         located = Located(None, Source(source, Path(source)))
         device = resolve_device(compute.device)

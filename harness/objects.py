@@ -23,7 +23,7 @@ from beit3_bench.backbones.abilities import (
 )
 from beit3_bench.backbones.family import Identity, Model, ModelCard, digest
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Task
+from beit3_bench.tasks.contract import Split, Task
 
 
 @runtime_checkable
@@ -141,7 +141,7 @@ _KINDS: dict[type[Ability], tuple[type, type[_Object]]] = {
 }
 
 
-def plain_model(asked: Any, task: Task) -> Model:
+def plain_model(asked: Any, task: Task, split: Split) -> Model:
     """An object with an ability's methods, as a model. It has no identity: a run folder of another object is never gone on with.
 
     Raises:
@@ -155,5 +155,6 @@ def plain_model(asked: Any, task: Task) -> Model:
         )
     name = type(asked).__name__
     ability = kind(asked)
+    ability.labels = split.labels
     unknown = digest(secrets.token_hex(16))
     return Model(ability, ModelCard("object", name, "", protocol=""), Identity(unknown, digest(name), unknown))

@@ -145,7 +145,7 @@ def run_model(
         throughput = predict(request, prepared, model, sink, device, processes, clock)
         sink.say()
         written = processes.on_first(
-            lambda: write(request, prepared, model, config, store, throughput, warnings, clock)
+            lambda: write(request, located, prepared, model, config, store, throughput, warnings, clock)
         )
         return Outcome(written or {}, folder)
 
@@ -267,6 +267,7 @@ def score(task: Task, store: RunStore, split: Split, seed: int) -> card.Scored:
 
 def write(
     request: RunRequest,
+    located: Located,
     prepared: Prepared,
     model: Model,
     config: Mapping[str, Any],
@@ -286,7 +287,8 @@ def write(
     result["provenance"]["fingerprints"] = {**config["fingerprints"], **images}
     result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - clock.started)
     store.write_result(result, scored.scores)
-    forget_not_installed(request, task.name, split.name)
+    if request.output is None:
+        forget_not_installed(task.name, split.name, located)
     return store.result()
 
 
@@ -343,10 +345,10 @@ def not_installed(request: RunRequest, task_class: type[Task], error: BenchError
     return Outcome(result, folder)
 
 
-def forget_not_installed(request: RunRequest, task: str, split: str) -> None:
+def forget_not_installed(task: str, split: str, located: Located) -> None:
     """Remove the record of an earlier attempt without the optional stack, now that the task has run."""
-    folder = default_folder(task, split, Located.of(request.checkpoint).stem, NOT_INSTALLED)
-    if request.output is None and folder.is_dir():
+    folder = default_folder(task, split, located.stem, NOT_INSTALLED)
+    if folder.is_dir():
         (folder / RESULT).unlink(missing_ok=True)
         with suppress(OSError):  # somebody keeps a file of his own there
             folder.rmdir()

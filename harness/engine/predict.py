@@ -211,7 +211,8 @@ class _Pass:
         self.device, self.facts, self.hash_images = device, facts, hash_images
         self.warned = False
         self.first_seconds = 0.0
-        ability.module.to(device).eval()
+        if ability.module is not None:
+            ability.module.to(device).eval()
         self.may_compile = compute.compile == "auto"
         if compute.compile == "on":
             ability.compile()
