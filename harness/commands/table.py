@@ -86,7 +86,7 @@ def _render(table: Table, form: str) -> str:
         from beit3_bench.harness.leaderboard.page import to_html
 
         return to_html(table)
-    from beit3_bench.harness.leaderboard.board import text as text
+    from beit3_bench.harness.leaderboard import text
 
     return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
 
@@ -94,9 +94,9 @@ def _render(table: Table, form: str) -> str:
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
     import difflib
 
-    from beit3_bench.harness.leaderboard.names import TASK_NAMES
+    from beit3_bench.tasks.facts import published_names
 
-    known_tasks, known_systems = {*TASK_NAMES, *measured}, {"all", *published}
+    known_tasks, known_systems = {*published_names(), *measured}, {"all", *published}
     lower = {name.casefold() for name in known_systems}
     checks = [("task", name, sorted(known_tasks)) for name in tasks or () if name not in known_tasks]
     checks += [("system", name, sorted(known_systems)) for name in systems or () if name.casefold() not in lower]

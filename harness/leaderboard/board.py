@@ -11,18 +11,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from beit3_bench.backbones.released import find_released
-from beit3_bench.harness.leaderboard.names import OVERVIEW_SOURCE, REGIME_TITLES, TASK_NAMES, TaskNames
-from beit3_bench.harness.leaderboard.published import SOURCE_KINDS, PublishedValue
+from beit3_bench.harness.leaderboard.published import OVERVIEW_SOURCE, SOURCE_KINDS, PublishedValue
 from beit3_bench.harness.leaderboard.verdict import Standing, Verdict, judge, percent, ranks
 from beit3_bench.harness.record.released import apart as reasons_apart
 from beit3_bench.harness.record.results import Run
 from beit3_bench.harness.record.schema import MetricValue, Result
+from beit3_bench.tasks.facts import PublishedNames, published_names, read_facts
 
 BEIT3 = "BEiT-3"
 MOST_OTHERS = 8
 """How many metrics beside the headline a task of another package shows; results list the declared ones first."""
 BEST_OTHERS = 5
 """How many published rows of other systems a section shows unless `--systems` says otherwise."""
+REGIME_TITLES = {
+    "fine-tuned": "fine-tuned",
+    "zero-shot": "zero-shot",
+    "transfer": "tuned on another data set, not on this one",
+}
 
 
 @dataclass(frozen=True)
@@ -118,15 +123,16 @@ def build_table(
             best five others of each section.
         setting: show only this regime, ``fine-tuned`` or ``zero-shot``.
     """
-    shown_tasks = tasks or list(dict.fromkeys(run.result["task"] for run in runs)) or list(TASK_NAMES)
-    order = [*TASK_NAMES, *dict.fromkeys(shown_tasks)]
+    known = published_names()
+    shown_tasks = tasks or list(dict.fromkeys(run.result["task"] for run in runs)) or list(known)
+    order = [*known, *dict.fromkeys(shown_tasks)]
     sections: list[Section] = []
     apart: list[ApartRow] = []
     pending: list[str] = []
     comparable: dict[tuple[str, str, str], list[Run]] = {}
     for task in sorted(set(shown_tasks), key=order.index):
-        for split in TASK_NAMES[task].splits if task in TASK_NAMES else ():
-            for regime in TASK_NAMES[task].regimes:
+        for split in known[task].splits if task in known else ():
+            for regime in known[task].regimes:
                 comparable[task, split, regime] = []
         for run in sorted(runs, key=lambda run: run.name):
             result = run.result
@@ -139,7 +145,7 @@ def build_table(
                 )
             elif why := ", ".join(reasons_apart(result)):
                 headline = headline_of(result)
-                names = TASK_NAMES.get(task) or _names_of(result)
+                names = known.get(task) or _names_of(result)
                 row = _measured_row(run, names, ())
                 also = [n for n in (*names.metrics, *names.extra) if n in row.cells and n != headline]
                 apart.append(ApartRow(task, result["split"], regime, why, headline, also, row))
@@ -155,7 +161,7 @@ def build_table(
 
 def regime_of(result: Result) -> str:
     """The regime of a measured row: its setting, or ``transfer`` for a checkpoint tuned on a sibling data set."""
-    names, weight = TASK_NAMES.get(result["task"]), find_released(result["model"]["weight"] or "")
+    names, weight = read_facts(result["task"]).names, find_released(result["model"]["weight"] or "")
     if names and weight and result["setting"] == "zero-shot" and weight.task in names.transfer_from:
         return "transfer"
     return result["setting"]
@@ -173,11 +179,11 @@ def measured_cell(metric: MetricValue) -> Cell:
     return Cell(value, f"{value:.{metric['decimals']}f}", low, high)
 
 
-def _names_of(result: Result) -> TaskNames:
-    """Names for a task that is not in our list: its own metrics, no published ones."""
+def _names_of(result: Result) -> PublishedNames:
+    """Names for a task whose facts have none: its own metrics, no published ones."""
     headline = headline_of(result)
     others = tuple(name for name in result["metrics"] if name != headline)[:MOST_OTHERS]
-    return TaskNames(result["task"], {}, {headline: ("", "")}, (headline,), extra=others)
+    return PublishedNames({headline: ("", "")}, (headline,), extra=others)
 
 
 def _section(
@@ -188,7 +194,8 @@ def _section(
     published: Sequence[PublishedValue],
     systems: Sequence[str] | None,
 ) -> Section:
-    names = TASK_NAMES.get(task) or _names_of(measured[0].result)
+    facts = read_facts(task)
+    names = facts.names or _names_of(measured[0].result)
     values = published_values(published, names, split, regime)
     rows = [_measured_row(run, names, values) for run in measured]
     others = _without_quotes(published_rows(values, names))
@@ -197,7 +204,7 @@ def _section(
     shown = _choose(others, systems, direction)
     listed = sorted([*rows, *shown], key=lambda row: _position(row, direction))
     columns = [name for name in (*names.metrics, *names.extra) if any(name in row.cells for row in listed)]
-    title = f"{names.title}, {split}, {REGIME_TITLES[regime]}"
+    title = f"{facts.title or task}, {split}, {REGIME_TITLES[regime]}"
     return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown))
 
 
@@ -207,7 +214,7 @@ def _position(row: TableRow, higher_is_better: bool) -> tuple:
     return (missing, -score if higher_is_better else score, not row.measured, row.name, row.variant, row.source)
 
 
-def _higher_is_better(measured: Sequence[Run], names: TaskNames) -> bool:
+def _higher_is_better(measured: Sequence[Run], names: PublishedNames) -> bool:
     for run in measured:
         metric = run.result["metrics"].get(names.order_by[0])
         if metric is not None:
@@ -226,7 +233,7 @@ def _choose(rows: list[TableRow], systems: Sequence[str] | None, higher_is_bette
 # ---- measured rows ---------------------------------------------------------------------------------------------------
 
 
-def _measured_row(run: Run, names: TaskNames, references: Sequence[PublishedValue]) -> TableRow:
+def _measured_row(run: Run, names: PublishedNames, references: Sequence[PublishedValue]) -> TableRow:
     result, model = run.result, run.result["model"]
     protocol = [regime_of(result)]
     if model["allow_missing"]:
@@ -272,7 +279,7 @@ def _mean(cells: dict[str, Cell], metrics: Sequence[str]) -> float | None:
 
 
 def published_values(
-    published: Iterable[PublishedValue], names: TaskNames, split: str, regime: str
+    published: Iterable[PublishedValue], names: PublishedNames, split: str, regime: str
 ) -> list[PublishedValue]:
     """The values of one section; rows of the paper's overview table only repeat others and are left out."""
     splits = names.splits.get(split, ())
@@ -287,7 +294,7 @@ def published_values(
     ]
 
 
-def published_rows(values: Iterable[PublishedValue], names: TaskNames) -> list[TableRow]:
+def published_rows(values: Iterable[PublishedValue], names: PublishedNames) -> list[TableRow]:
     """One row per model, protocol and source, its metrics side by side; derived metrics where all parts are there."""
     ours = {theirs: name for name, theirs in names.metrics.items()}
     rows: dict[tuple, TableRow] = {}
@@ -360,7 +367,7 @@ def _standing(row: TableRow, order_by: Sequence[str]) -> Standing | None:
     return Standing(row.score, half_unit=0.5 * 10.0**-digits)
 
 
-def _rank(rows: Sequence[TableRow], names: TaskNames, higher_is_better: bool) -> None:
+def _rank(rows: Sequence[TableRow], names: PublishedNames, higher_is_better: bool) -> None:
     standings = [_standing(row, names.order_by) for row in rows]
     for row, rank in zip(rows, ranks(standings, higher_is_better), strict=True):
         row.rank = rank

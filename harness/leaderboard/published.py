@@ -7,11 +7,15 @@ import io
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
+from beit3_bench.tasks.facts import Regime, facts_file, read_facts
 from beit3_bench.tasks.files import read_text
+from beit3_bench.tasks.registry import task_names
 
-REGIMES = ("fine-tuned", "zero-shot", "transfer")
+REGIMES: tuple[str, ...] = get_args(Regime)
 SOURCE_KINDS = (
     "primary",
     "toolkit measurement",
@@ -20,6 +24,8 @@ SOURCE_KINDS = (
     "full-text reading notes quoting the paper",
 )
 """How near to its origin a value is, nearest first."""
+OVERVIEW_SOURCE = "BEiT-3: Image as a Foreign Language (arXiv 2208.10442), Table 1"
+"""Rows of this source repeat other rows of the same paper: they appear in the overview table only."""
 
 
 @dataclass(frozen=True)
@@ -75,43 +81,78 @@ def published_folder() -> Path:
 
 
 def load_published(folder: Path | None = None) -> list[PublishedValue]:
-    """All published values, file by file in alphabetical order.
+    """All published values of a folder, file by file in alphabetical order.
+
+    None: the committed ones, and behind them what tasks bring in their facts (`tasks.facts.Facts.published`).
 
     Raises:
         BenchError: no csv file, other columns, a value that is not a finite number, an unknown regime or kind of
             source, an id that stands twice.
     """
-    folder = folder or published_folder()
-    files = sorted(folder.glob("*.csv"))
+    files = sorted((folder or published_folder()).glob("*.csv"))
     if not files:
-        raise BenchError(f"{folder}: no csv file with published values; install beit3-bench again")
+        raise BenchError(
+            f"{folder or published_folder()}: no csv file with published values; install beit3-bench again"
+        )
+    records = [record for path in files for record in _read_csv(path)]
+    if folder is None:
+        records += [record for task in task_names() for record in _records_of(task)]
     values: list[PublishedValue] = []
     seen: dict[str, str] = {}
-    for path in files:
-        try:
-            lines = csv.DictReader(
-                io.StringIO(read_text(path, "published values", "a csv file as README.md shows it"), newline=""),
-                strict=True,
-            )
-            rows = list(lines)
-            header = tuple(lines.fieldnames or ())
-        except csv.Error as error:
-            raise BenchError(f"{path}: cannot be read as csv ({error}); restore the file") from error
-        if header != COLUMNS:
-            wrong = sorted(set(header) ^ set(COLUMNS)) or ["their order"]
-            raise BenchError(
-                f"{path}:1: columns differ from the expected ones ({', '.join(map(str, wrong))}); see README.md"
-            )
-        for number, row in enumerate(rows, 2):
-            where = f"{path}: record {number - 1}"
-            if None in row or None in row.values():
-                raise BenchError(f"{where}: has another number of columns than the header; quote commas")
-            _check(row, where)
-            if row["id"] in seen:
-                raise BenchError(f"{where}: id {row['id']} stands in {seen[row['id']]} too; ids are unique")
-            seen[row["id"]] = path.name
-            values.append(PublishedValue(**{("printed" if k == "value" else k): v for k, v in row.items()}))
+    for record in records:
+        row = record.row
+        _check(row, record.where)
+        if row["id"] in seen:
+            raise BenchError(f"{record.where}: id {row['id']} stands in {seen[row['id']]} too; ids are unique")
+        seen[row["id"]] = record.file.name
+        values.append(PublishedValue(**{("printed" if k == "value" else k): v for k, v in row.items()}))
     return values
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A row before it is checked.  where: file and place in it, for messages."""
+
+    file: Path
+    where: str
+    row: dict[str, str]
+
+
+def _read_csv(path: Path) -> list[_Record]:
+    try:
+        lines = csv.DictReader(
+            io.StringIO(read_text(path, "published values", "a csv file as README.md shows it"), newline=""),
+            strict=True,
+        )
+        rows = list(lines)
+        header = tuple(lines.fieldnames or ())
+    except csv.Error as error:
+        raise BenchError(f"{path}: cannot be read as csv ({error}); restore the file") from error
+    if header != COLUMNS:
+        wrong = sorted(set(header) ^ set(COLUMNS)) or ["their order"]
+        raise BenchError(
+            f"{path}:1: columns differ from the expected ones ({', '.join(map(str, wrong))}); see README.md"
+        )
+    records = [_Record(path, f"{path}: record {number}", row) for number, row in enumerate(rows, 1)]
+    for record in records:
+        if None in record.row or None in record.row.values():
+            raise BenchError(f"{record.where}: has another number of columns than the header; quote commas")
+    return records
+
+
+def _records_of(task: str) -> list[_Record]:
+    """What a task brings: records of its facts file, and of the csv file beside it."""
+    facts, file = read_facts(task), facts_file(task)
+    if file is None:
+        return []
+    records = []
+    for number, given in enumerate(facts.published):
+        where = f"{file}: key published[{number}]"
+        for column in given:
+            if column not in COLUMNS:
+                raise BenchError(f"{where}.{column} is unknown; {did_you_mean(column, COLUMNS)}")
+        records.append(_Record(file, where, {column: given.get(column, "") for column in COLUMNS}))
+    return records + (_read_csv(file.with_name(facts.published_csv)) if facts.published_csv else [])
 
 
 def _check(row: dict[str, str], where: str) -> None:

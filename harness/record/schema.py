@@ -40,7 +40,7 @@ class ReadData(TypedDict):
     """The whole split as it was read, before `--limit`; `harness.record.released` compares it with the released one."""
 
     counts: dict[str, int]
-    """What it holds, named as in `tasks.expected.Counts`."""
+    """What it holds, named as in `tasks.facts.Counts`."""
     ids: Literal["released", "other", "not known"]
     """Whether its ids are those of the released split."""
     changed: NotRequired[list[str]]

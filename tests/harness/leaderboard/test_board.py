@@ -18,11 +18,12 @@ from beit3_bench.backbones.released import find_released
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.table import command
 from beit3_bench.harness.leaderboard.board import Table, build_table, published_rows, published_values
-from beit3_bench.harness.leaderboard.names import PAPER_TABLE_1, TASK_NAMES
+from beit3_bench.harness.leaderboard.overview import PAPER_TABLE_1
 from beit3_bench.harness.leaderboard.page import to_html
 from beit3_bench.harness.leaderboard.published import COLUMNS, PublishedValue, load_published
 from beit3_bench.harness.leaderboard.text import to_csv, to_json, to_latex, to_markdown
 from beit3_bench.harness.record.results import Run, read_results
+from beit3_bench.tasks.facts import published_names, read_facts
 
 RETRIEVAL = "beit3_base_patch16_384_coco_retrieval"
 
@@ -68,7 +69,7 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
     readme = [v for v in published if v.checkpoint and "README" in v.source]
     found = set()
     for value in readme:
-        for task, names in TASK_NAMES.items():
+        for task, names in published_names().items():
             for name, theirs in names.metrics.items():
                 weight = find_released(value.checkpoint)
                 if theirs == (value.task, value.metric) and weight.task == task:
@@ -81,7 +82,7 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
 def test_every_name_of_the_mapping_has_published_values(published: list[PublishedValue]) -> None:
     printed = {(v.task, v.metric) for v in published}
     splits = {(v.task, v.split) for v in published}
-    for names in TASK_NAMES.values():
+    for names in published_names().values():
         for ours, theirs in names.metrics.items():
             assert theirs in printed or ours in names.derived
         tasks = {task for task, _ in names.metrics.values()}
@@ -307,7 +308,7 @@ def test_both_scales_of_a_segmentation_model_are_one_row(published: list[Publish
 
 
 def test_no_published_value_is_lost_when_metrics_are_set_side_by_side(published: list[PublishedValue]) -> None:
-    for names in TASK_NAMES.values():
+    for names in published_names().values():
         for split in names.splits:
             for regime in names.regimes:
                 values = published_values(published, names, split, regime)
@@ -430,7 +431,7 @@ def test_every_form_is_printed_and_written(tmp_path: Path, form: str, suffix: st
 
 def test_without_results_the_published_tables_of_all_tasks_are_shown(tmp_path: Path) -> None:
     text = run("--runs", str(tmp_path))
-    assert all(names.title in text for names in TASK_NAMES.values())
+    assert all(read_facts(task).title in text for task in published_names())
 
 
 def test_filters_choose_tasks_and_systems(tmp_path: Path) -> None:
