@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 RELEASED_VOCABULARY = 64010
 RELEASED_PIECES = 64002
@@ -112,9 +112,7 @@ class BEiT3Config:
             BenchError: unknown preset, with the nearest known one.
         """
         if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PRESETS)}"
-            raise BenchError(f"no preset {name!r}; {hint}")
+            raise BenchError(f"no preset {name!r}; {did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **overrides})
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +14,7 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.generation import Decoding, Hypothesis, search
 from beit3_bench.backbones.beit3.multiway import BEiT3, VisionEmbedding
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.beit3.decoding_graphs import GraphSearches
@@ -280,11 +280,7 @@ def build_model(name: str, config: BEiT3Config, **head: Any) -> nn.Module:
     if name in registered:
         return registered[name].load()(config, **head).eval()
     if name not in HEADS:
-        known = sorted({*HEADS, *registered})
-        near = difflib.get_close_matches(name, known, n=1)
-        raise BenchError(
-            f"no model for task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-        )
+        raise BenchError(f"no model for task {name!r}; {did_you_mean(name, sorted({*HEADS, *registered}))}")
     model = blank_model(name, config, **head)
     if torch.get_default_device().type != "meta":
         model.to_empty(device=torch.get_default_device())

@@ -14,13 +14,13 @@ window; base is ViT-Adapter's COCO-Stuff recipe; the rest is stated at the varia
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 CLASSES = 150
 IGNORE = 255
@@ -240,7 +240,5 @@ def variant(name: str) -> SegmentationSettings:
     """
     key = name.removesuffix(".py").removeprefix(CONFIG_PREFIX).replace("_", "-")
     if key not in VARIANTS:
-        near = difflib.get_close_matches(key, VARIANTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VARIANTS)}"
-        raise BenchError(f"no segmentation config {name!r}; {hint}")
+        raise BenchError(f"no segmentation config {name!r}; {did_you_mean(key, VARIANTS)}")
     return VARIANTS[key]

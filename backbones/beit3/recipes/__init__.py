@@ -7,7 +7,6 @@ A section holds the fields of `Recipe` that differ from the defaults; the defaul
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from importlib.resources import files
 from typing import Any, get_args, get_origin, get_type_hints
 
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 SCHEDULES = ("cosine", "step")
 
@@ -143,9 +143,7 @@ def load_recipe(task: str, name: str, overrides: Mapping[str, str] | None = None
         raise BenchError(f"task {task} has no fine-tuning recipe; fine-tune one of: {', '.join(sorted(_tasks()))}")
     sections = tomllib.loads(file.read_text(encoding="utf-8"))
     if name not in sections:
-        near = difflib.get_close_matches(name, sections, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sections)}"
-        raise BenchError(f"task {task} has no recipe {name!r}; {hint}")
+        raise BenchError(f"task {task} has no recipe {name!r}; {did_you_mean(name, sections, 'it has')}")
     values = _resolve(sections, name, f"recipes/{task}.toml")
     for key, text in (overrides or {}).items():
         values[_known(key.replace("-", "_"), f"recipe of {task}")] = text
@@ -178,10 +176,7 @@ def is_recipe_key(key: str) -> bool:
 def _known(key: str, owner: str) -> str:
     names = [f.name for f in dataclasses.fields(Recipe)]
     if key not in names:
-        near = difflib.get_close_matches(key, names, n=1)
-        raise BenchError(
-            f"{owner}: no key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}")
-        )
+        raise BenchError(f"{owner}: no key {key!r}; {did_you_mean(key, names)}")
     return key
 
 
