@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
 
 RELEASED_VOCABULARY = 64010
@@ -120,17 +121,10 @@ class BEiT3Config:
         """The inverse of `to_dict`.
 
         Raises:
-            BenchError: a field that does not exist, or values that contradict each other; begins with ``origin``.
+            BenchError: a field that does not exist or holds another kind of value, beginning with ``origin``; or values
+                that contradict each other.
         """
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise BenchError(
-                f"{origin}: no field {unknown[0]!r}; known: {', '.join(f.name for f in dataclasses.fields(cls))}"
-            )
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BenchError(f"{origin}: {error}") from error
+        return fill(cls, values, origin, "{owner}: no field {key!r}; {known}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

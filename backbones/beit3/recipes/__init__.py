@@ -11,9 +11,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
 
 SCHEDULES = ("cosine", "step")
@@ -145,8 +146,7 @@ def load_recipe(task: str, name: str, overrides: Mapping[str, str] | None = None
     if name not in sections:
         raise BenchError(f"task {task} has no recipe {name!r}; {did_you_mean(name, sections, 'it has')}")
     values = _resolve(sections, name, f"recipes/{task}.toml")
-    for key, text in (overrides or {}).items():
-        values[_known(key.replace("-", "_"), f"recipe of {task}")] = text
+    values |= {key.replace("-", "_"): text for key, text in (overrides or {}).items()}
     return make_recipe(values, f"recipe {name} of {task}")
 
 
@@ -173,22 +173,16 @@ def is_recipe_key(key: str) -> bool:
     return key.replace("-", "_") in {f.name for f in dataclasses.fields(Recipe)} - {"options"}
 
 
-def _known(key: str, owner: str) -> str:
-    names = [f.name for f in dataclasses.fields(Recipe)]
-    if key not in names:
-        raise BenchError(f"{owner}: no key {key!r}; {did_you_mean(key, names)}")
-    return key
-
-
 def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
     """A checked `Recipe` from TOML values or strings.
 
     Raises:
         BenchError: unknown key, wrong type, value out of range; ``owner`` says whose recipe it is.
     """
-    hints = get_type_hints(Recipe)
-    converted = {_known(key, owner): _convert(value, hints[key], f"{owner}: {key}") for key, value in values.items()}
-    recipe = Recipe(**converted)
+    options = values.get("options")
+    if isinstance(options, Mapping):  # numbers and switches of TOML, as `-o` would give them
+        values = {**values, "options": {key: str(value) for key, value in options.items()}}
+    recipe = fill(Recipe, values, owner, "{owner}: no key {key!r}; {hint}")
     for key, (least, most) in _RANGES.items():
         if not least <= getattr(recipe, key) <= most:
             raise BenchError(f"{owner}: {key} is {getattr(recipe, key)}; give a value from {least:g} to {most:g}")
@@ -203,38 +197,3 @@ def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
     if recipe.lr < recipe.min_lr:
         raise BenchError(f"{owner}: lr {recipe.lr} is below min_lr {recipe.min_lr}")
     return recipe
-
-
-def _convert(value: Any, kind: Any, owner: str) -> Any:
-    parts = get_args(kind)
-    try:
-        if get_origin(kind) is dict:
-            return {str(key): str(item) for key, item in dict(value).items()}
-        if parts:
-            items = value.split(",") if isinstance(value, str) else list(value)
-            if len(items) != len(parts):
-                raise ValueError
-            return tuple(_convert(item, part, owner) for item, part in zip(items, parts, strict=True))
-        if kind is bool:
-            return (
-                value
-                if isinstance(value, bool)
-                else {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-            )
-        if kind is str:
-            if not isinstance(value, str):
-                raise TypeError
-            return value
-        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
-            raise ValueError
-        number = float(value)
-        if number != number or abs(number) == float("inf"):
-            raise ValueError
-        return int(number) if kind is int else number
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        what = (
-            "pair of numbers such as 0.9,0.98"
-            if parts
-            else {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
-        )
-        raise BenchError(f"{owner}: {value!r} is not a {what}") from error
