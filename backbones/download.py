@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import http.client
 import os
 import re
 import shutil
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +20,8 @@ from typing import Any, BinaryIO
 
 from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.errors import BenchError
-from beit3_bench.files import write_atomic
+from beit3_bench.files import open_in_place, write_atomic
+from beit3_bench.locks import lock_file
 
 CHUNK = 1 << 20
 RETRIES = 5
@@ -147,21 +146,13 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _open_part(part: Path) -> BinaryIO:
     """The file of the first part, to go on from; a link in its place is not followed."""
-
-    def opener(path: str, flags: int) -> int:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(errno.EINVAL, "no regular file stands there")
-        return handle
-
-    return open(part, "a+b", opener=opener)
+    return open(part, "a+b", opener=lambda path, flags: open_in_place(Path(path), flags))
 
 
 @contextlib.contextmanager
 def _sole_writer(stream: BinaryIO, part: Path) -> Iterator[None]:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(stream.fileno())
     except OSError as error:
         raise BenchError(f"{part}: another process is downloading this file; wait for it to finish") from error
     yield  # the lock goes with the file handle
