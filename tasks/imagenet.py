@@ -247,7 +247,7 @@ class ImageNetLinear(ImageFolders):
     head = "imagenet-linear"
     uses_text = False
     outputs = "classes"
-    row_shape: ClassVar[Mapping[str, Any]] = {"top5": [int]}
+    row_shape: ClassVar[Mapping[str, Any]] = {"top5": list[int]}
 
     @dataclass
     class Options:
