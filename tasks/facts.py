@@ -11,16 +11,15 @@ import dataclasses
 import importlib.util
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.files import read_text
 from beit3_bench.tasks.registry import task_locations, task_names
@@ -247,7 +246,7 @@ def _facts_at(task: str, place: str) -> Facts:
     data = _stated(facts.data_of).data
     if data == ReleasedData():
         raise BenchError(
-            f"{facts_file(task)}: key data_of: {facts.data_of!r} is no task that states its data; name one that does"
+            f"{facts_file(task)}: data_of: {facts.data_of!r} is no task that states its data; name one that does"
         )
     return dataclasses.replace(facts, data_of="", data=data)
 
@@ -262,7 +261,7 @@ def _stated(task: str) -> Facts:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BenchError(f"{file}: is not valid TOML ({error}); mend it") from error
-    return _value(Facts, table, file, "")
+    return fill(Facts, table, str(file), "{owner}: no key {key!r}; {hint}", texts=False)
 
 
 def _folder_of(module: str) -> Path | None:
@@ -277,62 +276,3 @@ def _folder_of(module: str) -> Path | None:
             return None
         spec = PathFinder.find_spec(".".join(parts[:end]), spec.submodule_search_locations)
     return Path(spec.origin).parent if spec is not None and spec.has_location and spec.origin else None
-
-
-# ---- TOML -> dataclasses --------------------------------------------------------------------------------------------------
-
-
-def _value(kind: Any, value: Any, file: Path, key: str) -> Any:
-    """A value of TOML as ``kind``: a dataclass of this module or what its fields hold.
-
-    Raises:
-        BenchError: it is something else; names file and key.
-    """
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, value, file, key)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return _value(next(a for a in arguments if a is not type(None)), value, file, key)
-    if origin is Literal:
-        if not (isinstance(value, str) and value in arguments):
-            raise BenchError(f"{file}: key {key}: {value!r} is none of {', '.join(arguments)}; write one of these")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _other(file, key, value, "a list")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
-        if len(kinds) != len(value):
-            raise _other(file, key, value, f"a list of {len(kinds)} values")
-        return tuple(_value(k, v, file, f"{key}[{n}]") for n, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is Mapping:
-        if not isinstance(value, dict):
-            raise _other(file, key, value, "a table")
-        return {k: _value(arguments[1], v, file, f"{key}.{k}") for k, v in value.items()}
-    if type(value) is not kind:  # a bool is no int
-        raise _other(file, key, value, {str: "a text in quotes", int: "a whole number", bool: "true or false"}[kind])
-    return value
-
-
-def _dataclass(kind: Any, table: Any, file: Path, key: str) -> Any:
-    if not isinstance(table, dict):
-        raise _other(file, key, table, "a table")
-    hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
-    below = f"{key}." if key else ""
-    for name in table:
-        if name not in fields:
-            raise BenchError(f"{file}: key {below}{name} is unknown; {did_you_mean(name, fields)}")
-    for name, one in fields.items():
-        if name not in table and one.default is one.default_factory is dataclasses.MISSING:
-            raise BenchError(f"{file}: key {below}{name} is missing; add it")
-    values = {name: _value(hints[name], value, file, f"{below}{name}") for name, value in table.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise BenchError(f"{file}: {f'key {key}: ' if key else ''}{error}") from error
-
-
-def _other(file: Path, key: str, value: Any, wanted: str) -> BenchError:
-    text = repr(value)
-    return BenchError(
-        f"{file}: key {key}: {text if len(text) <= 60 else text[:57] + '...'} is not {wanted}; write it so"
-    )

@@ -146,11 +146,11 @@ def _records_of(task: str) -> list[_Record]:
     if file is None:
         return []
     records = []
-    for number, given in enumerate(facts.published):
-        where = f"{file}: key published[{number}]"
+    for number, given in enumerate(facts.published, 1):
+        where = f"{file}: published {number}"
         for column in given:
             if column not in COLUMNS:
-                raise BenchError(f"{where}.{column} is unknown; {did_you_mean(column, COLUMNS)}")
+                raise BenchError(f"{where}: no key {column!r}; {did_you_mean(column, COLUMNS)}")
         records.append(_Record(file, where, {column: given.get(column, "") for column in COLUMNS}))
     return records + (_read_csv(file.with_name(facts.published_csv)) if facts.published_csv else [])
 

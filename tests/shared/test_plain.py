@@ -104,7 +104,7 @@ def test_values_are_read_by_the_type_of_their_field(key: str, value: Any, read: 
         ({"box": 3}, "x: box: 3 is not a table"),
         ({"box": {}}, "x: box: width is missing"),
         ({"box": {"widht": 3}}, "x: box has no option 'widht'; did you mean 'width'"),
-        ({"boxes": [{"width": "a"}]}, "x: boxes: width: 'a' is not a whole number"),
+        ({"boxes": [{"width": "a"}]}, "x: boxes 1: width: 'a' is not a whole number"),
         ({"labels": {"a": 1}}, "x: labels: a: 1 is not a text"),
         ({"labels": "a"}, "x: labels: 'a' is not a table"),
         ({"arch": 3}, "x: arch: 3 is not a text"),
@@ -132,6 +132,41 @@ def test_a_key_may_be_written_with_dashes_and_is_named_as_given() -> None:
 def test_a_caller_has_words_of_its_own_for_an_unknown_key() -> None:
     with pytest.raises(BenchError, match=r"^a box has no side 'depth'; known: width, colour$"):
         fill(Box, {"depth": 1}, "a box", "{owner} has no side {key!r}; {known}")
+
+
+def test_they_hold_for_the_tables_within_too() -> None:
+    with pytest.raises(BenchError, match=r"^a box: box: no side 'depth'; known: width, colour$"):
+        fill(Everything, {"box": {"depth": 1}}, "a box", "{owner}: no side {key!r}; {known}")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"switch": "true"}, "x: switch: 'true' is not a true or false; write it without quotes"),
+        ({"count": "10"}, "x: count: '10' is not a whole number; write it without quotes"),
+        ({"share": "0.5"}, "x: share: '0.5' is not a number; write it without quotes"),
+        ({"names": "a,b"}, "x: names: 'a,b' is not a list of values in brackets"),
+        ({"pair": "0.9,0.98"}, "x: pair: '0.9,0.98' is not a pair of values in brackets"),
+        ({"boxes": [{"width": 1}, {"width": "3"}]}, "x: boxes 2: width: '3' is not a whole number"),
+    ],
+)
+def test_texts_stand_for_nothing_else_where_a_caller_says_so(values: Any, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        fill(Everything, values, "x", texts=False)
+    assert fill(Everything, {"word": "a,b", "place": "a", "mode": "slide"}, "x", texts=False).word == "a,b"
+
+
+def test_what_a_class_refuses_is_said_with_its_owner() -> None:
+    @dataclass
+    class Odd:
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number % 2 == 0:
+                raise ValueError(f"{self.number} is even; give an odd one")
+
+    with pytest.raises(BenchError, match=r"^x: 2 is even; give an odd one$"):
+        fill(Odd, {"number": 2}, "x")
 
 
 def test_braces_in_a_key_stay_braces() -> None:
