@@ -170,8 +170,8 @@ def score_note(task: type[Task], counts: Mapping[str, int], files: Sequence[Path
     name = task.data_of or task.name
     named = _scored_counts(name, counts)
     splits = read_facts(name).data.splits
-    told = {split: differences(name, split, named) for split in splits if splits[split].stated().keys() & named}
-    if not told or not all(told.values()):
+    different = {split: differences(name, split, named) for split in splits if splits[split].stated().keys() & named}
+    if not different or not all(different.values()):
         return None
-    default = task.default_split if task.default_split in told else next(iter(told))
-    return f"other data: {', '.join(told[default])} of split {default}; not comparable with published numbers"
+    default = task.default_split if task.default_split in different else next(iter(different))
+    return f"other data: {', '.join(different[default])} of split {default}; not comparable with published numbers"
