@@ -51,16 +51,6 @@ def make_folder(path: Path) -> None:
         raise storage_error(path, error) from error
 
 
-def make_own_folder(path: Path) -> None:
-    """As `make_folder`, for one inside a folder of ours.
-
-    Raises:
-        BenchError: it is a link besides.
-    """
-    refuse_link(path)
-    make_folder(path)
-
-
 def refuse_link(path: Path) -> None:
     """Raise if a file or folder of ours is a link: whoever made it may want another's file emptied.
 

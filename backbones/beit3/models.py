@@ -239,7 +239,7 @@ class Captioning(BEiT3Head):
         length_penalty: float = 0.6,
         decoder: str = "official",
     ) -> list[list[int]]:
-        """Captions by beam search over masked conditional generation; see `generation.beam_search`.
+        """Captions by beam search over masked conditional generation; see `generation.search`.
 
         The defaults are those behind the published numbers (official eval command: 3 beams, penalty 0.6, and the
         default text length 64; the training recipe uses 32).
