@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,3 +18,24 @@ def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
         BenchError: unknown key (with the nearest known one) or a value that does not convert.
     """
     return fill(cls, values, owner)
+
+
+def option_help(cls: type) -> dict[str, str]:
+    """What each option of a dataclass means, from the class's docstring; options that it does not name are left out.
+
+    An entry ``name: meaning.``, or ``name, name: meaning.`` of several options, begins a line or stands behind two spaces, and
+    goes on in the next lines up to another entry or an empty line.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    meanings: dict[str, str] = {}
+    entry: list[str] = []
+    for line in inspect.cleandoc(cls.__doc__ or "").splitlines():
+        for piece in re.split(r" {2,}", line):
+            head, colon, meaning = piece.partition(": ")
+            if colon and names.issuperset(named := head.split(", ")):
+                entry, piece = named, meaning
+                meanings |= dict.fromkeys(named, "")
+            elif not piece:
+                entry = []
+            meanings |= {name: f"{meanings[name]} {piece}".strip() for name in entry}
+    return meanings

@@ -47,15 +47,15 @@ def _mark_default(task: type[Task]) -> list[str]:
 
 
 def _options(task: type[Task]) -> list[dict[str, Any]]:
-    found = []
+    from beit3_bench.tasks.options import option_help
+
+    meanings, options = option_help(task.Options), []
     for f in dataclasses.fields(task.Options):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-        help_line = f.metadata.get("help", "")
-        found.append(
-            {"name": f.name, "type": kind, "default": None if default is None else str(default), "help": help_line}
-        )
-    return found
+        shown = None if default is None else str(default)
+        options.append({"name": f.name, "type": kind, "default": shown, "help": meanings.get(f.name, "")})
+    return options
 
 
 def _record(task: type[Task]) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def _details(task: type[Task]) -> str:
     marks = [f"{m.name} ({'headline, ' if m.headline else ''}{m.unit})" for m in task.metrics]
     blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  ", break_on_hyphens=False))
     if options := _options(task):
-        lines = [
-            f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]" + (f"  {o['help']}" if o["help"] else "")
-            for o in options
-        ]
+        lines = []
+        for o in options:
+            lines.append(f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]")
+            lines += textwrap.wrap(o["help"], 104, initial_indent=" " * 6, subsequent_indent=" " * 6)
         blocks.append("options:\n" + "\n".join(lines))
     if task.layout:
         blocks.append("expected below --data-root:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
