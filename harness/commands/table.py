@@ -53,8 +53,8 @@ def command(
     code 2 where results are damaged; the others are in the table nevertheless.
     """
     from beit3_bench.harness.leaderboard.board import build_table
-    from beit3_bench.harness.leaderboard.published import load_published
     from beit3_bench.harness.record.results import find_results
+    from beit3_bench.results.published.values import load_published
 
     published = load_published()
     results, damaged = find_results(runs)
@@ -86,9 +86,13 @@ def _render(table: Table, form: str) -> str:
         from beit3_bench.harness.leaderboard.page import to_html
 
         return to_html(table)
-    from beit3_bench.harness.leaderboard import text
+    if form == "latex":
+        from beit3_bench.harness.leaderboard.latex import to_latex
 
-    return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
+        return to_latex(table)
+    from beit3_bench.harness.leaderboard.text import to_csv, to_json, to_markdown
+
+    return {"markdown": to_markdown, "csv": to_csv, "json": to_json}[form](table)
 
 
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:

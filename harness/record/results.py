@@ -10,9 +10,13 @@ from typing import Any, cast
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
-from beit3_bench.harness.record.schema import SCHEMA, Result, check_shape
+from beit3_bench.harness.record.schema import SCHEMA, ModelCard, Result, check_shape
 from beit3_bench.text import visible, visible_values
 
+FIRST_FAMILY = "beit3"
+"""The family of results that name none: those of earlier versions, which knew no other."""
+SYSTEMS = {FIRST_FAMILY: "BEiT-3"}
+"""Names of families as the published tables write them; any other family stands under its own name."""
 _LARGEST = 2**26  # bytes
 _MEND = "run again"
 
@@ -23,6 +27,12 @@ class Run:
 
     name: str
     result: Result
+
+
+def model_name(card: ModelCard) -> str:
+    """``BEiT-3 base``; a model of another family under the family's own name."""
+    family = card.get("family") or FIRST_FAMILY
+    return f"{SYSTEMS.get(family, family)} {card['preset']}"
 
 
 def read_results(root: str | Path) -> list[Run]:

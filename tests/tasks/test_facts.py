@@ -17,9 +17,10 @@ from leaderboard_cases import metric, result
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.leaks import find_leaks
 from beit3_bench.harness.leaderboard.board import build_table
-from beit3_bench.harness.leaderboard.published import COLUMNS, load_published
 from beit3_bench.harness.record.released import apart
 from beit3_bench.harness.record.results import Run
+from beit3_bench.results.published import values
+from beit3_bench.results.published.values import COLUMNS, load_published
 from beit3_bench.tasks import registry
 from beit3_bench.tasks.facts import Facts, facts_file, published_names, read_facts
 
@@ -178,9 +179,7 @@ def test_a_task_of_another_package_may_have_no_facts(plug_in: Callable[..., Path
 
 
 def load_published_of_this_repository() -> list:
-    from beit3_bench.harness.leaderboard.published import published_folder
-
-    return load_published(published_folder())
+    return load_published(Path(values.__file__).parent)
 
 
 def test_results_of_a_plugged_in_task_stand_in_a_table_with_its_published_rows(plug_in: Callable[..., Path]) -> None:

@@ -15,8 +15,8 @@ from leaderboard_cases import metric, result, retrieval_metrics
 
 from beit3_bench.harness.leaderboard.board import Table, TableRow, build_table
 from beit3_bench.harness.leaderboard.page import size_of, to_html
-from beit3_bench.harness.leaderboard.published import load_published
 from beit3_bench.harness.record.results import Run
+from beit3_bench.results.published.values import load_published
 
 
 @pytest.fixture(scope="module")

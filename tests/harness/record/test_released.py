@@ -12,7 +12,6 @@ from native import ROOTS, edit_json, invoke, run_words
 
 from beit3_bench.backbones.released import find_released
 from beit3_bench.harness.leaderboard.board import build_table
-from beit3_bench.harness.leaderboard.published import load_published
 from beit3_bench.harness.leaderboard.verdict import judge
 from beit3_bench.harness.record import released
 from beit3_bench.harness.record.released import (
@@ -26,6 +25,7 @@ from beit3_bench.harness.record.released import (
     read_data,
 )
 from beit3_bench.harness.record.results import Run
+from beit3_bench.results.published.values import load_published
 from beit3_bench.tasks.contract import Example
 from beit3_bench.tasks.facts import Counts, Facts, Need, ReleasedData, published_names, read_facts
 from beit3_bench.tasks.registry import get_task

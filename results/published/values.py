@@ -1,4 +1,4 @@
-"""Read results/published: reference values with their sources."""
+"""The csv files of this folder, read and checked: reference values with their sources."""
 
 from __future__ import annotations
 
@@ -73,27 +73,21 @@ class PublishedValue:
 COLUMNS = tuple("value" if f.name == "printed" else f.name for f in fields(PublishedValue))
 
 
-def published_folder() -> Path:
-    """The folder of the committed csv files."""
-    from beit3_bench.results import published
-
-    return Path(next(iter(published.__path__)))
-
-
-def load_published(folder: Path | None = None) -> list[PublishedValue]:
+def load_published(folder: str | Path | None = None) -> list[PublishedValue]:
     """All published values of a folder, file by file in alphabetical order.
 
-    None: the committed ones, and behind them what tasks bring in their facts (`tasks.facts.Facts.published`).
+    Args:
+        folder: of the csv files; None: the committed ones, beside this module, and behind them what tasks bring in their facts
+            (`tasks.facts.Facts.published`).
 
     Raises:
         BenchError: no csv file, other columns, a value that is not a finite number, an unknown regime or kind of
             source, an id that stands twice.
     """
-    files = sorted((folder or published_folder()).glob("*.csv"))
+    place = Path(folder or Path(__file__).parent)
+    files = sorted(place.glob("*.csv"))
     if not files:
-        raise BenchError(
-            f"{folder or published_folder()}: no csv file with published values; install beit3-bench again"
-        )
+        raise BenchError(f"{place}: no csv file with published values; install beit3-bench again")
     records = [record for path in files for record in _read_csv(path)]
     if folder is None:
         records += [record for task in task_names() for record in _records_of(task)]
