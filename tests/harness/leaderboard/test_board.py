@@ -355,7 +355,7 @@ def test_a_model_of_another_family_stands_under_its_family_s_name(published: lis
     assert rows["run first"].protocol == rows["run second"].protocol == "fine-tuned"
 
 
-@pytest.mark.parametrize("form", [to_markdown, to_latex], ids=["markdown", "latex"])
+@pytest.mark.parametrize("form", [to_markdown, to_latex, to_html], ids=["markdown", "latex", "html"])
 @pytest.mark.parametrize("world", ["real", "tiny"])
 def test_rows_of_another_protocol_are_marked_where_they_are_ranked(form: Callable[[Table], str], world: str) -> None:
     def table(*protocols: str) -> str:
