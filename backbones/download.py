@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import http.client
 import os
 import re
 import shutil
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +20,8 @@ from typing import Any, BinaryIO
 
 from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.errors import BenchError
-from beit3_bench.files import write_atomic
+from beit3_bench.files import open_in_place, write_atomic
+from beit3_bench.locks import lock_file
 
 CHUNK = 1 << 20
 RETRIES = 5
@@ -147,21 +146,13 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _open_part(part: Path) -> BinaryIO:
     """The file of the first part, to go on from; a link in its place is not followed."""
-
-    def opener(path: str, flags: int) -> int:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(errno.EINVAL, "no regular file stands there")
-        return handle
-
-    return open(part, "a+b", opener=opener)
+    return open(part, "a+b", opener=lambda path, flags: open_in_place(Path(path), flags))
 
 
 @contextlib.contextmanager
 def _sole_writer(stream: BinaryIO, part: Path) -> Iterator[None]:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(stream.fileno())
     except OSError as error:
         raise BenchError(f"{part}: another process is downloading this file; wait for it to finish") from error
     yield  # the lock goes with the file handle
@@ -235,53 +226,23 @@ def _transfer(url: str, stream: BinaryIO, version_file: Path, progress: Progress
     known = _Version.read(version_file) if have else _Version()
     if have and not known.tag:  # nothing says which version of the file these bytes are of
         have, known = _restart(stream), _Version()
-    empty = f"{url}: the server sent an empty file; check the address, or give another --base-url"
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "beit3-bench", "Accept-Encoding": "identity"})
         if have:
             request.add_header("Range", f"bytes={have}-")
             request.add_header("If-Range", known.tag)
         with _opener().open(request, timeout=timeout) as response:
-            reply = _read_reply(response, url)
-            if reply.start and reply.start != have:
-                raise BenchError(f"{url}: the server sent another part than asked for; try another --base-url")
-            if reply.start and not _same_version(known, reply.version):
-                _restart(stream)
-                raise _Changed("the file changed on the server")
-            if reply.start:
-                reply.version = _Version(known.tag, reply.version.total or known.total)
-            elif reply.version.total == 0:
-                raise BenchError(empty)
-            else:
-                have = _restart(stream)
-            reply.version.write(version_file)
-            _check_space(version_file.parent, have, reply.version.total)
-            _receive(response, stream, have, reply.version.total, progress)
-            if stream.seek(0, os.SEEK_END) == 0:
-                raise BenchError(empty)
+            _take_in(response, url, stream, have, known, version_file, progress)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing behind what we have: complete, or another file
-            total = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""), re.ASCII)
-            if total and int(total[1]) == have and _same_version(known, _Version(known.tag, have)):
-                return
+        if error.code != 416 or not have:
+            raise _refused(url, error) from error
+        # nothing behind what we have: complete, or another file
+        total = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""), re.ASCII)
+        if not total or int(total[1]) != have or not _same_version(known, _Version(known.tag, have)):
             _restart(stream)
             raise _Changed("the partial file is not a part of the file") from error
-        if error.code in _MAY_COME_BACK:
-            raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
-        raise BenchError(
-            f"{url}: the server says {error.code} {_line(error.reason)}; check the name, or give a mirror with --base-url"
-        ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BenchError(
-                f"{stream.name}: the disk is full; free some space and give the same command again"
-            ) from error
-        reason = getattr(error, "reason", None) or error
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise BenchError(
-                f"{url}: its certificate is not valid here ({_line(reason)}); check the clock, a proxy, and ca-certificates"
-            ) from error
-        raise _Interrupted(str(reason)) from error
+        raise _broken(url, stream, error) from error
     except (
         http.client.InvalidURL,
         ValueError,
@@ -289,6 +250,57 @@ def _transfer(url: str, stream: BinaryIO, version_file: Path, progress: Progress
         raise BenchError(f"{url}: the address, or the server's answer, is malformed ({_line(error)})") from error
     except http.client.HTTPException as error:
         raise _Interrupted(f"{type(error).__name__}: {error}") from error
+
+
+def _take_in(
+    response: Any,
+    url: str,
+    stream: BinaryIO,
+    have: int,
+    known: _Version,
+    version_file: Path,
+    progress: Progress | None,
+) -> None:
+    """Append the body of an answer to the ``have`` bytes of version ``known``, or start again where it is the whole file."""
+    empty = f"{url}: the server sent an empty file; check the address, or give another --base-url"
+    reply = _read_reply(response, url)
+    if reply.start and reply.start != have:
+        raise BenchError(f"{url}: the server sent another part than asked for; try another --base-url")
+    if reply.start and not _same_version(known, reply.version):
+        _restart(stream)
+        raise _Changed("the file changed on the server")
+    if reply.start:
+        reply.version = _Version(known.tag, reply.version.total or known.total)
+    elif reply.version.total == 0:
+        raise BenchError(empty)
+    else:
+        have = _restart(stream)
+    reply.version.write(version_file)
+    _check_space(version_file.parent, have, reply.version.total)
+    _receive(response, stream, have, reply.version.total, progress)
+    if stream.seek(0, os.SEEK_END) == 0:
+        raise BenchError(empty)
+
+
+def _refused(url: str, error: urllib.error.HTTPError) -> Exception:
+    """What an error status means: worth another try, or the end."""
+    if error.code in _MAY_COME_BACK:
+        return _Interrupted(f"HTTP {error.code} {error.reason}")
+    return BenchError(
+        f"{url}: the server says {error.code} {_line(error.reason)}; check the name, or give a mirror with --base-url"
+    )
+
+
+def _broken(url: str, stream: BinaryIO, error: OSError) -> Exception:
+    """What a failure of the disk or of the connection means."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BenchError(f"{stream.name}: the disk is full; free some space and give the same command again")
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return BenchError(
+            f"{url}: its certificate is not valid here ({_line(reason)}); check the clock, a proxy, and ca-certificates"
+        )
+    return _Interrupted(str(reason))
 
 
 def _restart(stream: BinaryIO) -> int:

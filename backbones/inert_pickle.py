@@ -175,6 +175,9 @@ _LITERALS = frozenset((
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
     "BINBYTES8", "BYTEARRAY8",
 ))  # fmt: skip
+_COLLECTING = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT", "FROZENSET"))
+_ADDING = frozenset(("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"))
+_MAKING = frozenset(("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
 
 
 class InertUnpickler:
@@ -239,40 +242,12 @@ class InertUnpickler:
             self._memo[len(self._memo)] = self._top()
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             push(self._memo[argument])
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            push(tuple([self._pop() for _ in range(int(name[-1]))][::-1]))
-        elif name == "TUPLE":
-            push(tuple(self._pop_mark()))
-        elif name == "LIST":
-            push(self._pop_mark())
-        elif name == "DICT":
-            values = self._pop_mark()
-            push({_key(k): v for k, v in zip(values[::2], values[1::2], strict=True)})
-        elif name == "FROZENSET":
-            push(frozenset(_key(v) for v in self._pop_mark()))
-        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
-            self._extend([self._pop()] if name == "APPEND" else self._pop_mark())
-        elif name in ("SETITEM", "SETITEMS"):
-            values = [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._pop_mark()
-            self._set_items(list(zip(values[::2], values[1::2], strict=True)))
-        elif name == "GLOBAL":
-            push(Reference(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            attribute, module = self._pop(), self._pop()
-            if type(module) is not str or type(attribute) is not str:
-                raise DamagedPickle("a name that is no text")
-            push(Reference(module, attribute))
-        elif name in ("REDUCE", "NEWOBJ"):
-            arguments, made = self._pop(), self._pop()
-            push(self._make(made, arguments, called=name == "REDUCE"))
-        elif name == "NEWOBJ_EX":
-            keywords, arguments, made = self._pop(), self._pop(), self._pop()
-            push(self._make(made, (*arguments, keywords), called=False))
-        elif name == "OBJ":
-            made, *rest = self._pop_mark()
-            push(self._make(made, tuple(rest), called=True))
-        elif name == "INST":
-            push(self._make(Reference(*argument.split(" ", 1)), tuple(self._pop_mark()), called=True))
+        elif name in _COLLECTING:
+            push(self._collected(name))
+        elif name in _ADDING:
+            self._add(name)
+        elif name in _MAKING:
+            push(self._made(name, argument))
         elif name == "BUILD":
             self._build(self._pop())
         elif name == "BINPERSID" and self._persistent is not None:
@@ -285,6 +260,47 @@ class InertUnpickler:
             push(self._top())
         elif name not in ("PROTO", "FRAME", "READONLY_BUFFER"):
             raise DamagedPickle(f"an instruction that no checkpoint needs ({name})")
+
+    def _collected(self, name: str) -> Any:
+        """A new tuple, list, dict or frozen set of the values on the stack."""
+        if name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            return tuple([self._pop() for _ in range(int(name[-1]))][::-1])
+        values = self._pop_mark()
+        if name == "TUPLE":
+            return tuple(values)
+        if name == "LIST":
+            return values
+        if name == "FROZENSET":
+            return frozenset(_key(v) for v in values)
+        return {_key(k): v for k, v in zip(values[::2], values[1::2], strict=True)}
+
+    def _add(self, name: str) -> None:
+        """Put values on the stack into the list, set, dict or object below them."""
+        if name in ("SETITEM", "SETITEMS"):
+            values = [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._pop_mark()
+            self._set_items(list(zip(values[::2], values[1::2], strict=True)))
+        else:
+            self._extend([self._pop()] if name == "APPEND" else self._pop_mark())
+
+    def _made(self, name: str, argument: Any) -> Any:
+        """A class or function by its name, or what one gives for arguments on the stack."""
+        if name == "GLOBAL":
+            return Reference(*argument.split(" ", 1))
+        if name == "STACK_GLOBAL":
+            attribute, module = self._pop(), self._pop()
+            if type(module) is not str or type(attribute) is not str:
+                raise DamagedPickle("a name that is no text")
+            return Reference(module, attribute)
+        if name == "NEWOBJ_EX":
+            keywords, arguments, made = self._pop(), self._pop(), self._pop()
+            return self._make(made, (*arguments, keywords), called=False)
+        if name == "OBJ":
+            made, *rest = self._pop_mark()
+            return self._make(made, tuple(rest), called=True)
+        if name == "INST":
+            return self._make(Reference(*argument.split(" ", 1)), tuple(self._pop_mark()), called=True)
+        arguments, made = self._pop(), self._pop()
+        return self._make(made, arguments, called=name == "REDUCE")
 
     def _extend(self, values: list[Any]) -> None:
         target = self._top()

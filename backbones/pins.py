@@ -6,7 +6,6 @@ A file's SHA-256 is pinned when it is first seen; every later use is compared wi
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import write_atomic
+from beit3_bench.locks import in_turn
 
 
 def cache_folder() -> Path:
@@ -118,18 +118,13 @@ def _not_writable(error: OSError) -> BenchError:
 @contextlib.contextmanager
 def _locked_pins() -> Iterator[None]:
     """Processes that pin at the same time take turns, so that no pin is lost."""
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        lock = open(cache_folder() / "pins.lock", "a", opener=_without_links)  # noqa: SIM115
-    except OSError as error:
-        raise _not_writable(error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            stack.enter_context(in_turn(cache_folder() / "pins.lock"))
+        except OSError as error:
+            raise _not_writable(error) from error
         yield
-
-
-def _without_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _write_pins(pins: dict[str, str]) -> None:

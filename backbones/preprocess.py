@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, features
 from beit3_bench.backbones.crop import resized_crop
 from beit3_bench.backbones.images import opened
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +129,8 @@ class Preprocessing:
             BenchError: a missing or unknown field; begins with ``origin``.
         """
         try:
-            return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-        except (KeyError, TypeError) as error:
+            return fill(cls, values, "preprocessing", whole=True)
+        except BenchError as error:
             raise BenchError(
                 f"{origin}: not readable ({error}); fine-tune again, or give the original checkpoint"
             ) from error

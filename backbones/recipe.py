@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -203,11 +204,10 @@ def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
     Raises:
         BenchError: unknown key, wrong type, value out of range; ``owner`` says whose recipe it is.
     """
-    hints = get_type_hints(Recipe)
-    converted = {
-        recipe_key(key, owner): _convert(value, hints[key], f"{owner}: {key}") for key, value in values.items()
-    }
-    recipe = Recipe(**converted)
+    options = values.get("options")
+    if isinstance(options, Mapping):  # numbers and switches of TOML, as `-o` would give them
+        values = {**values, "options": {key: str(value) for key, value in options.items()}}
+    recipe = fill(Recipe, values, owner, "{owner}: no key {key!r}; {hint}")
     for key, (least, most) in _RANGES.items():
         if not least <= getattr(recipe, key) <= most:
             raise BenchError(f"{owner}: {key} is {getattr(recipe, key)}; give a value from {least:g} to {most:g}")
@@ -222,38 +222,3 @@ def make_recipe(values: Mapping[str, Any], owner: str) -> Recipe:
     if recipe.lr < recipe.min_lr:
         raise BenchError(f"{owner}: lr {recipe.lr} is below min_lr {recipe.min_lr}")
     return recipe
-
-
-def _convert(value: Any, kind: Any, owner: str) -> Any:
-    parts = get_args(kind)
-    try:
-        if get_origin(kind) is dict:
-            return {str(key): str(item) for key, item in dict(value).items()}
-        if parts:
-            items = value.split(",") if isinstance(value, str) else list(value)
-            if len(items) != len(parts):
-                raise ValueError
-            return tuple(_convert(item, part, owner) for item, part in zip(items, parts, strict=True))
-        if kind is bool:
-            return (
-                value
-                if isinstance(value, bool)
-                else {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-            )
-        if kind is str:
-            if not isinstance(value, str):
-                raise TypeError
-            return value
-        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
-            raise ValueError
-        number = float(value)
-        if number != number or abs(number) == float("inf"):
-            raise ValueError
-        return int(number) if kind is int else number
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        what = (
-            "pair of numbers such as 0.9,0.98"
-            if parts
-            else {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
-        )
-        raise BenchError(f"{owner}: {value!r} is not a {what}") from error

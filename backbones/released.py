@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 Kind = Literal["pretrained", "fine-tuned", "tokenizer"]
 Mode = Literal["squash", "crop"]
@@ -95,7 +95,6 @@ def get_released(name: str) -> ReleasedFile:
     """
     file = find_released(name)
     if file is None:
-        near = difflib.get_close_matches(name, [f.name for f in released_files()], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see: beit3-bench models"
+        hint = did_you_mean(name, [f.name for f in released_files()], otherwise="see: beit3-bench models")
         raise BenchError(f"no released file is called {name!r}; {hint}")
     return file

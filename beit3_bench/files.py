@@ -51,16 +51,6 @@ def make_folder(path: Path) -> None:
         raise storage_error(path, error) from error
 
 
-def make_own_folder(path: Path) -> None:
-    """As `make_folder`, for one inside a folder of ours.
-
-    Raises:
-        BenchError: it is a link besides.
-    """
-    refuse_link(path)
-    make_folder(path)
-
-
 def refuse_link(path: Path) -> None:
     """Raise if a file or folder of ours is a link: whoever made it may want another's file emptied.
 
@@ -91,12 +81,24 @@ def open_own(path: Path, flags: int) -> int:
         BenchError: a link, no file, no permission, ...
     """
     try:
-        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        return open_in_place(path, flags, 0o644)
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def open_in_place(path: Path, flags: int, mode: int = 0o666) -> int:
+    """As `open_own`, for who has words of its own for what goes wrong.
+
+    Args:
+        mode: permissions of a new file, before the user's mask.
+
+    Raises:
+        OSError: ELOOP for a link, ENXIO for what is no file, ...
+    """
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise storage_error(path, OSError(errno.ENXIO, os.strerror(errno.ENXIO)))
+        raise OSError(errno.ENXIO, "is a pipe or device, not a file", str(path))
     return file
 
 

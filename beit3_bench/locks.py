@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from beit3_bench.files import has_other_names, open_own, storage_error, write_atomic
+from beit3_bench.files import has_other_names, open_in_place, open_own, storage_error, write_atomic
 
 
 class Held(Exception):
@@ -61,6 +63,21 @@ def lock_file(file: int) -> None:
             if not left:
                 raise
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock file, after whoever holds it now.
+
+    Raises:
+        OSError: the file is a link, or cannot be made or locked.
+    """
+    file = open_in_place(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def take_part(path: Path) -> int:

@@ -20,6 +20,7 @@ from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.errors import BenchError, exhausted
 from beit3_bench.harness.console import echo, open_missing_streams
 from beit3_bench.harness.engine.memory import keep_freed_memory
+from beit3_bench.spelling import did_you_mean
 
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {
@@ -65,10 +66,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.verbs and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], list(self.verbs), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the verbs are: {', '.join(self.verbs)}"
+            hint = did_you_mean(args[0], self.verbs, "the verbs are")
             raise click.UsageError(f"no verb {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -105,7 +105,6 @@ class ADE20K(Task):
     """ADE20K (the scene-parsing benchmark of 150 classes)."""
 
     name = "ade20k-seg"
-    title = "ADE20K"
     ability = Segments
     splits = ("val", "train", "test")
     default_split = "val"
@@ -127,8 +126,9 @@ DATA_ROOT/                        = ADEChallengeData2016
     @dataclass
     class Options:
         """config: mmseg config (FILE.py) or variant of the project's; default: what the checkpoint was trained with.
-        multi_scale: several scales, plain and flipped.  mode: slide or whole.  crop, stride: of windows, in pixels.
-        save_png: write predictions as PNG files, classes 1..150.  zero_based: those count from 0.
+        multi_scale: several scales, plain and flipped.  mode: slide or whole; default: as trained.
+        crop, stride: side of windows and step from one to the next, in pixels; default: as trained.
+        save_png: write predictions as PNG files, classes 1..150.  zero_based: PNG files of predictions count from 0.
         """
 
         config: str | None = None

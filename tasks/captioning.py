@@ -186,7 +186,6 @@ class CocoCaption(CaptioningTask):
     """COCO captioning, Karpathy test: 5,000 images."""
 
     name = "coco-caption"
-    title = "COCO captioning (Karpathy)"
     splits = ("test", "val")
     default_split = "test"
     layout = """\
@@ -211,7 +210,6 @@ class NoCaps(CaptioningTask):
     """nocaps: novel objects; evaluated with a model fine-tuned on COCO captions."""
 
     name = "nocaps"
-    title = "nocaps"
     splits = ("val", "test")
     default_split = "val"
     metrics = (*METRICS, *(Metric(f"CIDEr/{d}", "fraction", formula=reduce_domains) for d in DOMAINS))

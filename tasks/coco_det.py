@@ -55,7 +55,6 @@ class CocoDetection(Task):
     """COCO val2017 and test-dev, boxes and masks."""
 
     name = "coco-det"
-    title = "COCO detection and instance segmentation"
     ability = Detects
     uses_text = False
     outputs = "categories"

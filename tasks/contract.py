@@ -94,7 +94,8 @@ class Task(ABC):
     """One downstream task. Subclasses set the class attributes and implement `read`, `rows` and `score`.
 
     Class attributes:
-        name, title: ``"coco-retrieval"``, ``"COCO retrieval (Karpathy 5K)"``.
+        name: ``"coco-retrieval"``; the facts file ``coco-retrieval.toml`` beside the module holds title, released data and published
+            names (see `tasks.facts`).
         ability: what is asked of a model.
         images, uses_text: how many images an example has, and whether it has a text.
         splits, default_split: names that `--split` takes.
@@ -114,7 +115,6 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
     ability: ClassVar[type[Ability]]
     images: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True

@@ -25,17 +25,23 @@ class DetectionOptions:
     """engine: auto (detectron2 where it imports, else native), native or detectron2; the result records which.
     head: mask_rcnn or cascade_mask_rcnn; default: the checkpoint's, of which it must be.
     num_classes: default: as many as the annotations have categories, of which it must be the number.
-    window_size, proposals: of a checkpoint that does not say (14, 1000), or of a new detector; window_size: 0 = global
-    attention everywhere; proposals: how many an image has, after NMS.
-    soft_nms: none, linear or gaussian; with soft_nms_iou (linear), soft_nms_sigma (gaussian), soft_nms_min_score.
-    score_threshold, nms_threshold, detections_per_image: as in detectron2.
-    short_side, max_size: pixels; default: both the detector's square, i.e. the longer side becomes that.
+    window_size: tokens along a window of attention, of a checkpoint that does not say (14) or of a new detector; 0 = global
+    attention everywhere.
+    proposals: how many an image has after NMS, of a checkpoint that does not say (1000) or of a new detector.
+    soft_nms: none, linear or gaussian, in place of NMS.  soft_nms_iou: above it linear lowers scores.
+    soft_nms_sigma: width of gaussian; a larger one lowers scores less.  soft_nms_min_score: what falls below it is dropped.
+    score_threshold: detections below it are dropped.  nms_threshold: of two boxes that overlap more, the better one stays.
+    detections_per_image: so many are kept, the best ones.
+    short_side, max_size: pixels of the shorter side, and of the longer one at most; default: both the detector's square, i.e.
+    the longer side becomes that.
     scales: longer sides for test-time augmentation, e.g. 800,1024,1280.  flip_test: see mirrored images, too.
-    algorithm: in the name of the test-dev file.
+    algorithm: its name in that of the test-dev file.
     ap_backend: whose COCO statistics the result holds: own, pycocotools or faster-coco-eval; equal to 1e-12, of which our
     own takes a fifth of the time of pycocotools and makes the intervals in any case.
-    out_channels, fc_dim, masks: of a new detector.
-    jitter_min, jitter_max: factors of large-scale jitter.  rois_per_image: proposals that enter the losses.
+    out_channels: of the pyramid of a new detector.  fc_dim: width of the box head of a new detector.
+    masks: whether a new detector finds masks, too.
+    jitter_min, jitter_max: smallest and largest factor of large-scale jitter.
+    rois_per_image: proposals of an image that enter the losses.
     """
 
     engine: str = "auto"

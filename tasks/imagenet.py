@@ -115,7 +115,6 @@ class ImageNet(ImageFolders, EmbeddingTask):
     """ImageNet-1K as retrieval of the class text."""
 
     name = "imagenet"
-    title = "ImageNet-1K as retrieval"
 
     @dataclass
     class Options:
@@ -225,11 +224,10 @@ class ImageNetLinear(ImageFolders):
     """ImageNet-1K with the linear head on mean-pooled patches (official `BEiT3ForImageClassification`)."""
 
     name = "imagenet-linear"
-    title = "ImageNet-1K, linear head"
     ability = Classifies
     uses_text = False
     outputs = "classes"
-    row_shape: ClassVar[Mapping[str, Any]] = {"top5": [int]}
+    row_shape: ClassVar[Mapping[str, Any]] = {"top5": list[int]}
 
     @dataclass
     class Options:

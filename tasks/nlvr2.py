@@ -82,7 +82,6 @@ class NLVR2(Task):
     """NLVR2, dev and test-P."""
 
     name = "nlvr2"
-    title = "NLVR2"
     ability = Classifies
     images = 2
     splits = ("test-P", "dev", "train")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import inspect
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 
 
 def option_names(cls: type) -> set[str]:
@@ -22,27 +22,25 @@ def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
     Raises:
         BenchError: unknown key (with the nearest known one) or a value that does not convert.
     """
-    hints = get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    filled: dict[str, Any] = {}
-    for key, text in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-            raise BenchError(f"{owner} has no option {key!r}; {hint}")
-        filled[name] = _convert(text, hints[name], f"{owner}: option {key}")
-    return cls(**filled)
+    return fill(cls, values, owner)
 
 
-def _convert(text: str, hint: Any, owner: str) -> Any:
-    kinds = [k for k in getattr(hint, "__args__", (hint,)) if k is not type(None)] if "|" in str(hint) else [hint]
-    kind = kinds[0]
-    try:
-        if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
-        if kind in (int, float, str):
-            return kind(text)
-        return kind(*text.split(",")) if kind is not Path else Path(text)
-    except (KeyError, ValueError, TypeError) as error:
-        raise BenchError(f"{owner}: {text!r} is not a {kind.__name__}") from error
+def option_help(cls: type) -> dict[str, str]:
+    """What each option of a dataclass means, from the class's docstring; options that it does not name are left out.
+
+    An entry ``name: meaning.``, or ``name, name: meaning.`` of several options, begins a line or stands behind two spaces, and
+    goes on in the next lines up to another entry or an empty line.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    meanings: dict[str, str] = {}
+    entry: list[str] = []
+    for line in inspect.cleandoc(cls.__doc__ or "").splitlines():
+        for piece in re.split(r" {2,}", line):
+            head, colon, meaning = piece.partition(": ")
+            if colon and names.issuperset(named := head.split(", ")):
+                entry, piece = named, meaning
+                meanings |= dict.fromkeys(named, "")
+            elif not piece:
+                entry = []
+            meanings |= {name: f"{meanings[name]} {piece}".strip() for name in entry}
+    return meanings

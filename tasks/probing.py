@@ -46,7 +46,6 @@ class ImageEmbeddings(ImageFolders, EmbeddingTask):
     """Embeddings of the images alone."""
 
     name = "probe"
-    title = "ImageNet-1K, probing of image embeddings"
     data_of = "imagenet"
     uses_text = False
 

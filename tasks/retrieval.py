@@ -13,6 +13,7 @@ import numpy as np
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split
 from beit3_bench.tasks.embedding import EmbeddingTask
+from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, retrieval_ranks, unit_rows
 from beit3_bench.tasks.scores import Metric, Scores
@@ -31,7 +32,6 @@ class Retrieval(EmbeddingTask):
     default_split = "test"
     metrics = METRICS
     split_file = ""
-    image_folder: str | None = None
     training_splits: tuple[str, ...] = ("train",)
     score_files = ()
 
@@ -39,7 +39,7 @@ class Retrieval(EmbeddingTask):
         """Image examples (``image:ID``) and text examples (``text:SENTENCE``); a text's target is its image's id."""
         path = self.data_root / self.split_file
         examples = []
-        for image in select(read_karpathy(path, self.image_folder), (split,), path):
+        for image in select(read_karpathy(path, self._image_folder()), (split,), path):
             if not image.sentences:
                 raise BenchError(f"{path}: image {image.id} has no sentences; retrieval needs at least one per image")
             file = str(self.data_root / image.path)
@@ -51,6 +51,10 @@ class Retrieval(EmbeddingTask):
                 for sentence, text in image.sentences
             ]
         return Split(split, tuple(examples))
+
+    def _image_folder(self) -> str | None:
+        karpathy = read_facts(self.name).data.karpathy
+        return karpathy.image_folder or None if karpathy else None
 
     def limited(self, split: Split, n: int) -> Split:
         """The first n images with all their texts."""
@@ -111,7 +115,7 @@ class Retrieval(EmbeddingTask):
         path = self.data_root / self.split_file
         pairs = [
             Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, image.id)
-            for image in select(read_karpathy(path, self.image_folder), self.training_splits, path)
+            for image in select(read_karpathy(path, self._image_folder()), self.training_splits, path)
             for sentence, text in image.sentences
         ]
         return Split("train", tuple(pairs))
@@ -176,9 +180,7 @@ class Flickr30K(Retrieval):
     """Flickr30K, 1,000 test images with 5 captions each."""
 
     name = "flickr30k"
-    title = "Flickr30K retrieval (Karpathy 1K)"
     split_file = "dataset_flickr30k.json"
-    image_folder = "flickr30k-images"
     layout = """\
 DATA_ROOT/
   dataset_flickr30k.json        Karpathy's split file
@@ -189,7 +191,6 @@ class CocoRetrieval(Retrieval):
     """COCO, 5,000 test images with 25,010 captions."""
 
     name = "coco-retrieval"
-    title = "COCO retrieval (Karpathy 5K)"
     split_file = "dataset_coco.json"
     training_splits = ("train", "restval")
     layout = """\

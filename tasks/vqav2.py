@@ -147,7 +147,6 @@ class VQAv2(Task):
     """VQA v2, open-ended."""
 
     name = "vqav2"
-    title = "VQAv2"
     ability = Answers
     splits = ("val", "minival", "test-dev", "test-std", "train")
     default_split = "val"

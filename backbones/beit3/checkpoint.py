@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,23 +115,53 @@ def load_checkpoint(
     Raises:
         BenchError: a missing, unexpected or misshapen tensor that no pattern allows; lists the names.
     """
+    names = official_names(model)
+    origin, tensors, notes = tensors_of(source, origin, {official for group in names.values() for official in group})
+    report = LoadReport(notes=notes)
+    ready, misshapen = _pair(model, names, tensors, report)
+    report.unexpected = sorted(set(tensors) - set(report.loaded) - set(report.missing))
+    _refuse_misfits(report, misshapen, allow_missing, getattr(model, "unread", ()), origin)
+    with torch.no_grad():
+        for target, value in ready:
+            target.copy_(value)
+    return report
+
+
+def tensors_of(
+    source: str | Path | Mapping[str, Tensor], origin: str | None, known: Collection[str] = ()
+) -> tuple[str, dict[str, Any], list[str]]:
+    """The weights of a file or a state dict, under names without prefixes of wrappers.
+
+    Args:
+        source: a file for `read_checkpoint`, or names to tensors, also below ``"model"`` and the like.
+        origin: what messages begin with; by default the file.
+        known: names that carry no prefix, whatever they look like.
+
+    Returns:
+        origin, tensors by name, and notes for the report.
+
+    Raises:
+        BenchError: not readable, or two tensors would get one name.
+    """
     if isinstance(source, (str, Path)):
         checkpoint = read_checkpoint(source)
-        tensors: Mapping[str, Any] = checkpoint.tensors
-        origin, notes = origin or str(source), checkpoint.notes
+        origin, tensors, notes = origin or str(source), checkpoint.tensors, checkpoint.notes
     else:
-        tensors, notes = weights_of(source)
-        origin = origin or "state dict"
-    names = official_names(model)
+        origin, (tensors, notes) = origin or "state dict", weights_of(source)
     try:
-        tensors = bare_names(tensors, {official for group in names.values() for official in group})
+        return origin, bare_names(tensors, known), list(notes)
     except ValueError as error:
         raise BenchError(f"{origin}: {error}") from error
 
-    def allowed(name: str, patterns: Sequence[str] = allow_missing) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    report = LoadReport(notes=list(notes))
+def _pair(
+    model: nn.Module, names: Mapping[str, Sequence[str]], tensors: Mapping[str, Any], report: LoadReport
+) -> tuple[list[tuple[Tensor, Tensor]], dict[str, str]]:
+    """Each tensor of the model with what is to be copied into it; ``report`` learns what is loaded, missing and resized.
+
+    Returns:
+        (target, value) of equal shapes; and of the others of the file, official name -> what is wrong with it.
+    """
     own, config = model.state_dict(), getattr(model, "config", None)
     ready: list[tuple[Tensor, Tensor]] = []
     misshapen: dict[str, str] = {}
@@ -139,49 +169,55 @@ def load_checkpoint(
         # The three parts of a fused tensor are loaded one by one: each into its rows.
         for official, target in zip(group, own[name].chunk(len(group)) if len(group) > 1 else [own[name]], strict=True):
             value = tensors.get(official)
-            if official not in tensors:
+            if official in tensors:
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+                    misshapen[official] = f"{official} {kind} instead of floating-point numbers"
+                else:
+                    if official == VISION_POSITIONS and config is not None:
+                        value = _at_grid(value, target, config.grid, report)
+                    if value.shape != target.shape:
+                        misshapen[official] = f"{official} {tuple(value.shape)} instead of {tuple(target.shape)}"
+            if official not in tensors or official in misshapen:
                 report.missing.append(official)
-                continue
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-                misshapen[official] = f"{official} {kind} instead of floating-point numbers"
-                report.missing.append(official)
-                continue
-            if (
-                official == VISION_POSITIONS
-                and config is not None
-                and value.ndim == 2
-                and value.shape[1:] == target.shape[1:]
-            ):
-                side = math.isqrt(max(len(value) - SPECIAL_ROWS, 0))
-                if side > 0 and side**2 + SPECIAL_ROWS == len(value) and side != config.grid:
-                    value = interpolate_positions(value, config.grid)
-                    report.resized[VISION_POSITIONS] = f"{side}x{side} -> {config.grid}x{config.grid}"
-            if value.shape != target.shape:
-                misshapen[official] = f"{official} {tuple(value.shape)} instead of {tuple(target.shape)}"
-                report.missing.append(official)
-                continue
-            ready.append((target, value))
-            report.loaded.append(official)
-    report.unexpected = sorted(set(tensors) - set(report.loaded) - set(report.missing))
-    problems = {
-        "of another shape": [text for name, text in misshapen.items() if not allowed(name)],
-        "missing": [
-            name
-            for name in report.missing
-            if name not in misshapen and not allowed(name) and not allowed(name, getattr(model, "unread", ()))
-        ],
-        "unexpected": [name for name in report.unexpected if not allowed(name)],
+            else:
+                ready.append((target, value))
+                report.loaded.append(official)
+    return ready, misshapen
+
+
+def _at_grid(table: Tensor, target: Tensor, grid: int, report: LoadReport) -> Tensor:
+    """A table of vision positions at the model's grid; one that is no table of a square is left as it is."""
+    if table.ndim == 2 and table.shape[1:] == target.shape[1:]:
+        side = math.isqrt(max(len(table) - SPECIAL_ROWS, 0))
+        if side > 0 and side**2 + SPECIAL_ROWS == len(table) and side != grid:
+            report.resized[VISION_POSITIONS] = f"{side}x{side} -> {grid}x{grid}"
+            return interpolate_positions(table, grid)
+    return table
+
+
+def _refuse_misfits(
+    report: LoadReport, misshapen: Mapping[str, str], allow: Sequence[str], unread: Sequence[str], origin: str
+) -> None:
+    """Raise if tensors are missing, misshapen or left over that no pattern of ``allow`` names.
+
+    unread: patterns of tensors that the head never reads: they may be missing, but not misshapen.
+    """
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    absent = [name for name in report.missing if name not in misshapen]
+    misfits = {
+        "of another shape": [what for name, what in misshapen.items() if not matches(name, allow)],
+        "missing": [name for name in absent if not matches(name, (*allow, *unread))],
+        "unexpected": [name for name in report.unexpected if not matches(name, allow)],
     }
-    if any(problems.values()):
-        told = ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names)
+    if any(misfits.values()):
+        counted = ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in misfits.items() if names)
         raise BenchError(
-            f"{origin}: does not fit this model: tensors {told}; give the checkpoint of this task and size"
+            f"{origin}: does not fit this model: tensors {counted}; give the checkpoint of this task and size"
         )
-    with torch.no_grad():
-        for target, value in ready:
-            target.copy_(value)
-    return report
 
 
 def _first(names: Sequence[str], limit: int = 5) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
+from beit3_bench.spelling import did_you_mean
 
 RELEASED_VOCABULARY = 64010
 RELEASED_PIECES = 64002
@@ -112,9 +113,7 @@ class BEiT3Config:
             BenchError: unknown preset, with the nearest known one.
         """
         if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PRESETS)}"
-            raise BenchError(f"no preset {name!r}; {hint}")
+            raise BenchError(f"no preset {name!r}; {did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **overrides})
 
     @classmethod
@@ -122,17 +121,10 @@ class BEiT3Config:
         """The inverse of `to_dict`.
 
         Raises:
-            BenchError: a field that does not exist, or values that contradict each other; begins with ``origin``.
+            BenchError: a field that does not exist or holds another kind of value, beginning with ``origin``; or values
+                that contradict each other.
         """
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise BenchError(
-                f"{origin}: no field {unknown[0]!r}; known: {', '.join(f.name for f in dataclasses.fields(cls))}"
-            )
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BenchError(f"{origin}: {error}") from error
+        return fill(cls, values, origin, "{owner}: no field {key!r}; {known}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

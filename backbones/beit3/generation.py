@@ -159,11 +159,6 @@ class Hypothesis:
     score: float
 
 
-def beam_search(model: Captioning, images: Tensor, decoding: Decoding) -> list[list[int]]:
-    """The ids of `search`: one list per image."""
-    return [hypothesis.ids for hypothesis in search(model, images, decoding)]
-
-
 @torch.no_grad()
 def search(model: Captioning, images: Tensor, decoding: Decoding) -> list[Hypothesis]:
     """Best captions of a batch of images, float32 (B, 3, S, S), normalised.

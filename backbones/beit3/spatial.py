@@ -21,11 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from beit3_bench.backbones.beit3.checkpoint import LoadReport, interpolate_positions
+from beit3_bench.backbones.beit3.checkpoint import LoadReport, interpolate_positions, tensors_of
 from beit3_bench.backbones.beit3.config import POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.beit3.multiway import FeedForward
-from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
-from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
 
 
@@ -256,6 +254,8 @@ _OTHERS = (
     "*.VL.*",
     "beit3.encoder.output_projection.*",
 )
+_MAY_BE_LEFT_OUT = ("beit3.vision_embed.cls_token", "beit3.encoder.layer_norm.A.*")
+"""Vision tensors that a model may be built without."""
 
 
 def official_vision_names(model: SpatialBEiT3) -> dict[str, list[str]]:
@@ -306,18 +306,40 @@ def load_spatial(
     Raises:
         BenchError: tensors that are missing or misshapen, or layers beyond the model's depth; nothing was changed.
     """
-    if isinstance(source, (str, Path)):
-        checkpoint = read_checkpoint(source)
-        origin, tensors, notes = origin or str(source), checkpoint.tensors, checkpoint.notes
-    else:
-        origin, (tensors, notes) = origin or "state dict", weights_of(source)
-    try:
-        tensors = bare_names(tensors)
-    except ValueError as error:
-        raise BenchError(f"{origin}: {error}") from error
-    own, report = model.state_dict(), LoadReport(notes=list(notes))
+    origin, tensors, notes = tensors_of(source, origin)
+    report = LoadReport(notes=notes)
+    ready, misshapen = _pair(model, tensors, report)
+    taken = {*report.loaded, *report.missing}
+    report.unexpected = sorted(
+        n for n in tensors if n.startswith("beit3.") and n not in taken and not _matches(n, _OTHERS)
+    )
+    absent = [n for n in report.missing if n not in tensors and not _matches(n, allow_missing)]
+    wrong = [what for name, what in misshapen.items() if not _matches(name, allow_missing)]
+    extra = [n for n in report.unexpected if not _matches(n, (*_MAY_BE_LEFT_OUT, *allow_missing))]
+    kinds = (("missing", absent), ("of another shape", wrong), ("without a place", extra))
+    problems = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in kinds if names]
+    if problems:
+        only_norm = all("encoder.layer_norm" in n for n in absent + wrong + extra)
+        hint = "build it with final_norm=False" if only_norm else "is it an official BEiT-3 checkpoint of this size?"
+        raise BenchError(f"{origin}: does not fit the spatial backbone: vision tensors {'; '.join(problems)}; {hint}")
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, value in ready.items():
+            own[name].copy_(value)
+    return report
+
+
+def _pair(
+    model: SpatialBEiT3, tensors: Mapping[str, Tensor], report: LoadReport
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What is to be copied into each tensor of the model; ``report`` learns what is loaded, missing and resized.
+
+    Returns:
+        our name -> value of its shape; and official name -> what is wrong with its shape.
+    """
+    own = model.state_dict()
     ready: dict[str, Tensor] = {}
-    wrong: list[str] = []
+    misshapen: dict[str, str] = {}
     for name, group in official_vision_names(model).items():
         if absent := [n for n in group if n not in tensors]:
             report.missing += absent
@@ -327,27 +349,11 @@ def load_spatial(
         if value.shape != own[name].shape:
             report.missing += group
             shapes = f"{tuple(value.shape)} instead of {tuple(own[name].shape)}"
-            wrong += [f"{n} {shapes}" for n in group if not _matches(n, allow_missing)]
+            misshapen |= {n: f"{n} {shapes}" for n in group}
             continue
         ready[name] = value
         report.loaded += group
-    taken = {*report.loaded, *report.missing}
-    report.unexpected = sorted(
-        n for n in tensors if n.startswith("beit3.") and n not in taken and not _matches(n, _OTHERS)
-    )
-    absent = [n for n in report.missing if n not in tensors and not _matches(n, allow_missing)]
-    optional = ("beit3.vision_embed.cls_token", "beit3.encoder.layer_norm.A.*", *allow_missing)
-    extra = [n for n in report.unexpected if not _matches(n, optional)]
-    kinds = (("missing", absent), ("of another shape", wrong), ("without a place", extra))
-    problems = [f"{len(found)} {what} ({', '.join(found[:3])})" for what, found in kinds if found]
-    if problems:
-        only_norm = all("encoder.layer_norm" in n for n in absent + wrong + extra)
-        hint = "build it with final_norm=False" if only_norm else "is it an official BEiT-3 checkpoint of this size?"
-        raise BenchError(f"{origin}: does not fit the spatial backbone: vision tensors {'; '.join(problems)}; {hint}")
-    with torch.no_grad():
-        for name, value in ready.items():
-            own[name].copy_(value)
-    return report
+    return ready, misshapen
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from beit3_bench.harness.console import echo
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.evidence.verify import Verification
+    from beit3_bench.harness.evidence.findings import Verification
 
 
 @click.group("data")

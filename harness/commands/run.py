@@ -125,7 +125,7 @@ def command(
     import json
 
     from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.record.report import describe
+    from beit3_bench.harness.record.report import result_as_text
 
     compute = compute_of(settings)
     requests, skipped = plan(tasks, checkpoints, data_roots, options, {**settings, "compute": compute})
@@ -140,7 +140,7 @@ def command(
             continue
         results.append(outcome.result)
         if not as_json:
-            echo(describe(outcome.result, outcome.folder, outcome.was_finished))
+            echo(result_as_text(outcome.result, outcome.folder, outcome.was_finished))
         elif outcome.was_finished:
             echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
     if as_json and processes.first and results:

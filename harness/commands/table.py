@@ -53,8 +53,8 @@ def command(
     code 2 where results are damaged; the others are in the table nevertheless.
     """
     from beit3_bench.harness.leaderboard.board import build_table
-    from beit3_bench.harness.leaderboard.published import load_published
     from beit3_bench.harness.record.results import find_results
+    from beit3_bench.results.published.values import load_published
 
     published = load_published()
     results, damaged = find_results(runs)
@@ -86,17 +86,21 @@ def _render(table: Table, form: str) -> str:
         from beit3_bench.harness.leaderboard.page import to_html
 
         return to_html(table)
-    from beit3_bench.harness.leaderboard import text
+    if form == "latex":
+        from beit3_bench.harness.leaderboard.latex import to_latex
 
-    return {"markdown": text.to_markdown, "csv": text.to_csv, "json": text.to_json, "latex": text.to_latex}[form](table)
+        return to_latex(table)
+    from beit3_bench.harness.leaderboard.text import to_csv, to_json, to_markdown
+
+    return {"markdown": to_markdown, "csv": to_csv, "json": to_json}[form](table)
 
 
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
     import difflib
 
-    from beit3_bench.harness.leaderboard.names import TASK_NAMES
+    from beit3_bench.tasks.facts import published_names
 
-    known_tasks, known_systems = {*TASK_NAMES, *measured}, {"all", *published}
+    known_tasks, known_systems = {*published_names(), *measured}, {"all", *published}
     lower = {name.casefold() for name in known_systems}
     checks = [("task", name, sorted(known_tasks)) for name in tasks or () if name not in known_tasks]
     checks += [("system", name, sorted(known_systems)) for name in systems or () if name.casefold() not in lower]

@@ -31,12 +31,18 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         echo(json.dumps([_record(task) for task in tasks], indent=1))
         return
-    rows = [(t.name, t.title, _headline(t), ", ".join(_mark_default(t))) for t in tasks]
+    rows = [(t.name, _title(t), _headline(t), ", ".join(_mark_default(t))) for t in tasks]
     rows.insert(0, ("name", "title", "headline", "splits (* default)"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
     echo("\nDetails and expected files: beit3-bench tasks NAME")
+
+
+def _title(task: type[Task]) -> str:
+    from beit3_bench.tasks.facts import read_facts
+
+    return read_facts(task.name).title or task.name
 
 
 def _headline(task: type[Task]) -> str:
@@ -48,15 +54,15 @@ def _mark_default(task: type[Task]) -> list[str]:
 
 
 def _options(task: type[Task]) -> list[dict[str, Any]]:
-    found = []
+    from beit3_bench.tasks.options import option_help
+
+    meanings, options = option_help(task.Options), []
     for f in dataclasses.fields(task.Options):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-        help_line = f.metadata.get("help", "")
-        found.append(
-            {"name": f.name, "type": kind, "default": None if default is None else str(default), "help": help_line}
-        )
-    return found
+        shown = None if default is None else str(default)
+        options.append({"name": f.name, "type": kind, "default": shown, "help": meanings.get(f.name, "")})
+    return options
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
 def _record(task: type[Task]) -> dict[str, Any]:
     return {
         "name": task.name,
-        "title": task.title,
+        "title": _title(task),
         "splits": list(task.splits),
         "default_split": task.default_split,
         "metrics": [_metric(metric) for metric in task.metrics],
@@ -77,17 +83,17 @@ def _record(task: type[Task]) -> dict[str, Any]:
 
 
 def _details(task: type[Task]) -> str:
-    blocks = [f"{task.name}: {task.title}"]
+    blocks = [f"{task.name}: {_title(task)}"]
     if story := (task.__doc__ or "").strip().partition("\n\n")[0]:
         blocks[0] += f"\n{textwrap.fill(' '.join(story.split()), 110)}"
     blocks.append(f"splits (* default): {', '.join(_mark_default(task))}")
     marks = [f"{m.name} ({'headline, ' if m.headline else ''}{m.unit})" for m in task.metrics]
     blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  ", break_on_hyphens=False))
     if options := _options(task):
-        lines = [
-            f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]" + (f"  {o['help']}" if o["help"] else "")
-            for o in options
-        ]
+        lines = []
+        for o in options:
+            lines.append(f"  -o {o['name']}={o['type'].upper()} [default: {o['default']}]")
+            lines += textwrap.wrap(o["help"], 104, initial_indent=" " * 6, subsequent_indent=" " * 6)
         blocks.append("options:\n" + "\n".join(lines))
     if task.layout:
         blocks.append("expected below --data-root:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))

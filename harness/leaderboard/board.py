@@ -7,22 +7,30 @@ Everything here is in percent (caption metrics and AP x100).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
-from beit3_bench.backbones.released import find_released
-from beit3_bench.harness.leaderboard.names import OVERVIEW_SOURCE, REGIME_TITLES, TASK_NAMES, TaskNames
-from beit3_bench.harness.leaderboard.published import SOURCE_KINDS, PublishedValue
-from beit3_bench.harness.leaderboard.verdict import Standing, Verdict, judge, percent, ranks
-from beit3_bench.harness.record.released import apart as reasons_apart
-from beit3_bench.harness.record.results import Run
-from beit3_bench.harness.record.schema import MetricValue, Result
+from beit3_bench.harness.leaderboard.frame import SECTION, numbers, regime_of
+from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
+from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
+from beit3_bench.harness.record.schema import Result
+from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
+from beit3_bench.tasks.facts import PublishedNames, published_names, read_facts
 
-BEIT3 = "BEiT-3"
+BEIT3 = SYSTEMS[FIRST_FAMILY]
 MOST_OTHERS = 8
 """How many metrics beside the headline a task of another package shows; results list the declared ones first."""
 BEST_OTHERS = 5
 """How many published rows of other systems a section shows unless `--systems` says otherwise."""
+REGIME_TITLES = {
+    "fine-tuned": "fine-tuned",
+    "zero-shot": "zero-shot",
+    "transfer": "tuned on another data set, not on this one",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class TableRow:
     score: float | None = None
     half_width: float = 0.0
     rank: int | None = None
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    verdicts: dict[str, Reproduction] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     chance: float | None = None
@@ -118,47 +126,43 @@ def build_table(
             best five others of each section.
         setting: show only this regime, ``fine-tuned`` or ``zero-shot``.
     """
-    shown_tasks = tasks or list(dict.fromkeys(run.result["task"] for run in runs)) or list(TASK_NAMES)
-    order = [*TASK_NAMES, *dict.fromkeys(shown_tasks)]
+    known = published_names()
+    shown_tasks = tasks or list(dict.fromkeys(run.result["task"] for run in runs)) or list(known)
+    order = [*known, *dict.fromkeys(shown_tasks)]
+    wanted = [run for run in runs if run.result["task"] in shown_tasks and setting in (None, regime_of(run.result))]
+    wanted.sort(key=lambda run: (order.index(run.result["task"]), run.name))
+    scored = [run for run in wanted if run.result["status"] == "scored"]
+    lines = numbers(scored, published)
     sections: list[Section] = []
-    apart: list[ApartRow] = []
-    pending: list[str] = []
-    comparable: dict[tuple[str, str, str], list[Run]] = {}
-    for task in sorted(set(shown_tasks), key=order.index):
-        for split in TASK_NAMES[task].splits if task in TASK_NAMES else ():
-            for regime in TASK_NAMES[task].regimes:
-                comparable[task, split, regime] = []
-        for run in sorted(runs, key=lambda run: run.name):
-            result = run.result
-            regime = regime_of(result)
-            if result["task"] != task or (setting is not None and regime != setting):
-                continue
-            if result["status"] != "scored":
-                pending.append(
-                    f"{run.name}: {task} {result['split']}: {'; '.join([result['status'], *result['notes']])}"
-                )
-            elif why := ", ".join(reasons_apart(result)):
-                headline = headline_of(result)
-                names = TASK_NAMES.get(task) or _names_of(result)
-                row = _measured_row(run, names, ())
-                also = [n for n in (*names.metrics, *names.extra) if n in row.cells and n != headline]
-                apart.append(ApartRow(task, result["split"], regime, why, headline, also, row))
-            else:
-                comparable.setdefault((task, result["split"], regime), []).append(run)
-    for (task, split, regime), measured in comparable.items():
-        if setting is None or regime == setting:
-            section = _section(task, split, regime, measured, published, systems)
+    comparable = {
+        key: list(group.itertuples()) for key, group in lines[lines["apart"] == ""].groupby(SECTION, sort=False)
+    }
+    for key in _section_keys(shown_tasks, order, comparable):
+        if setting in (None, key[2]):
+            section = _section(key, comparable[key], scored, published, systems)
             if section.rows:
                 sections.append(section)
-    return Table(sections, apart, pending)
+    kept_apart = _by_row(lines[lines["apart"] != ""].itertuples())
+    apart = [_apart_row(scored[cells[0].row], cells) for cells in kept_apart]
+    return Table(sections, apart, [_pending(run) for run in wanted if run.result["status"] != "scored"])
 
 
-def regime_of(result: Result) -> str:
-    """The regime of a measured row: its setting, or ``transfer`` for a checkpoint tuned on a sibling data set."""
-    names, weight = TASK_NAMES.get(result["task"]), find_released(result["model"]["weight"] or "")
-    if names and weight and result["setting"] == "zero-shot" and weight.task in names.transfer_from:
-        return "transfer"
-    return result["setting"]
+def _section_keys(
+    tasks: Iterable[str], order: Sequence[str], comparable: Iterable[tuple[str, str, str]]
+) -> list[tuple[str, str, str]]:
+    """Task, split and regime of the sections to show: those of our names in their order, then what else was measured."""
+    there = dict.fromkeys(comparable)
+    keys = []
+    for task in sorted(set(tasks), key=order.index):
+        names = read_facts(task).names
+        ours = [(task, split, regime) for split in names.splits for regime in names.regimes] if names else []
+        keys += [key for key in dict.fromkeys([*ours, *(key for key in there if key[0] == task)]) if key in there]
+    return keys
+
+
+def _pending(run: Run) -> str:
+    result = run.result
+    return f"{run.name}: {result['task']} {result['split']}: {'; '.join([result['status'], *result['notes']])}"
 
 
 def headline_of(result: Result) -> str:
@@ -166,39 +170,40 @@ def headline_of(result: Result) -> str:
     return next(name for name, metric in result["metrics"].items() if metric["headline"])
 
 
-def measured_cell(metric: MetricValue) -> Cell:
-    """A measured value as the table shows it."""
-    value = percent(metric, metric["value"])
-    low, high = (percent(metric, end) for end in metric["ci95"]) if metric["ci95"] else (None, None)
-    return Cell(value, f"{value:.{metric['decimals']}f}", low, high)
-
-
-def _names_of(result: Result) -> TaskNames:
-    """Names for a task that is not in our list: its own metrics, no published ones."""
+def _names_of(result: Result) -> PublishedNames:
+    """Names for a task whose facts have none: its own metrics, no published ones."""
     headline = headline_of(result)
     others = tuple(name for name in result["metrics"] if name != headline)[:MOST_OTHERS]
-    return TaskNames(result["task"], {}, {headline: ("", "")}, (headline,), extra=others)
+    return PublishedNames({headline: ("", "")}, (headline,), extra=others)
 
 
 def _section(
-    task: str,
-    split: str,
-    regime: str,
-    measured: Sequence[Run],
+    key: tuple[str, str, str],
+    lines: Sequence[Any],
+    runs: Sequence[Run],
     published: Sequence[PublishedValue],
     systems: Sequence[str] | None,
 ) -> Section:
-    names = TASK_NAMES.get(task) or _names_of(measured[0].result)
-    values = published_values(published, names, split, regime)
-    rows = [_measured_row(run, names, values) for run in measured]
-    others = _without_quotes(published_rows(values, names))
+    task, split, regime = key
+    by_row = _by_row(lines)
+    measured = [runs[cells[0].row] for cells in by_row if cells[0].measured]
+    facts = read_facts(task)
+    names = facts.names or _names_of(measured[0].result)
+    references = _references(lines, published)
+    rows = [_measured_row(runs[cells[0].row], cells, names, references) for cells in by_row if cells[0].measured]
+    others = _without_quotes([_published_row(cells, names) for cells in by_row if not cells[0].measured])
     direction = _higher_is_better(measured, names)
     _rank([*rows, *others], names, direction)
     shown = _choose(others, systems, direction)
     listed = sorted([*rows, *shown], key=lambda row: _position(row, direction))
     columns = [name for name in (*names.metrics, *names.extra) if any(name in row.cells for row in listed)]
-    title = f"{names.title}, {split}, {REGIME_TITLES[regime]}"
+    title = f"{facts.title or task}, {split}, {REGIME_TITLES[regime]}"
     return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown))
+
+
+def _by_row(lines: Iterable[Any]) -> list[list[Any]]:
+    """Lines of a tidy frame, those of a table's row together."""
+    return [list(cells) for _, cells in groupby(sorted(lines, key=attrgetter("row")), key=attrgetter("row"))]
 
 
 def _position(row: TableRow, higher_is_better: bool) -> tuple:
@@ -207,7 +212,7 @@ def _position(row: TableRow, higher_is_better: bool) -> tuple:
     return (missing, -score if higher_is_better else score, not row.measured, row.name, row.variant, row.source)
 
 
-def _higher_is_better(measured: Sequence[Run], names: TaskNames) -> bool:
+def _higher_is_better(measured: Sequence[Run], names: PublishedNames) -> bool:
     for run in measured:
         metric = run.result["metrics"].get(names.order_by[0])
         if metric is not None:
@@ -223,103 +228,79 @@ def _choose(rows: list[TableRow], systems: Sequence[str] | None, higher_is_bette
     return [row for row in rows if "all" in wanted or row.name.casefold() in wanted]
 
 
-# ---- measured rows ---------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _measured_row(run: Run, names: TaskNames, references: Sequence[PublishedValue]) -> TableRow:
-    result, model = run.result, run.result["model"]
-    protocol = [regime_of(result)]
-    if model["allow_missing"]:
-        protocol.append(f"WITHOUT the tensors {', '.join(model['allow_missing'])}")
-    weight = model["weight"]
-    row = TableRow(
-        measured=True,
-        name=f"{BEIT3} {model['preset']}",
-        variant=weight or model["checkpoint"],
-        params=millions(model["params"]),
-        resolution=f"{model['image_size']}x{model['image_size']}",
-        protocol="; ".join(protocol),
-        source=f"run {run.name}",
-        source_kind="measured here",
-        cells={name: measured_cell(metric) for name, metric in result["metrics"].items()},
-        counts=dict(result["counts"]),
-        notes=list(result["notes"]),
+def _row(lines: Sequence[Any]) -> TableRow:
+    """The row of numbers that share it."""
+    first = lines[0]
+    return TableRow(
+        measured=first.measured,
+        name=first.system,
+        variant=first.variant,
+        params=first.params,
+        resolution=first.resolution,
+        protocol=first.protocol,
+        source=first.source,
+        url=first.url,
+        source_kind=first.source_kind,
+        cells={line.metric: _cell(line) for line in lines},
     )
+
+
+def _cell(line: Any) -> Cell:
+    low, high = (None if math.isnan(end) else end for end in (line.low, line.high))
+    return Cell(line.value, line.text, low, high, line.published_id)
+
+
+def _measured_row(
+    run: Run, lines: Sequence[Any], names: PublishedNames, references: Mapping[str, Sequence[PublishedValue]]
+) -> TableRow:
+    result, row = run.result, _row(lines)
+    row.counts, row.notes = dict(result["counts"]), list(result["notes"])
     row.score, row.half_width = _mean(row.cells, names.order_by), _half_width(row.cells, names.order_by)
     if result["chance"] is not None:
         row.chance = percent(result["metrics"][headline_of(result)], result["chance"])
     for name, metric in result["metrics"].items():
         if name in names.metrics and name not in names.derived:
-            named = [value for value in references if (value.task, value.metric) == names.metrics[name]]
-            row.verdicts[name] = judge(result, metric, named)
+            row.verdicts[name] = judge(result, metric, references.get(name, ()))
     return row
 
 
-def millions(count: int) -> str:
-    """222123456 -> ``"222M"``, 1901000000 -> ``"1.9B"``, 123456 -> ``"0.1M"``."""
-    if count >= 1_000_000_000:
-        return f"{count / 1e9:.1f}B"
-    return f"{count / 1e6:.0f}M" if count >= 10_000_000 else f"{count / 1e6:.1f}M"
+def _apart_row(run: Run, lines: Sequence[Any]) -> ApartRow:
+    result, first, headline = run.result, lines[0], headline_of(run.result)
+    names = read_facts(result["task"]).names or _names_of(result)
+    row = _measured_row(run, lines, names, {})
+    also = [name for name in (*names.metrics, *names.extra) if name in row.cells and name != headline]
+    return ApartRow(first.task, first.split, first.regime, first.apart, headline, also, row)
+
+
+def _published_row(lines: Sequence[Any], names: PublishedNames) -> TableRow:
+    """Metrics side by side; derived ones where all parts are there."""
+    row = _row(lines)
+    row.notes = list(dict.fromkeys(line.note for line in lines if line.note))
+    for name, parts in names.derived.items():
+        mean = _mean(row.cells, parts)
+        if mean is not None:
+            row.cells = {name: Cell(mean, f"{mean:.1f}*"), **row.cells}
+    row.score = _mean(row.cells, names.order_by)
+    return row
+
+
+def _references(lines: Iterable[Any], published: Iterable[PublishedValue]) -> dict[str, list[PublishedValue]]:
+    """By our metric, the published values among these numbers."""
+    by_id = {value.id: value for value in published}
+    references: dict[str, list[PublishedValue]] = {}
+    for line in lines:
+        if not line.measured:
+            references.setdefault(line.metric, []).append(by_id[line.published_id])
+    return references
 
 
 def _mean(cells: dict[str, Cell], metrics: Sequence[str]) -> float | None:
     if any(name not in cells for name in metrics):
         return None
     return sum(cells[name].value for name in metrics) / len(metrics)
-
-
-# ---- published rows --------------------------------------------------------------------------------------------------
-
-
-def published_values(
-    published: Iterable[PublishedValue], names: TaskNames, split: str, regime: str
-) -> list[PublishedValue]:
-    """The values of one section; rows of the paper's overview table only repeat others and are left out."""
-    splits = names.splits.get(split, ())
-    wanted = set(names.metrics.values())
-    return [
-        value
-        for value in published
-        if value.regime == regime
-        and value.split in splits
-        and (value.task, value.metric) in wanted
-        and value.source != OVERVIEW_SOURCE
-    ]
-
-
-def published_rows(values: Iterable[PublishedValue], names: TaskNames) -> list[TableRow]:
-    """One row per model, protocol and source, its metrics side by side; derived metrics where all parts are there."""
-    ours = {theirs: name for name, theirs in names.metrics.items()}
-    rows: dict[tuple, TableRow] = {}
-    for value in values:
-        # Test-time scale is what tells two metrics of ADE20K apart; it does not make another model.
-        scale_is_metric = "scale)" in value.metric
-        setting = "; ".join(s for s in value.setting.split("; ") if not (scale_is_metric and "-scale" in s))
-        checkpoint = value.checkpoint
-        key = (value.system, value.variant, checkpoint, value.params, setting, value.resolution, value.source)
-        if key not in rows:
-            rows[key] = TableRow(
-                measured=False,
-                name=value.system,
-                variant=checkpoint or value.variant,
-                params=value.params,
-                resolution=value.resolution,
-                protocol=setting,
-                source=value.source,
-                url=value.source_url_or_repo_path,
-                source_kind=value.source_kind,
-            )
-        row = rows[key]
-        row.cells[ours[value.task, value.metric]] = Cell(value.value, value.printed, published_id=value.id)
-        if value.note and value.note not in row.notes:
-            row.notes.append(value.note)
-    for row in rows.values():
-        for name, parts in names.derived.items():
-            mean = _mean(row.cells, parts)
-            if mean is not None:
-                row.cells = {name: Cell(mean, f"{mean:.1f}*"), **row.cells}
-        row.score = _mean(row.cells, names.order_by)
-    return list(rows.values())
 
 
 def _without_quotes(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -360,7 +341,7 @@ def _standing(row: TableRow, order_by: Sequence[str]) -> Standing | None:
     return Standing(row.score, half_unit=0.5 * 10.0**-digits)
 
 
-def _rank(rows: Sequence[TableRow], names: TaskNames, higher_is_better: bool) -> None:
+def _rank(rows: Sequence[TableRow], names: PublishedNames, higher_is_better: bool) -> None:
     standings = [_standing(row, names.order_by) for row in rows]
     for row, rank in zip(rows, ranks(standings, higher_is_better), strict=True):
         row.rank = rank

@@ -6,11 +6,91 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beit3_bench.harness.leaderboard.board import BEIT3, Cell, TableRow, build_table
-from beit3_bench.harness.leaderboard.names import OVERVIEW_SOURCE, PAPER_TABLE_1, OverviewLine
-from beit3_bench.harness.leaderboard.published import PublishedValue
-from beit3_bench.harness.record.results import Run
+from beit3_bench.harness.record.results import Run, model_name
+from beit3_bench.results.published.values import OVERVIEW_SOURCE, PublishedValue
 
 SIZES = ("base", "large")
+
+
+@dataclass(frozen=True)
+class OverviewLine:
+    """One line of the overview table of the BEiT-3 paper (its Table 1).
+
+    label: task and metric as the reader knows them.  published: (task, metric) of the overview rows.
+    regime: of those rows.  metrics: ours, whose mean is the number.
+    """
+
+    label: str
+    task: str
+    split: str
+    regime: str
+    metrics: tuple[str, ...]
+    published: tuple[str, str]
+
+
+PAPER_TABLE_1: tuple[OverviewLine, ...] = (
+    OverviewLine(
+        "ADE20K mIoU (multi-scale)",
+        "ade20k-seg",
+        "val",
+        "fine-tuned",
+        ("mIoU_ms",),
+        ("ade20k_segmentation", "mIoU (multi-scale)"),
+    ),
+    OverviewLine(
+        "COCO test-dev AP box", "coco-det", "test-dev", "fine-tuned", ("bbox/AP",), ("coco_detection", "AP box")
+    ),
+    OverviewLine(
+        "COCO test-dev AP mask",
+        "coco-det",
+        "test-dev",
+        "fine-tuned",
+        ("segm/AP",),
+        ("coco_instance_segmentation", "AP mask"),
+    ),
+    OverviewLine("ImageNet-1K top-1", "imagenet", "val", "fine-tuned", ("top1",), ("imagenet1k", "top-1")),
+    OverviewLine(
+        "NLVR2 test-P accuracy",
+        "nlvr2",
+        "test-P",
+        "fine-tuned",
+        ("accuracy",),
+        ("nlvr2", "accuracy (Table 1, 1 decimal)"),
+    ),
+    OverviewLine(
+        "VQAv2 test-std accuracy",
+        "vqav2",
+        "test-std",
+        "fine-tuned",
+        ("vqa_accuracy",),
+        ("vqav2", "VQA accuracy (Table 1, 1 decimal)"),
+    ),
+    OverviewLine("COCO caption CIDEr", "coco-caption", "test", "fine-tuned", ("CIDEr",), ("coco_captioning", "CIDEr")),
+    OverviewLine(
+        "COCO retrieval, mean R@1",
+        "coco-retrieval",
+        "test",
+        "fine-tuned",
+        ("TR@1", "IR@1"),
+        ("coco_retrieval", "mean of TR and IR R@1"),
+    ),
+    OverviewLine(
+        "Flickr30K retrieval, mean R@1",
+        "flickr30k",
+        "test",
+        "fine-tuned",
+        ("TR@1", "IR@1"),
+        ("flickr30k_retrieval", "mean of TR and IR R@1"),
+    ),
+    OverviewLine(
+        "Flickr30K retrieval zero-shot, mean R@1",
+        "flickr30k",
+        "test",
+        "zero-shot",
+        ("TR@1", "IR@1"),
+        ("flickr30k_retrieval", "mean of TR and IR R@1"),
+    ),
+)
 
 
 @dataclass
@@ -23,39 +103,42 @@ class Overview:
 
 def build_overview(runs: Sequence[Run], published: Sequence[PublishedValue]) -> Overview:
     """Columns: what the paper prints (best previous system, giant), the best released base and large row, and the best
-    measured row of every preset. Runs on anything but a whole released split have no place here.
+    measured row of every model. Runs on anything but a whole released split have no place here.
     """
     table = build_table(runs, published, tasks=[line.task for line in PAPER_TABLE_1], systems=["all"])
-    sections = {(s.task, s.split, s.regime): s for s in table.sections}
-    presets = list(dict.fromkeys(run.result["model"]["preset"] for run in runs))
-    measured_presets = [
-        p for p in presets if any(r.measured and _preset(r) == p for s in sections.values() for r in s.rows)
-    ]
+    rows = {(s.task, s.split, s.regime): s.rows for s in table.sections}
+    compared = {row.name for section in rows.values() for row in section if row.measured}
+    models = [name for name in dict.fromkeys(model_name(run.result["model"]) for run in runs) if name in compared]
     header = ["benchmark", "previous best", f"{BEIT3} giant", *(f"released {size}" for size in SIZES)]
-    header += [f"measured {preset}" for preset in measured_presets]
-    lines = []
-    for line in PAPER_TABLE_1:
-        section = sections.get((line.task, line.split, line.regime))
-        rows = section.rows if section else []
-        printed = [
-            v
-            for v in published
-            if v.source == OVERVIEW_SOURCE and (v.task, v.metric) == line.published and v.regime == line.regime
+    header += [f"measured {model.removeprefix(f'{BEIT3} ')}" for model in models]
+    lines = [
+        [
+            line.label,
+            *_printed(published, line),
+            *_reached(rows.get((line.task, line.split, line.regime), []), models, line),
         ]
-        giant = next((v.printed for v in printed if v.system == BEIT3), "")
-        previous = next((f"{v.printed} ({v.system})" for v in printed if v.system != BEIT3), "")
-        released = [
-            _released([r for r in rows if not r.measured and _released_size(r) == size], line) for size in SIZES
-        ]
-        measured = [
-            _best([r for r in rows if r.measured and _preset(r) == preset], line) for preset in measured_presets
-        ]
-        lines.append([line.label, previous, giant, *released, *measured])
+        for line in PAPER_TABLE_1
+    ]
     return Overview(header, lines)
 
 
-def _preset(row: TableRow) -> str:
-    return row.name.removeprefix(f"{BEIT3} ")
+def _printed(published: Sequence[PublishedValue], line: OverviewLine) -> tuple[str, str]:
+    """What the paper's table says: the best previous system, and the giant."""
+    values = [
+        value
+        for value in published
+        if value.source == OVERVIEW_SOURCE
+        and (value.task, value.metric) == line.published
+        and value.regime == line.regime
+    ]
+    previous = next((f"{value.printed} ({value.system})" for value in values if value.system != BEIT3), "")
+    return previous, next((value.printed for value in values if value.system == BEIT3), "")
+
+
+def _reached(rows: Sequence[TableRow], models: Sequence[str], line: OverviewLine) -> list[str]:
+    """The best released row of each size, then the best measured row of each model."""
+    released = [_released([r for r in rows if not r.measured and _released_size(r) == size], line) for size in SIZES]
+    return released + [_best([r for r in rows if r.measured and r.name == model], line) for model in models]
 
 
 def _released_size(row: TableRow) -> str:
@@ -86,7 +169,8 @@ def _mean_text(cells: Sequence[Cell]) -> str:
 
 def render_overview(overview: Overview, form: str) -> str:
     """The overview as ``markdown``, ``csv`` or ``latex``."""
-    from beit3_bench.harness.leaderboard.text import csv_grid, markdown_grid, tex, tex_table
+    from beit3_bench.harness.leaderboard.latex import tex, tex_table
+    from beit3_bench.harness.leaderboard.text import csv_grid, markdown_grid
 
     if form == "csv":
         return csv_grid(overview.header, overview.lines)

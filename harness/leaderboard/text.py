@@ -1,15 +1,17 @@
-"""The leaderboard as markdown, csv, json and LaTeX."""
+"""The leaderboard as markdown, csv and json."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from beit3_bench.harness.leaderboard.board import ApartRow, Cell, Section, Table, TableRow, as_dict
 from beit3_bench.text import visible, visible_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LEGEND = (
     "Bold rows were measured here. Numbers are percent (caption metrics and AP x100), rounded as in the paper; "
@@ -22,29 +24,30 @@ APART_LEGEND = (
 )
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-CSV_COLUMNS = (
-    "section",
-    "task",
-    "split",
-    "regime",
-    "rank",
-    "measured",
-    "system",
-    "variant",
-    "params",
-    "resolution",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "verdict",
-    "reference",
-    "protocol",
-    "source",
-    "url",
-    "source_kind",
-    "published_id",
-)
+CSV_COLUMNS = {
+    "section": "object",
+    "task": "object",
+    "split": "object",
+    "regime": "object",
+    "rank": "Int64",
+    "measured": "int64",
+    "system": "object",
+    "variant": "object",
+    "params": "object",
+    "resolution": "object",
+    "metric": "object",
+    "value": "object",
+    "low": "float64",
+    "high": "float64",
+    "verdict": "object",
+    "reference": "object",
+    "protocol": "object",
+    "source": "object",
+    "url": "object",
+    "source_kind": "object",
+    "published_id": "object",
+}
+"""Columns of the csv form, and their kinds."""
 
 
 # ---- markdown --------------------------------------------------------------------------------------------------------
@@ -96,7 +99,8 @@ def markdown_grid(header: Sequence[str], rows: Iterable[Sequence[str]], right: I
     return "\n".join([line(lines[0]), rule, *(line(row) for row in lines[1:])])
 
 
-def _number(cell: Cell | None) -> str:
+def number_text(cell: Cell | None) -> str:
+    """A number, and its interval where there is one."""
     if cell is None:
         return ""
     if cell.low is None or cell.high is None:
@@ -125,20 +129,27 @@ def _summary(rows: Sequence[tuple[Section, TableRow]]) -> str:
         for name in dict.fromkeys([section.metrics[0], *section.order_by]):
             if name in row.cells:
                 verdict = row.verdicts[name].text if name in row.verdicts else ""
-                lines.append([section.title, name, _number(row.cells[name]), verdict, row.variant, row.source])
+                lines.append([section.title, name, number_text(row.cells[name]), verdict, row.variant, row.source])
     return markdown_grid(["task", "metric", "measured", "verdict", "checkpoint", "run"], lines, right=[2])
 
 
 def _section(section: Section) -> str:
     rows = []
     for row in section.rows:
-        numbers = [_number(row.cells.get(name)) for name in section.metrics]
+        numbers = [number_text(row.cells.get(name)) for name in section.metrics]
         rank = "" if row.rank is None else str(row.rank)
         rows.append(
             [rank, _label(row), *numbers, row.params, row.resolution, row_protocol(row, section.regime), row.source]
         )
     header = ["#", "system", *section.metrics, "params", "resolution", "protocol", "source"]
-    return markdown_grid(header, rows, right=[0, *range(2, 3 + len(section.metrics))])
+    return markdown_grid(*without_blank(len(header) - 2, header, rows), right=[0, *range(2, 3 + len(section.metrics))])
+
+
+def without_blank(at: int, header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A grid less its column ``at`` where every row leaves it blank."""
+    if any(row[at] for row in rows):
+        return header, rows
+    return [*header[:at], *header[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
 
 
 def _apart(rows: Sequence[ApartRow]) -> str:
@@ -148,11 +159,11 @@ def _apart(rows: Sequence[ApartRow]) -> str:
         chance = "" if row.chance is None else f"{row.chance:.1f}"
         counts = ", ".join(f"{count} {what}" for what, count in row.counts.items())
         others = ", ".join(f"{name} {row.cells[name].text}" for name in item.also)
-        value = _number(row.cells[item.headline])
-        where = f"{item.task}, {item.split}, {item.regime}"
-        lines.append([item.why, where, item.headline, value, chance, others, counts, _label(row), row.source])
-    header = ["data", "task", "metric", "measured", "chance", "also", "samples", "model", "source"]
-    return markdown_grid(header, lines, right=[3, 4])
+        value = number_text(row.cells[item.headline])
+        where, protocol = f"{item.task}, {item.split}, {item.regime}", row_protocol(row, item.regime)
+        lines.append([item.why, where, item.headline, value, chance, others, counts, _label(row), protocol, row.source])
+    header = ["data", "task", "metric", "measured", "chance", "also", "samples", "model", "protocol", "source"]
+    return markdown_grid(*without_blank(len(header) - 2, header, lines), right=[3, 4])
 
 
 def _notes(table: Table) -> str:
@@ -168,29 +179,48 @@ def _notes(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """One line per number, at full precision, in percent."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for section in table.sections:
-        for row in section.rows:
-            where = {"section": section.title, "task": section.task, "split": section.split, "regime": section.regime}
-            writer.writerows(_csv_line({**where, **line}) for line in _long(row))
-    for item in table.apart:
-        where = {
+    frame = shown_numbers(table)
+    words = [name for name, kind in CSV_COLUMNS.items() if kind == "object"]
+    frame[words] = frame[words].map(csv_text)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def shown_numbers(table: Table) -> DataFrame:
+    """What a table shows as one tidy frame, a line per number: the columns of the csv form."""
+    from pandas import DataFrame
+
+    lines = [
+        {
+            "section": section.title,
+            "task": section.task,
+            "split": section.split,
+            "regime": section.regime,
+            **line,
+        }
+        for section in table.sections
+        for row in section.rows
+        for line in _long(row)
+    ]
+    lines += [
+        {
             "section": f"not comparable: {item.why}",
             "task": item.task,
             "split": item.split,
             "regime": item.regime,
+            **line,
         }
-        writer.writerows(_csv_line({**where, **line}) for line in _long(item.row))
-    return stream.getvalue()
+        for item in table.apart
+        for line in _long(item.row)
+    ]
+    return DataFrame(lines, columns=list(CSV_COLUMNS), dtype="object").astype(CSV_COLUMNS)
 
 
 def csv_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A grid of texts as csv."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([csv_text(cell) for cell in row] for row in (header, *rows))
-    return stream.getvalue()
+    from pandas import DataFrame
+
+    grid = DataFrame([header, *rows], dtype="object").map(csv_text)
+    return grid.to_csv(header=False, index=False, lineterminator="\n")
 
 
 def csv_text(text: str) -> str:
@@ -199,10 +229,6 @@ def csv_text(text: str) -> str:
     if shown.lstrip()[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(shown):
         return f"'{shown}"
     return shown
-
-
-def _csv_line(line: Mapping[str, object]) -> dict[str, object]:
-    return {key: csv_text(value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def _long(row: TableRow) -> Iterable[dict[str, object]]:
@@ -233,87 +259,3 @@ def _long(row: TableRow) -> Iterable[dict[str, object]]:
 def to_json(table: Table) -> str:
     """Everything the other forms are made of."""
     return visible_json(json.dumps(as_dict(table), indent=1, ensure_ascii=False)) + "\n"
-
-
-# ---- LaTeX -----------------------------------------------------------------------------------------------------------
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
-
-
-def tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_TEX.get(character, character) for character in visible(text))
-
-
-def to_latex(table: Table) -> str:
-    """One booktabs table per section (needs the packages booktabs and graphicx)."""
-    blocks = ["% needs \\usepackage{booktabs,graphicx}"]
-    for section in table.sections:
-        header = ["", "System", *section.metrics, "Params", "Resolution"]
-        body = []
-        for row in section.rows:
-            label = tex(row_label(row))
-            numbers = [_tex_number(row.cells.get(name)) for name in section.metrics]
-            rank = "" if row.rank is None else str(row.rank)
-            body.append(
-                [rank, rf"\textbf{{{label}}}" if row.measured else label, *numbers, row.params, tex(row.resolution)]
-            )
-        blocks.append(tex_table(section.title, header, body, f"rl{'r' * len(section.metrics)}rr"))
-    if table.apart:
-        header = ["Data", "Task", "Metric", "Measured", "Chance", "Model"]
-        body = [
-            [
-                tex(item.why),
-                tex(f"{item.task}, {item.split}"),
-                tex(item.headline),
-                _tex_number(item.row.cells[item.headline]),
-                "" if item.row.chance is None else f"{item.row.chance:.1f}",
-                tex(item.row.variant),
-            ]
-            for item in table.apart
-        ]
-        blocks.append(tex_table("Not comparable with published numbers", header, body, "lllrrl"))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _tex_number(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    text = _number(cell)
-    value, bracket, interval = text.partition(" [")
-    return value + (rf" {{\scriptsize[{interval}}}" if bracket else "")
-
-
-def tex_table(caption: str, header: Sequence[str], body: Sequence[Sequence[str]], columns: str) -> str:
-    """A table in booktabs style; header and caption are escaped here, the body is LaTeX already."""
-    lines = [" & ".join(row) + r" \\" for row in body]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{tex(caption)}}}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(tex(name) for name in header) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-        ]
-    )

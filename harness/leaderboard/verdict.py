@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from beit3_bench.harness.leaderboard.published import SOURCE_KINDS, PublishedValue
 from beit3_bench.harness.record.released import apart
 from beit3_bench.harness.record.schema import MetricValue, Result
+from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
 
 Kind = Literal["reproduces", "within noise", "differs", "no published value"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Reproduction:
     """How a measured value stands to the published one of the same checkpoint, split, regime and resolution.
 
     difference: measured minus published, in percent points; None without a published value.
@@ -46,7 +46,7 @@ def percent(metric: MetricValue, number: float) -> float:
     return 100.0 * number if metric["unit"] == "fraction" else number
 
 
-def judge(result: Result, metric: MetricValue, references: Iterable[PublishedValue]) -> Verdict:
+def judge(result: Result, metric: MetricValue, references: Iterable[PublishedValue]) -> Reproduction:
     """Compare a measured value with the published ones of its split, metric and regime.
 
     Only values of the same released checkpoint at the same resolution count; of several, the one nearest to its
@@ -56,32 +56,32 @@ def judge(result: Result, metric: MetricValue, references: Iterable[PublishedVal
     the 95% interval. *differs*: anything else, also when there is no interval.
     """
     if why := apart(result):
-        return Verdict("no published value", reason=", ".join(why))
+        return Reproduction("no published value", reason=", ".join(why))
     weight = result["model"]["weight"]
     if weight is None:
-        return Verdict("no published value", reason="not a released checkpoint")
+        return Reproduction("no published value", reason="not a released checkpoint")
     if result["model"]["allow_missing"]:
-        return Verdict("no published value", reason="tensors were missing from the checkpoint")
+        return Reproduction("no published value", reason="tensors were missing from the checkpoint")
     same = [r for r in references if r.checkpoint == weight]
     if not same:
-        return Verdict("no published value")
+        return Reproduction("no published value")
     fitting = [r for r in same if r.image_size == result["model"]["image_size"]]
     if not fitting:
         sizes = ", ".join(sorted({r.resolution for r in same}))
-        return Verdict("no published value", reason=f"published at {sizes}")
+        return Reproduction("no published value", reason=f"published at {sizes}")
     reference = min(fitting, key=lambda r: (SOURCE_KINDS.index(r.source_kind), -r.decimals))
     reason = "" if reference.source_kind == "primary" else reference.source_kind
     value = percent(metric, metric["value"])
     half_unit = 0.5 * 10.0**-reference.decimals
     difference = value - reference.value
     if abs(difference) <= half_unit + 1e-9:
-        return Verdict("reproduces", difference, reference, reason)
+        return Reproduction("reproduces", difference, reference, reason)
     interval = metric["ci95"]
     if interval is not None:
         low, high = (percent(metric, end) for end in interval)
         if low - half_unit <= reference.value <= high + half_unit:
-            return Verdict("within noise", difference, reference, reason)
-    return Verdict("differs", difference, reference, reason)
+            return Reproduction("within noise", difference, reference, reason)
+    return Reproduction("differs", difference, reference, reason)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,25 @@
-"""Whether a split that was read is the released one: counts and ids against `tasks.expected`.
+"""Whether a split that was read is the released one: counts and ids against the facts of its task (`tasks.facts`).
 
 Numbers on other data, be it a part of the split, say nothing about published ones; they are labelled and kept apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import codecs
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, git_blobs, read_expected
+from beit3_bench.tasks.facts import Counts, ReleasedData, read_facts
 
 if TYPE_CHECKING:  # the table reads this module, and needs no numpy
     from beit3_bench.harness.record.schema import ReadData
     from beit3_bench.tasks.contract import Example, Split, Task
 
-SAMPLES = {"vqav2": "questions", "nlvr2": "examples"}
-"""What `Scores.counts` of a task calls the samples; other counts are called there as in `tasks.expected.Counts`."""
+
+# ---- what was read ----------------------------------------------------------------------------------------------------
 
 
 def counts_of(examples: Sequence[Example]) -> Counts:
@@ -38,9 +41,32 @@ def counts_of(examples: Sequence[Example]) -> Counts:
     )
 
 
-def ids_of(examples: Sequence[Example], expected: Expected) -> str:
-    """The digest of a split's ids that `Expected.ids` holds for the released one."""
-    return digest_of_ids((e.id for e in examples if e.images), expected.id_form)
+def ids_of(examples: Sequence[Example], released: ReleasedData) -> str:
+    """The digest of a split's ids that `ReleasedData.ids` holds for the released one."""
+    return digest_of_ids((e.id for e in examples if e.images), released.id_form)
+
+
+def digest_of_ids(ids: Iterable[str], form: str = "") -> str:
+    """sha256 (hex) of sorted ids, a line feed between; ``form`` as `ReleasedData.id_form`."""
+    if form:
+        pattern = re.compile(form)
+        matches = [(name, pattern.fullmatch(name)) for name in ids]
+        ids = ("/".join(filter(None, match.groups())) if match else name for name, match in matches)
+    return hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def git_blobs(path: Path) -> tuple[str, str]:
+    """Git's object name (hex SHA-1) of a file, and that of its text without byte order mark and with line feeds alone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    return _git_blob(content), _git_blob(content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n"))
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def read_data(task: Task, whole: Split) -> ReadData | None:
@@ -48,33 +74,35 @@ def read_data(task: Task, whole: Split) -> ReadData | None:
     from beit3_bench.harness.record.worlds import world_of
 
     split, examples = whole.name, whole.examples
-    expected = read_expected(task.data_of or task.name)
-    if world_of(task.data_root) == "tiny" or not (split in expected.splits or split in expected.ids):
+    released = read_facts(task.data_of or task.name).data
+    if world_of(task.data_root) == "tiny" or not (split in released.splits or split in released.ids):
         return None
     ids: Literal["released", "other", "not known"] = "not known"
-    if split in expected.ids:
-        ids = "released" if ids_of(examples, expected) in expected.ids[split] else "other"
+    if split in released.ids:
+        ids = "released" if ids_of(examples, released) in released.ids[split] else "other"
     data: ReadData = {"counts": counts_of(examples).stated(), "ids": ids}
-    if changed := changed_files(task.data_root, expected, split):
+    if changed := changed_files(task.data_root, released, split):
         data["changed"] = changed
     return data
 
 
-def changed_files(data_root: Path, expected: Expected, split: str) -> list[str]:
+def changed_files(data_root: Path, released: ReleasedData, split: str) -> list[str]:
     """Names of the files that a split is read from and that are not the official ones, where their hashes are known.
 
     Raises:
         OSError: one cannot be read.
     """
-    places = {need: need.find(data_root) for need in expected.needs if need.git_blob and split in need.splits}
+    places = {need: need.find(data_root) for need in released.needs if need.git_blob and split in need.splits}
     return [need.path for need, place in places.items() if place is not None and need.git_blob not in git_blobs(place)]
+
+
+# ---- against the released split -----------------------------------------------------------------------------------------
 
 
 def differences(task: str, split: str, counts: Mapping[str, int]) -> list[str]:
     """In which counts a split differs from the released one: ``20 of 1,000 images``; counts named as in `Counts`."""
-    expected = read_expected(task).splits.get(split, Counts()).stated()
     lines = []
-    for name, wanted in expected.items():
+    for name, wanted in read_facts(task).data.splits.get(split, Counts()).stated().items():
         count = counts.get(name)
         if count is not None and count != wanted:
             lines.append(f"{count:,} of {wanted:,} {name}" if count < wanted else f"{count:,} {name}, not {wanted:,}")
@@ -82,11 +110,9 @@ def differences(task: str, split: str, counts: Mapping[str, int]) -> list[str]:
 
 
 def _scored_counts(task: str, counts: Mapping[str, int]) -> dict[str, int]:
-    """`Scores.counts`, named as in `tasks.expected.Counts`."""
-    named = dict(counts)
-    if SAMPLES.get(task) in counts:
-        named["samples"] = counts[SAMPLES[task]]
-    return named
+    """`Scores.counts`, named as in `tasks.facts.Counts`."""
+    own = read_facts(task).data.counted_as
+    return {**counts, "samples": counts[own]} if own in counts else dict(counts)
 
 
 def other_data(result: Mapping[str, Any]) -> str:
@@ -143,9 +169,9 @@ def score_note(task: type[Task], counts: Mapping[str, int], files: Sequence[Path
         return None
     name = task.data_of or task.name
     named = _scored_counts(name, counts)
-    splits = read_expected(name).splits
-    told = {split: differences(name, split, named) for split in splits if splits[split].stated().keys() & named}
-    if not told or not all(told.values()):
+    splits = read_facts(name).data.splits
+    different = {split: differences(name, split, named) for split in splits if splits[split].stated().keys() & named}
+    if not different or not all(different.values()):
         return None
-    default = task.default_split if task.default_split in told else next(iter(told))
-    return f"other data: {', '.join(told[default])} of split {default}; not comparable with published numbers"
+    default = task.default_split if task.default_split in different else next(iter(different))
+    return f"other data: {', '.join(different[default])} of split {default}; not comparable with published numbers"

@@ -24,7 +24,7 @@ _TIMING = {
 """What `_speed` shows, of the run that made the result."""
 
 
-def describe(result: Mapping[str, Any], folder: Path | None = None, was_finished: bool = False) -> str:
+def result_as_text(result: Mapping[str, Any], folder: Path | None = None, was_finished: bool = False) -> str:
     """Headline with interval, every metric, counts, notes, speed, where the time went, and the run folder."""
     model, metrics = result["model"], result["metrics"]
     facts = [f"{model['preset']}, {model['image_size']} px", result["setting"]]

@@ -1,15 +1,23 @@
 """The shape of result.json, what `run` and `score` write and the leaderboard reads, and of the card beside it.
 
+Each file is described once, as a TypedDict: for the reader, for the type checker, and for `check_shape`, which holds what a
+file says against it. Keys that no type names may be there, too: later versions add some.
+
 Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0..1); only the table multiplies by 100.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from beit3_bench.errors import BenchError
 
 SCHEMA = 1
+COMPILE_MODES = ("off", "on", "auto")
+"""What ``--compile`` may be; a card writes the first two as false and true."""
 
 
 class MetricValue(TypedDict):
@@ -40,7 +48,7 @@ class ReadData(TypedDict):
     """The whole split as it was read, before `--limit`; `harness.record.released` compares it with the released one."""
 
     counts: dict[str, int]
-    """What it holds, named as in `tasks.expected.Counts`."""
+    """What it holds, named as in `tasks.facts.Counts`."""
     ids: Literal["released", "other", "not known"]
     """Whether its ids are those of the released split."""
     changed: NotRequired[list[str]]
@@ -64,6 +72,84 @@ class ModelCard(TypedDict):
     """Number of parameters of the network with its head."""
     allow_missing: list[str]
     """Patterns of tensors that were allowed to be absent from the checkpoint; normally empty."""
+    family: NotRequired[str]
+    """Family of models; absent from results of earlier versions, which knew beit3 alone."""
+    protocol: NotRequired[str]
+    """How the model was asked where families differ in it, e.g. ``"re-ranked 256"``; "" or absent: as its family always is."""
+
+
+class Provenance(TypedDict, total=False):
+    """Where a result comes from. Each key is absent where nothing is known of it."""
+
+    time: str
+    """UTC, ISO 8601."""
+    command: str
+    """As it can be pasted into a shell."""
+    git: dict[str, Any] | None
+    """``commit`` and ``dirty`` of the checkout that ran."""
+    packages: dict[str, str]
+    """Versions by package name."""
+    hardware: dict[str, Any]
+    """Processor, memory, graphics cards."""
+    seed: int
+    """Of intervals, and of tensors that are missing from the checkpoint."""
+    dtype: str
+    """fp32, bf16 or fp16."""
+    device: str
+    """Where the network ran."""
+    compile: bool | str
+    """As in `Card`."""
+    data_root: str
+    """Folder of the data."""
+    fingerprints: dict[str, str]
+    """What the run was made from, as in `Card`, with one for all image files."""
+    options: dict[str, Any] | None
+    """The task's options."""
+    config: dict[str, Any]
+    """Shape of the network."""
+    preprocessing: dict[str, Any]
+    """How images became pixels."""
+    canary: str
+    """Hash of a preprocessed synthetic image."""
+    resized: dict[str, str]
+    """Position tables that were interpolated: name -> ``"14x14 -> 30x30"``."""
+    missing: list[str]
+    """Tensors that the checkpoint has not."""
+    unexpected: list[str]
+    """Tensors of the checkpoint that the network has not."""
+
+
+class Timing(TypedDict, total=False):
+    """What a run cost; empty where nothing ran."""
+
+    seconds: dict[str, float]
+    """By stage: read, load, features, data, compute, write, score, total."""
+    samples_per_second: float
+    """Of what was computed now, resumed samples left out."""
+    images_per_second: float
+    """Decoded and from the cache, of what was computed now."""
+    peak_memory_bytes: float
+    """Of the largest process."""
+    peak_device_memory_bytes: float | None
+    """Of the fullest card; None without one."""
+    batch_size: int
+    """In use at the end."""
+    resumed_samples: int
+    """Rows that were there already."""
+    samples_from_store: int
+    """Rows that the feature store had."""
+    images_decoded: int
+    """Image files that were decoded."""
+    images_distinct: int
+    """Different image files among them."""
+    images_from_cache: int
+    """Images that the cache of preprocessed images had."""
+    images_encoded: int
+    """Passes of an image through the network."""
+    text_tokens: int
+    """Computed, padding included."""
+    text_tokens_real: int
+    """Computed, without padding."""
 
 
 class Result(TypedDict):
@@ -93,149 +179,126 @@ class Result(TypedDict):
     """Whether the checkpoint was fine-tuned for this task."""
     model: ModelCard
     """What was evaluated."""
-    provenance: dict[str, Any]
+    provenance: Provenance
     """Data fingerprint, config, versions, hardware, commit, seed, preprocessing canary."""
-    timing: dict[str, Any]
+    timing: Timing
     """Seconds spent on data, compute and scoring, images per second, peak memory."""
     chance: float | None
     """What guessing scores on the headline metric, in its unit; None where not defined."""
 
 
+class Given(TypedDict, total=False):
+    """What the command line said of a run, None where it said nothing."""
+
+    preset: str | None
+    image_size: int | None
+    setting: str | None
+
+
+class Card(TypedDict, total=False):
+    """config.json of a run folder: what was asked for, resolved. A key that is missing is told where it is needed."""
+
+    task: str
+    split: str
+    limit: int | None
+    subset: Subset | None
+    setting: str
+    checkpoint: str
+    """Absolute path, as are ``data_root`` and ``tokenizer``."""
+    data_root: str
+    tokenizer: str | None
+    options: dict[str, Any]
+    """Every option of the task, resolved."""
+    given_options: dict[str, str]
+    """Options as ``-o`` gave them, files by absolute path."""
+    given: Given
+    allow_missing: list[str]
+    dtype: str
+    device: str
+    compile: bool | str
+    """False, True or ``"auto"``."""
+    batch_size: int | str
+    """Samples, or ``"auto"``."""
+    workers: int | None
+    seed: int
+    fingerprints: dict[str, str]
+    """What has to be the same for rows to belong to one run, by name."""
+
+
 # ---- checking what a file says ---------------------------------------------------------------------------------------
-
-NUMBER = (int, float)
-
-
-class Each:
-    """The shape of an object with any keys, whose values have one shape."""
-
-    def __init__(self, shape: Any):
-        self.shape = shape
-
-
-_MODEL = {
-    "preset": str,
-    "checkpoint": str,
-    "sha256": str,
-    "weight": (str, type(None)),
-    "image_size": int,
-    "params": int,
-    "allow_missing": [str],
-}
-_METRIC = {
-    "value": NUMBER,
-    "unit": str,
-    "ci95": (list, type(None)),
-    "headline": bool,
-    "higher_is_better": bool,
-    "decimals": int,
-}
-_PROVENANCE = {
-    "time?": str,
-    "packages?": Each(str),
-    "hardware?": dict,
-    "git?": (dict, type(None)),
-    "options?": (dict, type(None)),
-}
-_TIMING = {
-    "seconds?": Each(NUMBER),
-    "samples_per_second?": NUMBER,
-    "images_per_second?": NUMBER,
-    "peak_memory_bytes?": NUMBER,
-    "peak_device_memory_bytes?": (*NUMBER, type(None)),
-    "resumed_samples?": int,
-    "samples_from_store?": int,
-    "images_decoded?": int,
-    "images_distinct?": int,
-    "images_from_cache?": int,
-    "images_encoded?": int,
-    "text_tokens?": int,
-    "text_tokens_real?": int,
-}
-RESULT_SHAPE = {
-    "schema": int,
-    "task": str,
-    "split": str,
-    "metrics": Each(_METRIC),
-    "counts": Each(NUMBER),
-    "notes": [str],
-    "status": str,
-    "subset": (dict, type(None)),
-    "data?": (dict, type(None)),
-    "world": str,
-    "setting": str,
-    "model": _MODEL,
-    "provenance": _PROVENANCE,
-    "timing": _TIMING,
-    "chance": (*NUMBER, type(None)),
-}
-DATA_SHAPE = {"counts": Each(int), "ids": str, "changed?": [str]}
-COMPILE_MODES = ("off", "on", "auto")
-"""What ``--compile`` may be; a card writes the first two as false and true."""
-CARD_SHAPE = {
-    "task?": str,
-    "split?": str,
-    "limit?": (int, type(None)),
-    "subset?": (dict, type(None)),
-    "setting?": str,
-    "checkpoint?": str,
-    "data_root?": str,
-    "tokenizer?": (str, type(None)),
-    "options?": dict,
-    "given_options?": Each(str),
-    "given?": {"preset?": (str, type(None)), "image_size?": (int, type(None)), "setting?": (str, type(None))},
-    "allow_missing?": [str],
-    "dtype?": str,
-    "device?": str,
-    "compile?": (bool, str),
-    "batch_size?": (int, str),
-    "workers?": (int, type(None)),
-    "seed?": int,
-    "fingerprints?": Each(str),
-}
-"""config.json of a run folder. A key that is missing is told where it is needed."""
 
 
 def check_shape(value: Any, shape: Any, where: str, mend: str) -> None:
     """Raise if a parsed JSON value has not the shape that it was written with.
 
     Args:
-        shape: a type or several; a dict: an object with these keys (``"name?"`` may be missing), and perhaps others;
-            ``[shape]``: a list of such values; `Each`.
+        shape: a type annotation: a TypedDict, a ``list[...]``, ``dict[str, ...]``, ``Literal[...]``, class or union of these,
+            where float takes whole numbers, too, and Any takes everything; or a mapping of some keys to their shapes.
         where: names file and place.  mend: what to do about it.
 
     Raises:
-        BenchError: a missing key, a value of another kind, or a number that is not finite.
+        BenchError: a missing key, a value of another kind or none of those to choose from, or a number that is not finite.
     """
-    if isinstance(shape, dict):
-        _check_kind(value, dict, where, mend)
-        for name, inner in shape.items():
-            key = name.removesuffix("?")
-            if key in value:
-                check_shape(value[key], inner, f"{where}: {key}", mend)
-            elif key == name:
-                raise BenchError(f"{where}: key {key!r} is missing; {mend}")
-    elif isinstance(shape, Each):
-        _check_kind(value, dict, where, mend)
-        for key, item in value.items():
-            check_shape(item, shape.shape, f"{where}[{key[:40]!r}]", mend)
-    elif isinstance(shape, list):
-        _check_kind(value, list, where, mend)
-        for number, item in enumerate(value):
-            check_shape(item, shape[0], f"{where}[{number}]", mend)
-    else:
-        _check_kind(value, shape, where, mend)
-
-
-def _check_kind(value: Any, kind: type | tuple[type, ...], where: str, mend: str) -> None:
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+    if shape is Any:
+        return
+    shapes = get_args(shape) if get_origin(shape) in (Union, types.UnionType) else (shape,)
+    fitting = next((one for one in shapes if _is_kind(value, _outer(one))), None)
+    if fitting is None:
+        kinds = (_outer(one) for one in shapes)
+        names = " or ".join(dict.fromkeys(_NAMES.get(kind, kind.__name__) for kind in kinds))
         file, _, key = where.rpartition(": ")
         place = f"{file}: key {key!r}" if file else where
         raise BenchError(f"{place} holds {_short(value)} of another kind than expected ({names}); {mend}")
-    if float in kinds and isinstance(value, NUMBER) and not -1e300 < value < 1e300:
+    if fitting is float and not -1e300 < value < 1e300:
         raise BenchError(f"{where} is not a finite number of a usual size; {mend}")
+    _check_inside(value, fitting, where, mend)
+
+
+_NAMES = {type(None): "null", float: "number"}
+
+
+def _outer(shape: Any) -> type:
+    """The class of a value of a shape, whatever is inside; object for a ``Literal``."""
+    if isinstance(shape, Mapping) or is_typeddict(shape):
+        return dict
+    return object if get_origin(shape) is Literal else get_origin(shape) or shape
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):  # which Python counts among the whole numbers
+        return kind in (bool, object)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check_inside(value: Any, shape: Any, where: str, mend: str) -> None:
+    if isinstance(shape, Mapping) or is_typeddict(shape):
+        keys = _keys(shape) if is_typeddict(shape) else {key: (inner, True) for key, inner in shape.items()}
+        for key, (inner, required) in keys.items():
+            if key in value:
+                check_shape(value[key], inner, f"{where}: {key}", mend)
+            elif required:
+                raise BenchError(f"{where}: key {key!r} is missing; {mend}")
+    elif get_origin(shape) is Literal and value not in get_args(shape):
+        file, _, key = where.rpartition(": ")
+        choices = get_args(shape)
+        what = f"neither {choices[0]} nor {choices[1]}" if len(choices) == 2 else f"none of {', '.join(choices)}"
+        raise BenchError(f"{file}: {key} {_short(value)} is {what}; {mend}")
+    elif get_origin(shape) is dict:
+        for key, item in value.items():
+            check_shape(item, get_args(shape)[1], f"{where}[{key[:40]!r}]", mend)
+    elif get_origin(shape) is list:
+        for number, item in enumerate(value):
+            check_shape(item, get_args(shape)[0], f"{where}[{number}]", mend)
+
+
+@cache
+def _keys(shape: Any) -> dict[str, tuple[Any, bool]]:
+    """Key -> its shape, and whether it has to be there."""
+    keys = {}
+    for key, kind in get_type_hints(shape, include_extras=True).items():
+        optional = get_origin(kind) is NotRequired
+        keys[key] = (get_args(kind)[0] if optional else kind, shape.__total__ and not optional)
+    return keys
 
 
 def _short(value: Any) -> str:

@@ -32,7 +32,7 @@ from beit3_bench.harness.console import echo
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.rows import Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.record.samples import pack_samples, unpack_samples
-from beit3_bench.harness.record.schema import CARD_SHAPE, check_shape
+from beit3_bench.harness.record.schema import Card, check_shape
 from beit3_bench.locks import Held, hold, is_held, still_there, take_part
 from beit3_bench.tasks.contract import Row
 from beit3_bench.tasks.scores import ClusterTable, Scores
@@ -353,7 +353,7 @@ def read_card(path: Path) -> dict[str, Any]:
         BenchError: as `read_object`; a key of another kind, or text that no command line can hold.
     """
     card = read_object(path)
-    check_shape(card, CARD_SHAPE, str(path), MEND)
+    check_shape(card, Card, str(path), MEND)
     for text in _texts(card):
         try:
             if b"\0" in os.fsencode(text):

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,23 +16,34 @@ from beit3_bench.backbones.file_kinds import foreign_kind
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.files import save_atomic
-from beit3_bench.harness.record.schema import NUMBER, Each, check_shape
+from beit3_bench.harness.record.schema import check_shape
 
 STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
 VERSION = 1
 _MEND = "it was damaged or edited: restore it, or start again with --overwrite"
-_BEST = {"metric": str, "value": NUMBER, "step": int, "metrics": dict}
-_SHAPE = {
-    "step?": int,
-    "seed?": int,
-    "recipe?": dict,
-    "fingerprints?": Each(str),
-    "best?": (dict, type(None)),
-    "model?": dict,
-    "average?": (dict, type(None)),
-    "optimizer?": dict,
-    "scaler?": (dict, type(None)),
-}
+
+
+class Best(TypedDict):
+    """The validation of the checkpoint that is kept as the best."""
+
+    metric: str
+    value: float
+    step: int
+    metrics: dict
+
+
+class State(TypedDict, total=False):
+    """A state file, beside its version: everything that a training is resumed from."""
+
+    step: int
+    seed: int
+    recipe: dict
+    fingerprints: dict[str, str]
+    best: Best | None
+    model: dict
+    average: dict | None
+    optimizer: dict
+    scaler: dict | None
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -69,9 +80,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: not a whole training state (it {why}); delete it and start again") from error
     if not isinstance(state, dict) or type(version := state.get("version")) is not int or version != VERSION:
         raise BenchError(f"{path}: written by another version of this program; start again with --overwrite")
-    check_shape(state, _SHAPE, str(path), _MEND)
-    if state.get("best") is not None:
-        check_shape(state["best"], _BEST, f"{path}: best", _MEND)
+    check_shape(state, State, str(path), _MEND)
     if state.get("step", 0) < 0:
         raise BenchError(f"{path}: step {state['step']} is none; {_MEND}")
     return state

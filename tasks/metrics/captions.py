@@ -6,7 +6,7 @@ Java; METEOR and SPICE do, and are left out with a note that says why where they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,12 @@ BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 METRICS = (*BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 
 Captions = Sequence[Sequence[str]]
+"""Tokens of one caption after the other."""
+PROGRAMS: dict[str, Callable[[Captions, Sequence[Captions]], np.ndarray]] = {
+    "METEOR": meteor_statistics,
+    "SPICE": spice,
+}
+"""Metrics that Java programs compute."""
 
 
 @dataclass
@@ -58,8 +64,7 @@ def score_captions(
 
     Args:
         predictions: image id -> caption.
-        references: image id -> captions; its order is the order of the official evaluation (the images of the
-        annotation
+        references: image id -> captions; its order is the order of the official evaluation (the images of the annotation
             file, captions in file order), on which tokenisation depends in rare cases (see `ptb_tokenizer`).
         metrics: names out of `METRICS`; all by default.
         allow_partial: score the images that have a prediction; CIDEr's document frequencies then come from these alone,
@@ -70,46 +75,12 @@ def score_captions(
             captions that are not text, an unknown metric.
     """
     wanted = _check_metrics(metrics)
-    if not predictions:
-        raise BenchError(
-            "no captions to score: the predictions are empty; was generation interrupted before the first batch?"
-        )
-    match_ids(list(predictions), list(references), "captions", "images", allow_partial)
-    ids = [image for image in references if image in predictions]
-    bare = [image for image in ids if isinstance(references[image], str) or not len(references[image])]
-    if bare:
-        raise BenchError(
-            f"{len(bare)} images have no list of reference captions ({_first(bare)}); are the annotations complete?"
-        )
-    _check_text("prediction", ((image, predictions[image]) for image in ids))
-    _check_text("reference", ((image, caption) for image in ids for caption in references[image]))
-
+    ids = _check_captions(predictions, references, allow_partial)
     notes = _remarks(ids, predictions)
     candidates = tokenize([predictions[image] for image in ids])
     tokens = iter(tokenize([caption for image in ids for caption in references[image]]))
     groups = [[next(tokens) for _ in references[image]] for image in ids]
-
-    statistics: dict[str, np.ndarray] = {"images": np.ones(len(ids))}
-    if wanted & {*BLEU, "CIDEr"}:
-        grams = count_ngrams(candidates, groups)
-        if wanted & {*BLEU}:
-            statistics["BLEU"] = bleu_statistics(grams)
-        if "CIDEr" in wanted:
-            statistics["CIDEr"] = cider(grams)
-            if len(ids) == 1:
-                notes.append("CIDEr is 0 by definition for a single image: document frequencies need at least two")
-    if "ROUGE-L" in wanted:
-        statistics["ROUGE-L"] = rouge_l(candidates, groups)
-    programs: tuple[tuple[str, Callable[[Captions, Sequence[Captions]], np.ndarray]], ...] = (
-        ("METEOR", meteor_statistics),
-        ("SPICE", spice),
-    )
-    for name, program in programs:
-        if name in wanted:
-            try:
-                statistics[name] = program(candidates, groups)
-            except Unavailable as reason:
-                notes.append(f"{name} skipped: {reason}")
+    statistics = _statistics(candidates, groups, wanted, notes)
 
     overall = reduce_captions({name: values.sum(axis=0) for name, values in statistics.items()})
     each = reduce_captions(statistics)
@@ -121,6 +92,34 @@ def score_captions(
         statistics=statistics,
         notes=notes,
     )
+
+
+def _statistics(
+    candidates: Captions, references: Sequence[Captions], wanted: set[str], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """`CaptionScores.statistics` of the metrics that are wanted and can run; ``notes`` learns why one could not.
+
+    Args:
+        candidates: tokens of one caption per image.  references: of its references, in the same order.
+    """
+    statistics: dict[str, np.ndarray] = {"images": np.ones(len(candidates))}
+    if wanted & {*BLEU, "CIDEr"}:
+        grams = count_ngrams(candidates, references)
+        if wanted & {*BLEU}:
+            statistics["BLEU"] = bleu_statistics(grams)
+        if "CIDEr" in wanted:
+            statistics["CIDEr"] = cider(grams)
+            if len(candidates) == 1:
+                notes.append("CIDEr is 0 by definition for a single image: document frequencies need at least two")
+    if "ROUGE-L" in wanted:
+        statistics["ROUGE-L"] = rouge_l(candidates, references)
+    for name, program in PROGRAMS.items():
+        if name in wanted:
+            try:
+                statistics[name] = program(candidates, references)
+            except Unavailable as reason:
+                notes.append(f"{name} skipped: {reason}")
+    return statistics
 
 
 def reduce_captions(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -148,7 +147,31 @@ def _check_metrics(metrics: Sequence[str] | None) -> set[str]:
     return set(METRICS if metrics is None else metrics)
 
 
-def _check_text(what: str, captions) -> None:
+def _check_captions(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], allow_partial: bool
+) -> list[str]:
+    """The images to score, in the order of the references.
+
+    Raises:
+        BenchError: as `score_captions`.
+    """
+    if not predictions:
+        raise BenchError(
+            "no captions to score: the predictions are empty; was generation interrupted before the first batch?"
+        )
+    match_ids(list(predictions), list(references), "captions", "images", allow_partial)
+    ids = [image for image in references if image in predictions]
+    bare = [image for image in ids if isinstance(references[image], str) or not len(references[image])]
+    if bare:
+        raise BenchError(
+            f"{len(bare)} images have no list of reference captions ({_first(bare)}); are the annotations complete?"
+        )
+    _check_text("prediction", ((image, predictions[image]) for image in ids))
+    _check_text("reference", ((image, caption) for image in ids for caption in references[image]))
+    return ids
+
+
+def _check_text(what: str, captions: Iterable[tuple[str, object]]) -> None:
     for image, caption in captions:
         if not isinstance(caption, str):
             raise BenchError(

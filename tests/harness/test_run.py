@@ -200,7 +200,7 @@ def test_tiny_world_is_recognised_from_below(request_, data):
         ({"split": "tset"}, "has no split 'tset'; did you mean 'test'"),
         ({"split": "empty"}, "split 'empty' of task toy is empty"),
         ({"options": {"bais": "1"}}, "did you mean 'bias'"),
-        ({"options": {"bias": "x"}}, "'x' is not a float"),
+        ({"options": {"bias": "x"}}, "'x' is not a number"),
         ({"device": "cuda:99"}, "--device cuda:99"),
     ],
 )

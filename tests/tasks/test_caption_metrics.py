@@ -357,7 +357,7 @@ def test_line_protocol_survives_separators_inside_of_captions(fake_java):
 def test_broken_java_skips_meteor_with_the_reason(fake_java, monkeypatch, program, reason):
     fake_java(program)
     timeout = 1 if "sleep" in program else 30
-    monkeypatch.setattr(captions, "meteor_statistics", lambda c, r: meteor_statistics(c, r, timeout=timeout))
+    monkeypatch.setitem(captions.PROGRAMS, "METEOR", lambda c, r: meteor_statistics(c, r, timeout=timeout))
     scores = score_captions(PREDICTIONS, REFERENCES, metrics=["METEOR", "CIDEr"])
     assert list(scores.metrics) == ["CIDEr"]
     (note,) = scores.notes

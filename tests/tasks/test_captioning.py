@@ -196,7 +196,7 @@ def test_an_empty_caption_and_a_line_break_shift_no_other_caption(native, tmp_pa
         ({"decoder": "greedy"}, "decoder 'greedy'"),
         ({"max_length": "2"}, "max_length is 2"),
         ({"beams": "3"}, "did you mean 'num_beams'"),
-        ({"num_beams": "three"}, "is not a int"),
+        ({"num_beams": "three"}, "is not a whole number"),
     ],
 )
 def test_decoding_options_are_checked_before_a_model_is_loaded(native, options, message):

@@ -129,6 +129,8 @@ def test_an_interrupted_training_goes_on_exactly(coco, pretrained, tmp_path, mon
 def test_a_dry_run_tells_groups_and_memory_without_weights(coco, pretrained):
     request = FinetuneRequest("coco-det", coco, preset="tiny", checkpoint=pretrained, device="cpu", options=SMALL)
     start = prepare(request, CocoDetection, shapes_only=True)
-    facts = dry_run(start, Plan.of(start.recipe, len(start.training_split.examples), 1, 0), torch.device("cpu"), 1, "fp32")
+    facts = dry_run(
+        start, Plan.of(start.recipe, len(start.training_split.examples), 1, 0), torch.device("cpu"), 1, "fp32"
+    )
     assert sum(g["parameters"] for g in facts["groups"]) == facts["parameters"]
     assert "rate x1" in describe_dry_run(facts)

@@ -218,7 +218,9 @@ def test_an_object_of_two_points_leaves_boxes_to_be_scored(coco, tmp_path):
     root = changed(coco, tmp_path, add_short)
     own = CocoDetection(root)
     split = own.read("val2017")
-    rows = {e.id: {"id": e.id, "masks": True, "detections": [{**o, "score": 0.9} for o in e.target]} for e in split.examples}
+    rows = {
+        e.id: {"id": e.id, "masks": True, "detections": [{**o, "score": 0.9} for o in e.target]} for e in split.examples
+    }
     scores = own.score(rows, split)
     assert set(scores.metrics) == {m.name for m in own.metrics if m.name.startswith("bbox/")}
     assert scores.notes[0].endswith("objects have no masks: boxes only")

@@ -57,16 +57,6 @@ def mask_targets(masks: Tensor | Polygons, rows: Tensor, boxes: Tensor, side: in
     return torch.from_numpy(polygon_bitmaps(moved, side, side)).to(boxes.device)
 
 
-def polygon_boxes(objects: Polygons) -> Tensor:
-    """Tight boxes float32 (n, 4) of polygons: the extremes of their points; objects without points get zeros."""
-    boxes = torch.zeros(len(objects), 4)
-    for i, polygons in enumerate(objects):
-        if len(polygons):
-            points = torch.cat([torch.as_tensor(np.asarray(p), dtype=torch.float32).view(-1, 2) for p in polygons])
-            boxes[i] = torch.cat([points.amin(dim=0), points.amax(dim=0)])
-    return boxes
-
-
 def bitmap_boxes(bitmaps: Tensor) -> Tensor:
     """Tight boxes float32 (n, 4) of bitmaps (n, h, w), right and bottom exclusive; empty bitmaps get zeros."""
     n, height, width = bitmaps.shape

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.beit3.config import PRESETS, BEiT3Config
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,13 +61,9 @@ class DetectorPlan:
         """The inverse of `to_dict`.
 
         Raises:
-            BenchError: a field that does not exist; begins with ``origin``.
+            BenchError: a field that does not exist or holds another kind of value; begins with ``origin``.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise BenchError(f"{origin}: a detector has no setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return fill(cls, values, origin, "{owner}: a detector has no setting {key!r}; {known}")
 
     def replace(self, **changes: Any) -> DetectorPlan:
         return dataclasses.replace(self, **changes)

@@ -14,13 +14,14 @@ window; base is ViT-Adapter's COCO-Stuff recipe; the rest is stated at the varia
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
+from beit3_bench.spelling import did_you_mean
 
 CLASSES = 150
 IGNORE = 255
@@ -187,14 +188,10 @@ class SegmentationSettings:
         Raises:
             BenchError: a field that does not exist, or values that contradict each other; begins with ``origin``.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BenchError(
-                f"{origin}: segmentation settings have no field {unknown[0]!r}; written by another version?"
-            )
+        words = "segmentation settings have no field {key!r}; written by another version?"
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except (BenchError, TypeError) as error:
+            return fill(cls, values, "segmentation settings", words)
+        except BenchError as error:
             raise BenchError(f"{origin}: {error}") from error
 
 
@@ -240,7 +237,5 @@ def variant(name: str) -> SegmentationSettings:
     """
     key = name.removesuffix(".py").removeprefix(CONFIG_PREFIX).replace("_", "-")
     if key not in VARIANTS:
-        near = difflib.get_close_matches(key, VARIANTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VARIANTS)}"
-        raise BenchError(f"no segmentation config {name!r}; {hint}")
+        raise BenchError(f"no segmentation config {name!r}; {did_you_mean(key, VARIANTS)}")
     return VARIANTS[key]

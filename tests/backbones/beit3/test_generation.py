@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beit3_bench.backbones.beit3 import generation
-from beit3_bench.backbones.beit3.generation import Decoding, beam_search, search
+from beit3_bench.backbones.beit3.generation import Decoding, search
 from beit3_bench.backbones.beit3.models import Captioning
 from beit3_bench.errors import BenchError
 
@@ -105,8 +105,8 @@ def test_the_settings_above_cover_early_ends_and_the_length_limit():
     for seed, beams, limit, penalty, end_bias in SETTINGS:
         model = captioner("released", seed, end_bias)
         lengths += [
-            (len(ids) - 3, limit - 3)
-            for ids in beam_search(model, pictures(model, 3, seed), Decoding(beams, limit, penalty))
+            (len(h.ids) - 3, limit - 3)
+            for h in search(model, pictures(model, 3, seed), Decoding(beams, limit, penalty))
         ]
     assert sum(words == most for words, most in lengths) >= 3
     assert sum(0 < words < most for words, most in lengths) >= 5

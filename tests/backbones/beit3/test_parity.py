@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beit3_bench.backbones import load_checkpoint
 from beit3_bench.backbones.beit3.checkpoint import VISION_POSITIONS, official_names
-from beit3_bench.backbones.beit3.generation import Decoding, beam_search, decode_step, encode_images, search
+from beit3_bench.backbones.beit3.generation import Decoding, decode_step, encode_images, search
 from beit3_bench.backbones.beit3.multiway import Streams
 
 pytestmark = pytest.mark.isa
@@ -273,7 +273,7 @@ def test_logits_of_every_beam_in_the_first_steps_of_the_official_search():
     logits, fed = trace["beam.trace.mask_logits_first4steps"], trace["beam.trace.text_ids"][:4, :, 0]
     seen: list[Tensor] = []
     model.mlm_head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    beam_search(model, images("captioning"), Decoding(3, 12, 0.6))
+    search(model, images("captioning"), Decoding(3, 12, 0.6))
     compared = 0
     for step, (ours, expected, words) in enumerate(zip(seen, logits, fed, strict=False)):
         if len(ours) < 6 or (words == golden.CONFIG.pad_token_id).any():
@@ -304,7 +304,7 @@ def test_beam_search_is_the_same_for_every_batch_size_and_order(batch):
     model, decoding = golden.model("captioning"), Decoding(3, 12, 0.6)
     expected = [ids[: ids.index(2) + 1] for ids in tensors("beam")["beam.case1.token_ids"].tolist()]
     order = torch.tensor([4, 1, 5, 0, 3, 2])
-    ours = [ids for part in images("captioning")[order].split(batch) for ids in beam_search(model, part, decoding)]
+    ours = [h.ids for part in images("captioning")[order].split(batch) for h in search(model, part, decoding)]
     assert ours == [expected[i] for i in order]
 
 

@@ -9,27 +9,23 @@ import pytest
 from native import invoke, run_words
 
 from beit3_bench.backbones.beit3.weights import WEIGHTS
-from beit3_bench.harness.evidence.leaks import SEEN, find_leaks, read_leaks, trained_on
-from beit3_bench.tasks.registry import BUILT_IN, get_task, task_names
+from beit3_bench.harness.evidence.leaks import SEEN, find_leaks, trained_on
+from beit3_bench.tasks.facts import read_facts
+from beit3_bench.tasks.registry import get_task, task_names
 
 
-def test_every_name_of_the_table_is_one_that_something_is_trained_on():
-    own, leaks = read_leaks()
-    known = {data for weight in WEIGHTS for data in weight.trained_on} | {
-        data for names in own.values() for data in names
-    }
-    assert {leak.data for leak in leaks} <= known
-    assert set(own) <= set(BUILT_IN)
-    assert {leak.seen for leak in leaks} <= set(SEEN)
-    assert len({(leak.data, leak.task, split) for leak in leaks for split in leak.splits}) == sum(
-        len(leak.splits) for leak in leaks
-    )
-
-
-def test_every_split_of_the_table_is_one_of_its_task():
-    for leak in read_leaks()[1]:
-        if leak.task in task_names():
-            assert set(leak.splits) <= set(get_task(leak.task).splits), leak
+def test_every_leak_is_of_data_that_something_is_trained_on_and_of_a_split_of_its_task():
+    facts = {task: read_facts(task) for task in task_names()}
+    known = {data for weight in WEIGHTS for data in weight.trained_on}
+    known |= {data for of_task in facts.values() for data in of_task.trained_on}
+    assert sum(len(of_task.leaks) for of_task in facts.values()) == 29
+    for task, of_task in facts.items():
+        for leak in of_task.leaks:
+            assert leak.data in known, leak
+            assert leak.seen in SEEN
+            assert set(leak.splits) <= set(get_task(task).splits), leak
+        pairs = [(leak.data, split) for leak in of_task.leaks for split in leak.splits]
+        assert len(set(pairs)) == len(pairs)
 
 
 @pytest.mark.parametrize(

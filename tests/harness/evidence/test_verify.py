@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from PIL import Image
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.evidence import verify as module
 from beit3_bench.harness.evidence.verify import verify
-from beit3_bench.tasks.expected import Counts, Expected, digest_of_ids, git_blobs, read_expected
+from beit3_bench.harness.evidence.verify_images import image_files
+from beit3_bench.harness.record.released import digest_of_ids, git_blobs
+from beit3_bench.tasks.facts import Counts, Facts, ReleasedData, read_facts
 from beit3_bench.tasks.registry import get_task
 
 DENSE = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
@@ -38,13 +41,12 @@ def no_counts(monkeypatch):
     """The released counts and checksums do not hold for the mini world; everything else does."""
 
     def without(task):
-        expected = read_expected(task)
-        needs = tuple(type(need)(need.path, need.folders, need.splits) for need in expected.needs)
-        return Expected(
-            needs, {}, expected.references_per_sample, expected.within, expected.karpathy, expected.unique_ids
-        )
+        data = read_facts(task).data
+        karpathy = data.karpathy and replace(data.karpathy, training_images={})
+        needs = tuple(replace(need, git_blob="") for need in data.needs)
+        return Facts(data=replace(data, needs=needs, splits={}, ids={}, karpathy=karpathy))
 
-    monkeypatch.setattr(module, "read_expected", without)
+    monkeypatch.setattr(module, "read_facts", without)
 
 
 def lines(found):
@@ -61,7 +63,7 @@ def test_whole_data_has_no_finding(native, task):
     assert [split.name for split in found.splits] == list(get_task(task).splits)
     assert all(split.images > 0 for split in there)
     assert sum(split.decoded for split in there) == len({
-        path for s in there for e in get_task(task)(root).read(s.name).examples for path in module._images(e)
+        path for s in there for e in get_task(task)(root).read(s.name).examples for path in image_files(e)
     })  # fmt: skip
 
 
@@ -282,12 +284,10 @@ def test_released_counts_with_other_ids_are_found(spoilt, monkeypatch):
     task = get_task("nlvr2")(root)
     counts = Counts(samples=len(task.read("dev").examples))
     own = digest_of_ids(e.id for e in task.read("dev").examples)
-    needs = read_expected("nlvr2").needs
+    needs = tuple(replace(need, git_blob="") for need in read_facts("nlvr2").data.needs)
     for digest, expected in ((own, []), ("0" * 64, ["ids"])):
-        there = Expected(
-            tuple(type(n)(n.path, n.folders, n.splits) for n in needs), {"dev": counts}, ids={"dev": (digest,)}
-        )
-        monkeypatch.setattr(module, "read_expected", lambda task, there=there: there)
+        facts = Facts(data=ReleasedData(needs, {"dev": counts}, {"dev": (digest,)}))
+        monkeypatch.setattr(module, "read_facts", lambda task, facts=facts: facts)
         found = verify(get_task("nlvr2"), root, split="dev", sample=0)
         assert [check for check, _ in lines(found)] == expected
 
@@ -343,37 +343,34 @@ def test_file_that_is_not_the_official_one_is_found(spoilt):
 def test_official_file_passes(spoilt, monkeypatch):
     root = spoilt("nlvr2")
     own = {path.name: git_blobs(path)[0] for path in (root / "data").glob("*.json")}
-    expected = read_expected("nlvr2")
-    needs = tuple(type(n)(n.path, n.folders, n.splits, own[n.path]) for n in expected.needs)
-    monkeypatch.setattr(module, "read_expected", lambda task: Expected(needs, {"dev": Counts()}))
+    needs = tuple(replace(need, git_blob=own[need.path]) for need in read_facts("nlvr2").data.needs)
+    monkeypatch.setattr(module, "read_facts", lambda task: Facts(data=ReleasedData(needs, {"dev": Counts()})))
     found = verify(get_task("nlvr2"), root, sample=0)
     assert lines(found) == []
     assert {file.checksum for file in found.files} == {"official"}
 
 
-# ---- the table of expected data -----------------------------------------------------------------------------------------
+# ---- the facts of the released data --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [*ROOTS, *DENSE])
-def test_table_names_only_splits_and_files_that_the_task_has(native, task):
-    expected, known = read_expected(task), get_task(task)
+def test_facts_name_only_splits_and_files_that_the_task_has(native, task):
+    data, known = read_facts(task).data, get_task(task)
     root = native.world / {**ROOTS, **DENSE}[task]
-    named = {split for need in expected.needs for split in need.splits} | set(expected.splits)
-    assert named | set(expected.within) | set(expected.within.values()) <= set(known.splits)
-    assert {split for need in expected.needs for split in need.splits} == set(known.splits)
-    assert {split for need in expected.needs if need.find(root) is None for split in need.splits} <= {"test"}
+    assert {*data.splits, *data.ids, *data.within, *data.within.values()} <= set(known.splits)
+    assert {split for need in data.needs for split in need.splits} == set(known.splits)
+    assert {split for need in data.needs if need.find(root) is None for split in need.splits} <= {"test"}
 
 
-def test_counts_of_the_readers_are_those_of_the_table():
+def test_counts_of_the_readers_are_those_of_the_facts():
     from beit3_bench.tasks import karpathy, vqav2
 
-    counts = read_expected("vqav2").splits
+    counts = read_facts("vqav2").data.splits
     assert counts["train"].samples + counts["val"].samples == vqav2.RELEASED_ANNOTATIONS
     assert counts["minival"].images == vqav2.MINIVAL_IMAGES
-    assert read_expected("imagenet") == read_expected("imagenet-linear")
-    assert read_expected("task-of-another-package") == read_expected("../expected/nlvr2") == Expected()
     for task in ("coco-retrieval", "coco-caption", "flickr30k"):
-        assert {*read_expected(task).training_images, *read_expected(task).splits} <= set(karpathy.SPLITS)
+        data = read_facts(task).data
+        assert {*data.karpathy.training_images, *data.splits} <= set(karpathy.SPLITS)
 
 
 # ---- the verb -----------------------------------------------------------------------------------------------------------

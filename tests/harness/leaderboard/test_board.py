@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from beit3_bench.backbones.beit3.weights import WEIGHTS
 from beit3_bench.backbones.released import find_released
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.table import command
-from beit3_bench.harness.leaderboard.board import Table, build_table, published_rows, published_values
-from beit3_bench.harness.leaderboard.names import PAPER_TABLE_1, TASK_NAMES
+from beit3_bench.harness.leaderboard.board import Table, build_table
+from beit3_bench.harness.leaderboard.frame import published_numbers
+from beit3_bench.harness.leaderboard.latex import to_latex
+from beit3_bench.harness.leaderboard.overview import PAPER_TABLE_1, build_overview
 from beit3_bench.harness.leaderboard.page import to_html
-from beit3_bench.harness.leaderboard.published import COLUMNS, PublishedValue, load_published
-from beit3_bench.harness.leaderboard.text import to_csv, to_json, to_latex, to_markdown
+from beit3_bench.harness.leaderboard.text import shown_numbers, to_csv, to_json, to_markdown
 from beit3_bench.harness.record.results import Run, read_results
+from beit3_bench.results.published.values import COLUMNS, OVERVIEW_SOURCE, SOURCE_KINDS, PublishedValue, load_published
+from beit3_bench.tasks.facts import published_names, read_facts
 
 RETRIEVAL = "beit3_base_patch16_384_coco_retrieval"
 
@@ -68,7 +72,7 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
     readme = [v for v in published if v.checkpoint and "README" in v.source]
     found = set()
     for value in readme:
-        for task, names in TASK_NAMES.items():
+        for task, names in published_names().items():
             for name, theirs in names.metrics.items():
                 weight = find_released(value.checkpoint)
                 if theirs == (value.task, value.metric) and weight.task == task:
@@ -81,7 +85,7 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
 def test_every_name_of_the_mapping_has_published_values(published: list[PublishedValue]) -> None:
     printed = {(v.task, v.metric) for v in published}
     splits = {(v.task, v.split) for v in published}
-    for names in TASK_NAMES.values():
+    for names in published_names().values():
         for ours, theirs in names.metrics.items():
             assert theirs in printed or ours in names.derived
         tasks = {task for task, _ in names.metrics.values()}
@@ -150,7 +154,7 @@ def test_results_are_found_by_folder_and_an_absent_folder_holds_none(tmp_path: P
         ({"metrics": {"a": {"value": 1.0}}}, r"metrics\['a'\]: key 'unit' is missing"),
         ({"metrics": {"a": metric(1.0, unit="points")}}, "neither percent nor fraction"),
         ({"metrics": {"a": metric(1.0, ci95=[2.0, 1.0])}}, r"is not \[low, high\]"),
-        ({"metrics": {"a": metric(1.0, ci95=["1", "2"])}}, "not a finite number"),
+        ({"metrics": {"a": metric(1.0, ci95=["1", "2"])}}, r"ci95\[0\]' holds '1' of another kind"),
         ({"metrics": {"a": metric(1e999)}}, "Infinity"),
         ({"metrics": {"a": metric(10**400)}}, "not a finite number"),
         ({"metrics": {"a": metric(1.0, ci95=[-(10**400), 1])}}, "not a finite number"),
@@ -307,13 +311,24 @@ def test_both_scales_of_a_segmentation_model_are_one_row(published: list[Publish
 
 
 def test_no_published_value_is_lost_when_metrics_are_set_side_by_side(published: list[PublishedValue]) -> None:
-    for names in TASK_NAMES.values():
-        for split in names.splits:
-            for regime in names.regimes:
-                values = published_values(published, names, split, regime)
-                rows = published_rows(values, names)
-                kept = {cell.published_id for row in rows for cell in row.cells.values()} - {""}
-                assert kept == {value.id for value in values}
+    lines = published_numbers(published)
+    table = build_table([], published, systems=["all"])
+    named = {(task, *theirs) for task, names in published_names().items() for theirs in names.metrics.values()}
+    assert set(lines["published_id"]) == {
+        value.id
+        for value in published
+        if value.source != OVERVIEW_SOURCE
+        and any(
+            (task, value.task, value.metric) in named
+            and value.regime in names.regimes
+            and any(value.split in group for group in names.splits.values())
+            for task, names in published_names().items()
+        )
+    }
+    assert not lines.duplicated(["row", "metric"]).any()  # what shares a row and a metric would hide another
+    shown = {cell.published_id for section in table.sections for row in section.rows for cell in row.cells.values()}
+    primary = {value.id for value in published if value.source_kind in SOURCE_KINDS[:3]}
+    assert primary & set(lines["published_id"]) <= shown
 
 
 def test_box_and_mask_ap_of_a_detector_are_one_row(published: list[PublishedValue]) -> None:
@@ -326,6 +341,31 @@ def test_weights_with_missing_tensors_say_so_in_the_table(published: list[Publis
     text = to_markdown(build_table([Run("r", content)], published))
     assert "WITHOUT the tensors head.*" in text
     assert "no published value (tensors were missing from the checkpoint)" in text
+
+
+def test_a_model_of_another_family_stands_under_its_family_s_name(published: list[PublishedValue]) -> None:
+    model = {"family": "albef", "preset": "base", "protocol": "re-ranked 256"}
+    other = Run("albef", result("coco-retrieval", "test", model, metrics=retrieval_metrics(73.0, 56.0)))
+    named = {"family": "beit3", "protocol": ""}
+    first = Run("first", result("coco-retrieval", "test", released(RETRIEVAL), metrics=retrieval_metrics()))
+    second = Run("second", result("coco-retrieval", "test", released(RETRIEVAL, **named), metrics=retrieval_metrics()))
+    rows = {row.source: row for row in build_table([other, first, second], published).sections[0].rows if row.measured}
+    assert (rows["run albef"].name, rows["run albef"].protocol) == ("albef base", "fine-tuned; re-ranked 256")
+    assert rows["run first"].name == rows["run second"].name == "BEiT-3 base"
+    assert rows["run first"].protocol == rows["run second"].protocol == "fine-tuned"
+
+
+@pytest.mark.parametrize("form", [to_markdown, to_latex, to_html], ids=["markdown", "latex", "html"])
+@pytest.mark.parametrize("world", ["real", "tiny"])
+def test_rows_of_another_protocol_are_marked_where_they_are_ranked(form: Callable[[Table], str], world: str) -> None:
+    def table(*protocols: str) -> str:
+        runs = [Run(f"r{i}", result(model={"protocol": p}, world=world)) for i, p in enumerate(protocols)]
+        return form(build_table(runs, [])).casefold()
+
+    differing = table("", "ranking 128")
+    assert "protocol" in differing
+    assert "ranking 128" in differing
+    assert "protocol" not in table("", "")
 
 
 def test_runs_without_a_score_are_listed_with_their_notes(published: list[PublishedValue]) -> None:
@@ -375,6 +415,17 @@ def test_csv_holds_every_number_at_full_precision(table: Table) -> None:
     one = next(row for row in rows if row["measured"] == "1" and row["metric"] == "TR@1")
     assert (one["verdict"], one["reference"]) == ("reproduces", "79.1")
     assert all(row["source"] for row in rows)
+
+
+def test_the_csv_form_is_one_tidy_frame(table: Table) -> None:
+    frame = shown_numbers(table)
+    assert to_csv(Table([], [], [])) == ",".join(frame.columns) + "\n"
+    wide = frame.query("measured == 1 and regime == 'fine-tuned'").pivot(
+        index="source", columns="metric", values="value"
+    )
+    assert wide.loc["run coco", "TR@1"] == repr(79.1)
+    assert frame["low"].notna().sum() == 14  # both runs have intervals, the published rows have none
+    assert frame.loc[frame["published_id"] != "", "published_id"].is_unique
 
 
 def test_json_can_be_read_back_and_holds_the_sections(table: Table) -> None:
@@ -430,7 +481,7 @@ def test_every_form_is_printed_and_written(tmp_path: Path, form: str, suffix: st
 
 def test_without_results_the_published_tables_of_all_tasks_are_shown(tmp_path: Path) -> None:
     text = run("--runs", str(tmp_path))
-    assert all(names.title in text for names in TASK_NAMES.values())
+    assert all(read_facts(task).title in text for task in published_names())
 
 
 def test_filters_choose_tasks_and_systems(tmp_path: Path) -> None:
@@ -474,13 +525,27 @@ def test_the_paper_s_overview_has_our_columns(tmp_path: Path) -> None:
     assert r"\toprule" in run("--runs", str(tmp_path), "--paper-table", "1", "--format", "latex")
 
 
-def test_the_table_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
+def test_the_paper_s_overview_has_a_column_for_every_model_that_was_measured(published: list[PublishedValue]) -> None:
+    other = result("coco-retrieval", "test", {"family": "albef", "preset": "base"}, metrics=retrieval_metrics(73, 57))
+    overview = build_overview([retrieval_run(tr=80.0, ir=62.0), Run("albef", other)], published)
+    assert overview.header[-2:] == ["measured base", "measured albef base"]
+    assert next(line for line in overview.lines if line[0] == "COCO retrieval, mean R@1")[-2:] == ["71.0", "65.0"]
+
+
+def test_the_table_needs_no_torch_and_help_no_pandas_either(tmp_path: Path) -> None:
     write_run(tmp_path, "r", retrieval_run().result)
     program = (
         "import sys; from beit3_bench.harness.commands.table import command\n"
         f"command(['--runs', {str(tmp_path)!r}], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'timm'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'timm', 'jinja2'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "COCO retrieval" in done.stdout
+    program = (
+        "import sys; from beit3_bench.harness.commands.table import command\n"
+        "command(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'jinja2'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

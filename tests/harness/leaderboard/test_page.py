@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import itertools
 import json
 import os
 import re
@@ -11,12 +12,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from leaderboard_cases import metric, result, retrieval_metrics
 
-from beit3_bench.harness.leaderboard.board import Table, TableRow, build_table
-from beit3_bench.harness.leaderboard.page import size_of, to_html
-from beit3_bench.harness.leaderboard.published import load_published
+from beit3_bench.harness.leaderboard.board import Section, Table, TableRow, build_table
+from beit3_bench.harness.leaderboard.page import chart_of, size_of, to_html
 from beit3_bench.harness.record.results import Run
+from beit3_bench.results.published.values import load_published
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,36 @@ def test_names_from_files_are_text_not_markup(table: Table) -> None:
     text = to_html(table)
     assert "<b>tiny</b>" not in text
     assert "&lt;b&gt;tiny&lt;/b&gt;" in text
+
+
+def test_no_text_of_a_result_or_a_source_becomes_markup_or_hides_characters() -> None:
+    evil = "</td><script>x</script>\x1b\u202e{{ 1 }}"
+    model = {"preset": evil, "checkpoint": evil, "family": evil, "protocol": evil, "allow_missing": [evil]}
+    told = {"metrics": {evil: metric(1.0, ci95=[0.5, 1.5])}, "notes": [evil], "counts": {evil: 1}}
+    changes = [{}, {"world": "tiny"}, {"status": "submitted", "metrics": {}}]
+    runs = [
+        Run(f"{evil}{number}", result(evil, evil, model, **{**told, **change}))  # type: ignore[arg-type]
+        for number, change in enumerate(changes)
+    ]
+    text = to_html(build_table(runs, []))
+    assert Page(text).open == []
+    assert [tag for tag, _ in Page(text).tags].count("script") == 1
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert text.count("&lt;script&gt;x&lt;/script&gt;\\x1b\\u202e{{ 1 }}") > 15
+
+
+@given(st.floats(-1000, 1000), st.floats(1.0, 500))
+def test_ticks_of_a_chart_are_few_round_and_inside(low: float, span: float) -> None:
+    row = TableRow(True, "a", "b", "", "", "", "", score=low)
+    other = TableRow(False, "c", "d", "", "", "", "", score=low + span)
+    chart = chart_of(Section("t", "s", "r", "t", [], ("m",), [row, other]))
+    assert chart is not None
+    values = [float(text) for _, text in chart.ticks]
+    assert 2 <= len(values) <= 6
+    assert len({round(b - a, 6) for a, b in itertools.pairwise(values)}) == 1
+    assert all(350 <= x <= 840 for x, _ in chart.ticks)
+    assert all(350 <= dot.x <= 840 for dot in chart.dots)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from leaderboard_cases import metric, result
 
-from beit3_bench.harness.leaderboard.published import PublishedValue
 from beit3_bench.harness.leaderboard.verdict import Standing, judge, ranks, tied
+from beit3_bench.results.published.values import PublishedValue
 
 WEIGHT = "beit3_base_patch16_480_vqa"
 

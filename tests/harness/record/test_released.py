@@ -12,13 +12,22 @@ from native import ROOTS, edit_json, invoke, run_words
 
 from beit3_bench.backbones.released import find_released
 from beit3_bench.harness.leaderboard.board import build_table
-from beit3_bench.harness.leaderboard.published import load_published
 from beit3_bench.harness.leaderboard.verdict import judge
 from beit3_bench.harness.record import released
-from beit3_bench.harness.record.released import apart, counts_of, data_notes, ids_of, other_data, read_data
+from beit3_bench.harness.record.released import (
+    apart,
+    counts_of,
+    data_notes,
+    digest_of_ids,
+    git_blobs,
+    ids_of,
+    other_data,
+    read_data,
+)
 from beit3_bench.harness.record.results import Run
+from beit3_bench.results.published.values import load_published
 from beit3_bench.tasks.contract import Example
-from beit3_bench.tasks.expected import Counts, Expected, Need, digest_of_ids, git_blobs, read_expected
+from beit3_bench.tasks.facts import Counts, Facts, Need, ReleasedData, published_names, read_facts
 from beit3_bench.tasks.registry import get_task
 
 DENSE = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
@@ -58,7 +67,7 @@ def test_data_copied_out_of_the_tiny_world_is_labelled_with_its_counts_for_every
     assert data is not None
     (note,) = data_notes(own, split, data)
     count = len({path for e in split.examples for path in e.images})
-    stated = read_expected(task).splits[own.default_split].images
+    stated = read_facts(task).data.splits[own.default_split].images
     assert note.startswith("other data: ")
     assert note.endswith("; not comparable with published numbers")
     assert f"{count:,} of {stated:,} images" in note
@@ -71,14 +80,15 @@ def test_a_split_of_the_stated_counts_and_ids_is_the_released_one_and_other_ids_
     native, task, tmp_path, monkeypatch
 ):
     own = get_task(task)(copied(native, task, tmp_path))
-    split, form = own.read(own.default_split), read_expected(task).id_form
+    split, form = own.read(own.default_split), read_facts(task).data.id_form
     digest = digest_of_ids((e.id for e in split.examples if e.images), form)
     for ids, kind, label in (
         (digest, "released", ""),
         ("0" * 64, "other", "other data: other ids than the released split's"),
     ):
-        there = Expected(splits={split.name: counts_of(split.examples)}, ids={split.name: (ids,)}, id_form=form)
-        monkeypatch.setattr(released, "read_expected", lambda task, there=there: there)
+        counts = {split.name: counts_of(split.examples)}
+        facts = Facts(data=ReleasedData(splits=counts, ids={split.name: (ids,)}, id_form=form))
+        monkeypatch.setattr(released, "read_facts", lambda task, facts=facts: facts)
         data = read_data(own, split)
         assert data["ids"] == kind
         assert data_notes(own, split, data) == ([f"{label}; not comparable with published numbers"] if label else [])
@@ -90,15 +100,15 @@ def test_a_changed_label_under_the_same_ids_is_other_data_and_another_line_end_i
     released_file = file.read_bytes()
     task = get_task("nlvr2")(root)
     examples = task.read("dev").examples
-    there = Expected(
+    data = ReleasedData(
         (
             Need("dev.json", ("data",), ("dev",), git_blobs(file)[0]),
             Need("train.json", ("data",), ("train",), "0" * 40),
         ),
         {"dev": counts_of(examples)},
-        ids={"dev": (digest_of_ids(e.id for e in examples),)},
+        {"dev": (digest_of_ids(e.id for e in examples),)},
     )
-    monkeypatch.setattr(released, "read_expected", lambda name: there)
+    monkeypatch.setattr(released, "read_facts", lambda name: Facts(data=data))
 
     def words(*extra):
         done = invoke(
@@ -127,15 +137,15 @@ def test_a_changed_label_under_the_same_ids_is_other_data_and_another_line_end_i
 
 
 def test_ids_of_the_released_validation_set_of_ade20k_are_known():
-    expected = read_expected("ade20k-seg")
+    data = read_facts("ade20k-seg").data
     names = [f"ADE_val_{n:08d}" for n in range(1, 2001)]
-    assert ids_of([Example(name, (f"{name}.jpg",)) for name in names], expected) in expected.ids["val"]
-    assert ids_of([Example(name, (f"{name}.jpg",)) for name in [*names[1:], "x"]], expected) not in expected.ids["val"]
+    assert ids_of([Example(name, (f"{name}.jpg",)) for name in names], data) in data.ids["val"]
+    assert ids_of([Example(name, (f"{name}.jpg",)) for name in [*names[1:], "x"]], data) not in data.ids["val"]
 
 
 @pytest.mark.parametrize("suffix", [".JPEG", ".jpg", "_n01440764.JPEG"])
 def test_an_imagenet_id_is_its_class_and_its_number_whatever_the_suffix(suffix):
-    form = read_expected("imagenet").id_form
+    form = read_facts("imagenet").data.id_form
     own = digest_of_ids([f"image:n01440764/ILSVRC2012_val_00000293{suffix}"], form)
     assert own == digest_of_ids(["n01440764/ILSVRC2012_val_00000293"])
     assert own != digest_of_ids([f"image:n01440765/ILSVRC2012_val_00000293{suffix}"], form)
@@ -143,25 +153,23 @@ def test_an_imagenet_id_is_its_class_and_its_number_whatever_the_suffix(suffix):
 
 @pytest.mark.parametrize("folder", ["tench", "a fish", "tench/part1"])
 def test_images_of_the_released_validation_set_of_imagenet_are_known_under_any_class_names(folder):
-    expected = read_expected("imagenet")
+    data = read_facts("imagenet").data
     ids = [f"image:{folder}/ILSVRC2012_val_{n:08d}.JPEG" for n in range(1, 50_001)]
-    assert digest_of_ids(ids, expected.id_form) in expected.ids["val"]
-    assert digest_of_ids([*ids[1:], "image:tench/1.jpg"], expected.id_form) not in expected.ids["val"]
+    assert digest_of_ids(ids, data.id_form) in data.ids["val"]
+    assert digest_of_ids([*ids[1:], "image:tench/1.jpg"], data.id_form) not in data.ids["val"]
 
 
 @pytest.mark.parametrize(("folder", "label"), [("0", "0"), ("000", "0"), ("010", "10"), ("999", "999"), ("100", "100")])
 def test_a_numbered_class_folder_is_its_number(folder, label):
-    form = read_expected("imagenet").id_form
+    form = read_facts("imagenet").data.id_form
     own = digest_of_ids([f"image:{folder}/ILSVRC2012_val_00000293.JPEG"], form)
     assert own == digest_of_ids([f"{label}/ILSVRC2012_val_00000293"])
 
 
 @pytest.mark.parametrize("task", [*ROOTS, *DENSE])
 def test_every_split_with_published_values_has_a_count(task):
-    from beit3_bench.harness.leaderboard.names import TASK_NAMES
-
-    splits = read_expected(task).splits
-    assert all(splits[split].stated() for split in TASK_NAMES[task].splits)
+    splits = read_facts(task).data.splits
+    assert all(splits[split].stated() for split in published_names()[task].splits)
 
 
 # ---- run, table, judge -------------------------------------------------------------------------------------------------
@@ -250,7 +258,7 @@ def test_other_data_is_neither_ranked_nor_judged(change):
 def test_a_task_of_another_package_has_no_released_data():
     content = result("theirs", "test", counts={"images": 3}, metrics={"a": metric(1.0)})
     assert apart(content) == []
-    assert apart({**content, "task": "../expected/nlvr2", "split": "dev"}) == []
+    assert apart({**content, "task": "../tasks/nlvr2", "split": "dev"}) == []
 
 
 # ---- score ---------------------------------------------------------------------------------------------------------------
