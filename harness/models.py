@@ -70,6 +70,9 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
 
 def load_asked(located: Located, asked: Asked, request: RunRequest, options: Mapping[str, str]) -> Model:
     """The model of a checkpoint for what is asked. options: the family's own."""
+    able = [family for family in families() if asked.ability in family.abilities]
+    if located.family is None and len(able) == 1:
+        able[0].check(asked)  # before the file is read: a stack that is missing, options that cannot be
     family = located.family or find_family(located.source, asked.ability)
     if asked.ability not in family.abilities:
         offered = ", ".join(ability.word for ability in family.abilities)
