@@ -7,8 +7,9 @@ import time
 
 import pytest
 from goldens import metrics_golden
-from native import invoke
+from native import invoke, run_words
 
+from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.captioning import DOMAINS, CocoCaption, NoCaps, read_references
 from beit3_bench.tasks.contract import ScoreInputs
@@ -199,25 +200,31 @@ def test_an_empty_caption_and_a_line_break_shift_no_other_caption(native, tmp_pa
         ({"num_beams": "three"}, "is not a whole number"),
     ],
 )
-def test_decoding_options_are_checked_before_a_model_is_loaded(native, options, message):
-    with pytest.raises(BenchError, match=message):
-        CocoCaption(native.root("coco-caption"), options)
+def test_decoding_options_are_checked_before_a_model_is_loaded(native, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(BEiT3Family, "load", lambda *_: pytest.fail("was loaded"))
+    given = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    refused = invoke(*run_words(native, "coco-caption"), *given)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_nocaps_is_scored_by_domain(native, no_java):
     task = NoCaps(native.root("nocaps"))
-    examples = task.examples("val")
-    rows = {e.id: {"id": e.id, "caption": e.target[0]} for e in examples}
-    metrics = task.score(rows, examples).metrics
+    split = task.read("val")
+    rows = {e.id: {"id": e.id, "caption": e.target[0]} for e in split.examples}
+    metrics = task.score(rows, split).metrics
     assert {"CIDEr/in-domain", "CIDEr/near-domain", "CIDEr/out-domain"} <= set(metrics)
-    table = task.score(rows, examples).table
-    assert table.ids == [e.id for e in examples]
+    table = task.score(rows, split).table
+    assert table.ids == [e.id for e in split.examples]
     assert {k: float(v) for k, v in task.estimate(table.sums()).items()} == pytest.approx(metrics)
     intervals = bootstrap_intervals(table, task.estimate, resamples=100)
     assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
-    for e in examples:
+    for e in split.examples:
         e.meta["domain"] = None
-    scores = task.score(rows, examples)
+    scores = task.score(rows, split)
     assert not any("/" in name for name in scores.metrics)
     assert any("domain" in note for note in scores.notes)
 
@@ -237,9 +244,9 @@ def nocaps_case(native, to, change=lambda images: None):
 def test_a_file_of_nocaps_is_scored_by_domain_as_a_run_is(native, tmp_path, no_java):
     done = invoke(*nocaps_case(native, tmp_path), "--json")
     task = NoCaps(native.root("nocaps"))
-    examples = task.examples("val")
-    rows = {e.id: {"id": e.id, "caption": e.target[1]} for e in examples}
-    metrics = task.score(rows, examples).metrics
+    split = task.read("val")
+    rows = {e.id: {"id": e.id, "caption": e.target[1]} for e in split.examples}
+    metrics = task.score(rows, split).metrics
     assert {"CIDEr/in-domain", "CIDEr/near-domain", "CIDEr/out-domain"} <= set(metrics)
     assert json.loads(done.stdout) == pytest.approx(metrics)
 
@@ -270,5 +277,5 @@ def test_nocaps_test_is_submitted(native, tmp_path):
     assert json.loads(outcome.stdout)["status"] == "submitted"
     records = json.loads((tmp_path / "run" / "submission" / "captions_results.json").read_text())
     assert sorted(r["image_id"] for r in records) == sorted(
-        int(e.id) for e in NoCaps(native.root("nocaps")).examples("test")
+        int(e.id) for e in NoCaps(native.root("nocaps")).read("test").examples
     )

@@ -10,6 +10,7 @@ import torch
 from native import invoke, run_words
 
 from beit3_bench.backbones.checkpoints import METADATA_KEY
+from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
     check_class_folders,
@@ -136,23 +137,25 @@ def test_a_checkpoint_without_classes_is_noted(native, tmp_path, monkeypatch):
 def test_released_heads_have_the_classes_of_imagenet(tmp_path):
     classes = imagenet_classes()
     assert len(classes) == 1000
-    released = tmp_path / "beit3_base_patch16_224_in1k.pth"
-    for file in (released, tmp_path / "mine.pth"):
-        assert check_class_folders(classes, None, tmp_path, file, {}, 1000) == []
+    released = Outputs(tmp_path / "beit3_base_patch16_224_in1k.pth", count=1000, released=True)
+    mine = Outputs(tmp_path / "mine.pth", count=1000)
+    for of in (released, mine):
+        assert check_class_folders(classes, None, tmp_path, of) == []
     others = sorted([*classes[1:], "n99999999"])
     with pytest.raises(BenchError, match=f"output 0 is '{classes[0]}' in the checkpoint, '{classes[1]}' here"):
-        check_class_folders(others, None, tmp_path, released, {}, 1000)
-    assert "no class list" in check_class_folders(others, None, tmp_path, tmp_path / "mine.pth", {}, 1000)[0]
+        check_class_folders(others, None, tmp_path, released)
+    assert "no class list" in check_class_folders(others, None, tmp_path, mine)[0]
     numbers = [str(i) for i in range(1000)]  # as ImageNet-V2 comes
-    assert "named by number" in check_class_folders(numbers, None, tmp_path, released, {}, 1000)[0]
+    assert "named by number" in check_class_folders(numbers, None, tmp_path, released)[0]
     with pytest.raises(BenchError, match=r"ILSVRC's own numbers 1\.\.1000"):
-        check_class_folders([str(i + 1) for i in range(1000)], None, tmp_path, released, {}, 1000)
+        check_class_folders([str(i + 1) for i in range(1000)], None, tmp_path, released)
 
 
 def test_what_an_earlier_version_fine_tuned_on_numbers_is_refused(tmp_path):
     folders = [str(i) for i in range(12)]
+    outputs = Outputs(tmp_path / "m.pth", count=12, metadata={"head_arguments": {"num_classes": 12}})
     with pytest.raises(BenchError, match=r"sorted the folders of .* as text"):
-        check_class_folders(folders, None, tmp_path, tmp_path / "m.pth", {"head_arguments": {"num_classes": 12}}, 12)
+        check_class_folders(folders, None, tmp_path, outputs)
 
 
 def test_a_head_of_another_size_names_the_folder_and_gives_no_advice_that_ends_in_a_random_head(
@@ -251,6 +254,8 @@ def test_a_class_list_holds_every_folder_once(tmp_path, content, message):
 def test_training_and_evaluation_order_folders_alike(tmp_path):
     folders(tmp_path, [str(i) for i in range(12)])
     task = ImageNetLinear(tmp_path)
-    assert task.labels() == [str(i) for i in range(12)]
-    assert {e.id: e.target for e in task.examples("val")}["image:10/a.jpg"] == 10
-    assert task.check_labels(tmp_path / "m.pth", {"labels": task.labels()}, 12) == []
+    shutil.copytree(tmp_path / "val", tmp_path / "train")
+    for split in (task.read("val"), task.training_split()):
+        assert split.labels == tuple(str(i) for i in range(12))
+        assert {e.id: e.target for e in split.examples}["image:10/a.jpg"] == 10
+        assert task.check_outputs(split, Outputs(tmp_path / "m.pth", split.labels, 12)) == []

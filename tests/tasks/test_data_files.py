@@ -223,14 +223,14 @@ DATA_FILES = {
 def test_files_of_data_sets_may_have_a_mark_and_line_ends_of_windows(native, tmp_path, name):
     task, split, file = DATA_FILES[name]
     root = native.copy(task, tmp_path)
-    expected = get_task(task)(root).examples(split)
+    expected = get_task(task)(root).read(split).examples
     path = root / file
     text = path.read_text()
     path.write_bytes(codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode())
-    assert get_task(task)(root).examples(split) == expected
+    assert get_task(task)(root).read(split).examples == expected
     path.write_bytes(text.encode("utf-16"))
     with pytest.raises(BenchError, match=rf"{path.name}: is UTF-16 text .*; save it as UTF-8"):
-        get_task(task)(root).examples(split)
+        get_task(task)(root).read(split)
 
 
 def test_option_files_may_have_a_mark(native, tmp_path):

@@ -129,12 +129,12 @@ def litter(folder: Path) -> None:
 def test_hidden_files_are_no_classes_and_no_images(native, tmp_path):
     root = native.copy("imagenet-linear", tmp_path)
     clean = ImageNetLinear(root)
-    expected = [(e.id, e.target) for e in clean.examples("val")], clean.classes()
+    expected = [(e.id, e.target) for e in clean.read("val").examples], clean.classes()
     litter(root / "val")
     littered = ImageNetLinear(root)
-    assert ([(e.id, e.target) for e in littered.examples("val")], littered.classes()) == expected
-    assert littered.left_out("val") is None
-    assert littered.examples("train")
+    assert ([(e.id, e.target) for e in littered.read("val").examples], littered.classes()) == expected
+    assert littered.read("val").left_out is None
+    assert littered.read("train").examples
 
 
 @pytest.mark.parametrize("task", ["imagenet", "imagenet-linear"])
@@ -151,7 +151,7 @@ def test_results_are_those_without_hidden_files(native, tmp_path, task):
 
 def test_other_suffixes_and_nested_folders_are_read_and_the_rest_is_named(native, tmp_path):
     root = native.copy("imagenet-linear", tmp_path)
-    before = len(ImageNetLinear(root).examples("val"))
+    before = len(ImageNetLinear(root).read("val").examples)
     folder = next(p for p in sorted((root / "val").iterdir()) if p.is_dir())
     picture = Image.open(next(folder.glob("*.JPEG")))
     for name in ("a.TIF", "b.webp", "c.PNG", "images/d.jpg"):
@@ -160,9 +160,9 @@ def test_other_suffixes_and_nested_folders_are_read_and_the_rest_is_named(native
     picture.save(folder / "e.gif")
     touch(root / "val" / "wnids.txt")
     task = ImageNetLinear(root)
-    assert len(task.examples("val")) == before + 4
-    assert f"image:{folder.name}/images/d.jpg" in {e.id for e in task.examples("val")}
-    line = task.left_out("val")
+    assert len(task.read("val").examples) == before + 4
+    assert f"image:{folder.name}/images/d.jpg" in {e.id for e in task.read("val").examples}
+    line = task.read("val").left_out
     assert "2 files are left out" in line
     assert f"1 .gif (such as {folder.name}/e.gif)" in line
     assert "1 .txt (such as wnids.txt)" in line
@@ -176,13 +176,13 @@ def test_other_suffixes_and_nested_folders_are_read_and_the_rest_is_named(native
 
 def test_classes_of_train_alone_are_left_out_and_named(native, tmp_path):
     root = native.copy("imagenet-linear", tmp_path)
-    before = len(ImageNetLinear(root).examples("train"))
+    before = len(ImageNetLinear(root).read("train").examples)
     name = class_folders(root / "val")[-1]
     (root / "val" / name).rename(root / "elsewhere")
     task = ImageNetLinear(root)
-    gone = before - len(task.examples("train"))
+    gone = before - len(task.read("train").examples)
     assert gone > 0
-    assert f"{gone} files are left out: {gone} .jpeg (such as {name}/" in task.left_out("train")
+    assert f"{gone} files are left out: {gone} .jpeg (such as {name}/" in task.read("train").left_out
 
 
 def test_a_tree_without_any_image_says_what_is_there(tmp_path):
@@ -190,7 +190,7 @@ def test_a_tree_without_any_image_says_what_is_there(tmp_path):
     with pytest.raises(
         BenchError, match=r"no images \(\.jpg, .*1 file is left out: 1 \.gif \(such as n01440764/1\.gif\)"
     ):
-        ImageNetLinear(tmp_path).examples("val")
+        ImageNetLinear(tmp_path).read("val")
 
 
 # ---- ADE20K -------------------------------------------------------------------------------------------------------------
@@ -216,19 +216,19 @@ def test_segmentation_images_follow_the_same_rules(native, tmp_path):
 
     root = tmp_path / "ADEChallengeData2016"
     shutil.copytree(native.world / "ADEChallengeData2016", root)
-    expected = [e.id for e in ADE20K(root).examples("val")]
+    expected = [e.id for e in ADE20K(root).read("val").examples]
     images, labels = root / "images" / "validation", root / "annotations" / "validation"
     touch(images / "._ADE_val_00000001.jpg", APPLE_DOUBLE)
     touch(labels / "._ADE_val_00000001.png", APPLE_DOUBLE)
     touch(images / "Thumbs.db")
-    assert [e.id for e in ADE20K(root).examples("val")] == expected
+    assert [e.id for e in ADE20K(root).read("val").examples] == expected
     first = sorted(images.glob("ADE*"))[0]
     first.rename(first.with_suffix(".JPG"))
     label = labels / f"{first.stem}.png"
     label.rename(label.with_suffix(".PNG"))
     touch(images / "notes.txt")
     task = ADE20K(root)
-    examples = task.examples("val")
+    examples = task.read("val").examples
     assert [e.id for e in examples] == expected
     assert examples[0].target.endswith(".PNG")
-    assert "1 .txt (such as notes.txt)" in task.left_out("val")
+    assert "1 .txt (such as notes.txt)" in task.read("val").left_out

@@ -36,7 +36,7 @@ def test_official_scores_from_the_command_line():
 def test_every_example_has_two_existing_images_and_a_truth(native, split):
     from pathlib import Path
 
-    examples = NLVR2(native.root("nlvr2")).examples(split)
+    examples = NLVR2(native.root("nlvr2")).read(split).examples
     assert all(len(e.images) == 2 and all(Path(p).is_file() for p in e.images) for e in examples)
     assert {e.target for e in examples} == {True, False}
     # left and right: img0 and img1 of the same pair
@@ -45,14 +45,14 @@ def test_every_example_has_two_existing_images_and_a_truth(native, split):
 
 def test_a_mirror_without_the_directory_level_reads_the_same(native, tmp_path):
     root = native.copy("nlvr2", tmp_path)
-    official = NLVR2(root).examples("train")
+    official = NLVR2(root).read("train").examples
     folder = root / "images" / "train"
     for path in list(folder.glob("*/*.png")):
         shutil.move(path, folder / path.name)
     for path in list(folder.iterdir()):
         if path.is_dir():
             path.rmdir()
-    flat = NLVR2(root).examples("train")
+    flat = NLVR2(root).read("train").examples
     names = [[p.rsplit("/", 1)[1] for p in e.images] for e in flat]
     assert names == [[p.rsplit("/", 1)[1] for p in e.images] for e in official]
     assert all((folder / n).is_file() for pair in names for n in pair)
@@ -61,7 +61,7 @@ def test_a_mirror_without_the_directory_level_reads_the_same(native, tmp_path):
 def test_dev_and_test_are_found_below_images_too(native, tmp_path):
     root = native.copy("nlvr2", tmp_path)
     shutil.move(root / "dev", root / "images" / "dev")
-    assert "/images/dev/" in NLVR2(root).examples("dev")[0].images[0]
+    assert "/images/dev/" in NLVR2(root).read("dev").examples[0].images[0]
 
 
 def test_labels_may_be_strings_or_booleans(tmp_path):

@@ -93,7 +93,7 @@ def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch, place: str, 
 def test_the_guide_to_a_dense_task_names_every_option(name: str, folder: str) -> None:
     import beit3_bench.backbones as backbones
 
-    guide = (Path(next(iter(backbones.__path__))) / folder / "README.md").read_text(encoding="utf-8")
+    guide = (Path(next(iter(backbones.__path__))) / "beit3" / folder / "README.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in guide.splitlines() if line.startswith("| `")]
     named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
     assert {field.name for field in dataclasses.fields(registry.get_task(name).Options)} <= named

@@ -154,15 +154,19 @@ def test_a_file_that_is_no_npz_or_holds_objects_is_refused(tmp_path):
 
 def test_chance_is_what_random_embeddings_reach(native):
     task = Flickr30K(native.root("flickr30k"))
-    examples = task.examples("test")
-    images = [e.target for e in examples if e.kind == "image"]
-    texts = [e.target for e in examples if e.kind == "text"]
+    split = task.read("test")
+    images = [e for e in split.examples if e.kind == "image"]
+    texts = [e for e in split.examples if e.kind == "text"]
+    of_images, of_texts = (np.array([e.target for e in part]) for part in (images, texts))
     rng = np.random.default_rng(0)
     means = []
     for _ in range(300):
         i, t = rng.normal(size=(len(images), 64)), rng.normal(size=(len(texts), 64))
-        means.append(recalls(retrieval_ranks(i, np.array(images), t, np.array(texts)))["mean_recall"])
-    assert task.chance(examples) == pytest.approx(np.mean(means), abs=4 * np.std(means) / np.sqrt(len(means)) + 0.5)
+        means.append(recalls(retrieval_ranks(i, of_images, t, of_texts))["mean_recall"])
+    rows = {e.id: {"id": e.id, "embedding": x} for e, x in zip([*images, *texts], [*i, *t], strict=True)}
+    assert task.score(rows, split).chance == pytest.approx(
+        np.mean(means), abs=4 * np.std(means) / np.sqrt(len(means)) + 0.5
+    )
 
 
 def test_fewer_than_ten_images_work():
@@ -172,7 +176,7 @@ def test_fewer_than_ten_images_work():
 
 def test_ids_of_a_split_file_may_be_whole_floats_or_strings(native, tmp_path):
     root = native.copy("coco-retrieval", tmp_path)
-    expected = [(e.id, e.target) for e in CocoRetrieval(root).examples("test")]
+    expected = [(e.id, e.target) for e in CocoRetrieval(root).read("test").examples]
 
     def rewrite(content):
         for image in content["images"]:
@@ -181,10 +185,10 @@ def test_ids_of_a_split_file_may_be_whole_floats_or_strings(native, tmp_path):
                 sentence["sentid"] = str(sentence["sentid"])
 
     edit_json(root / "dataset_coco.json", rewrite)
-    assert [(e.id, e.target) for e in CocoRetrieval(root).examples("test")] == expected
+    assert [(e.id, e.target) for e in CocoRetrieval(root).read("test").examples] == expected
     edit_json(root / "dataset_coco.json", lambda c: c["images"][0].update(cocoid=[1]))
     with pytest.raises(BenchError, match=r"images\[0\]: 'cocoid' should be str or int"):
-        CocoRetrieval(root).examples("test")
+        CocoRetrieval(root).read("test")
 
 
 @pytest.mark.parametrize("option", ["class_names", "templates"])
@@ -200,7 +204,7 @@ def test_coco_trains_on_restval_too(native):
     task = CocoRetrieval(native.root("coco-retrieval"))
     content = json.loads((native.root("coco-retrieval") / "dataset_coco.json").read_text())
     expected = sum(len(i["sentences"]) for i in content["images"] if i["split"] in ("train", "restval"))
-    assert len(task.training_examples()) == expected
+    assert len(task.training_split().examples) == expected
 
 
 def test_class_texts_are_wordnet_lemmas(native):
@@ -220,7 +224,7 @@ def test_class_names_and_templates_replace_them(native, tmp_path):
     options = {"class_names": str(tmp_path / "names.json"), "templates": str(tmp_path / "templates.json")}
     task = ImageNet(root, options)
     assert task.class_texts()[classes[1]] == ["a photo of thing 1.", "art of thing 1."]
-    texts = [e for e in task.examples("val") if e.kind == "text"]
+    texts = [e for e in task.read("val").examples if e.kind == "text"]
     assert len(texts) == 2 * len(classes)
     for bad, message in ((["no place"], "contain {}"), ([], "non-empty"), ({"a": 1}, "non-empty")):
         (tmp_path / "templates.json").write_text(json.dumps(bad))
@@ -233,8 +237,7 @@ def test_class_names_and_templates_replace_them(native, tmp_path):
 
 def test_a_limit_on_imagenet_spreads_over_the_classes(native):
     task = ImageNet(native.root("imagenet"))
-    examples = task.examples("val")
-    part = task.limit(examples, 10)
+    part = task.limited(task.read("val"), 10).examples
     assert len([e for e in part if e.kind == "image"]) == 10
     assert len({e.target for e in part if e.kind == "image"}) == 10
     assert len([e for e in part if e.kind == "text"]) == 10
@@ -247,4 +250,4 @@ def test_a_tree_of_all_classes_with_fewer_images_is_a_data_set_of_its_own(tmp_pa
         folder.mkdir(parents=True)
         for k in range(per_class):
             (folder / f"{k}.jpeg").touch()
-    assert len(ImageNetLinear(tmp_path).labelled_images("val")) == 1000 * per_class
+    assert len(ImageNetLinear(tmp_path).labelled_images("val").examples) == 1000 * per_class

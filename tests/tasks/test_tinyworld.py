@@ -579,7 +579,7 @@ def test_every_built_in_task_reads_every_split_of_its_folder(world: Path) -> Non
         for split in task.splits:
             if (name, split) == ("ade20k-seg", "test"):
                 continue  # the official test images are a download of their own, which the tiny world does not have
-            examples = task(world / FOLDER_OF[name]).examples(split)
+            examples = task(world / FOLDER_OF[name]).read(split).examples
             assert examples, f"{name} {split}"
             assert all(Path(image).is_file() for example in examples for image in example.images), f"{name} {split}"
 

@@ -41,7 +41,8 @@ def test_answers_come_in_order_of_first_appearance_train_then_val_with_nine_occu
     first = {answer: answers.index(answer) for answer in vocabulary}
     assert list(first.values()) == sorted(first.values())
     assert all(answers.count(answer) >= 9 for answer in vocabulary)
-    assert len(set(vocabulary)) == len(vocabulary) == task.head_arguments()["num_classes"]
+    assert len(set(vocabulary)) == len(vocabulary)
+    assert task.read("val").labels == tuple(vocabulary)
 
 
 def test_an_official_vocabulary_file_gives_the_order(tmp_path, native):
@@ -65,19 +66,19 @@ def test_a_head_of_another_size_is_refused(native, tmp_path):
 
 def test_questions_out_of_vocabulary_stay_in_evaluation_and_leave_training(task):
     known = set(task.vocabulary())
-    evaluated = task.examples("val")
+    evaluated = task.read("val").examples
     assert len(evaluated) == len(task.annotations("val2014"))
     unknown = [e for e in evaluated if not known & {a["answer"] for a in e.target["answers"]}]
     assert unknown
-    assert not {f"val:{e.id}" for e in unknown} & {e.id for e in task.training_examples()}
+    assert not {f"val:{e.id}" for e in unknown} & {e.id for e in task.training_split().examples}
 
 
 def test_minival_is_a_fixed_part_of_val_that_training_leaves_out(task):
-    minival, val = task.examples("minival"), task.examples("val")
+    minival, val = task.read("minival").examples, task.read("val").examples
     assert 0 < len(minival) < len(val)
     assert {e.id for e in minival} <= {e.id for e in val}
     held_out = {e.images[0] for e in minival}
-    assert not held_out & {e.images[0] for e in task.training_examples()}
+    assert not held_out & {e.images[0] for e in task.training_split().examples}
     assert minival_images([5, 3, 5, 9]) == minival_images([9, 3, 5])
     many = minival_images(range(40_504))
     assert len(many) == 1000
@@ -85,7 +86,7 @@ def test_minival_is_a_fixed_part_of_val_that_training_leaves_out(task):
 
 
 def test_training_targets_are_soft_scores_of_vocabulary_answers(task):
-    example = task.training_examples()[0]
+    example = task.training_split().examples[0]
     assert example.target
     assert set(example.target.values()) <= {0.3, 0.6, 0.9, 1.0}
     split, question = example.id.split(":")
@@ -103,7 +104,7 @@ def test_test_splits_are_submitted_with_every_question_once(native, tmp_path, sp
     assert result["metrics"] == {}
     (file,) = (tmp_path / "run" / "submission").iterdir()
     records = json.loads(file.read_text())
-    expected = [int(e.id) for e in VQAv2(native.root("vqav2")).examples(split)]
+    expected = [int(e.id) for e in VQAv2(native.root("vqav2")).read(split).examples]
     assert sorted(r["question_id"] for r in records) == sorted(expected)
     assert all(isinstance(r["answer"], str) for r in records)
 
@@ -167,7 +168,7 @@ def test_json_lines_score_as_a_list(native, tmp_path):
 
 def test_ids_of_annotations_and_questions_may_be_floats_and_run_reads_the_same(native, tmp_path):
     root = native.copy("vqav2", tmp_path)
-    expected = [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).examples("val")]
+    expected = [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).read("val").examples]
     for kind, name in (
         ("questions", "v2_OpenEnded_mscoco_val2014_questions.json"),
         ("annotations", "v2_mscoco_val2014_annotations.json"),
@@ -179,7 +180,7 @@ def test_ids_of_annotations_and_questions_may_be_floats_and_run_reads_the_same(n
                 [{**r, "question_id": float(r["question_id"]), "image_id": str(r["image_id"])} for r in c[kind]],
             ),
         )
-    assert [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).examples("val")] == expected
+    assert [(e.id, e.images, e.target["image_id"]) for e in VQAv2(root).read("val").examples] == expected
 
 
 def test_the_mend_for_an_answer_list_of_ones_own_shows_its_form(native, tmp_path):
@@ -210,8 +211,10 @@ def test_per_question_values_are_kept_in_percent():
         + [{"answer": "no", "answer_id": n} for n in range(2, 10)],
         "answer_type": "yes/no",
         "question_type": "is",
+        "multiple_choice_answer": "no",
         "image_id": 7,
     }
     scores = score_answers(["yes", "no"], [target, target], ["a", "b"])
     assert scores.samples["vqa_accuracy"] == pytest.approx({"a": 60.0, "b": 100.0})
     assert scores.metrics["vqa_accuracy"] == pytest.approx(80.0)
+    assert scores.chance == pytest.approx(100.0)  # of always giving the commonest answer
