@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from run_requests import run_request, with_settings
-from training_cases import LAUNCH, ROOTS, furthest, launched, mini_world, one_thread, request_for, train, weights
+from training_cases import HEAD_OF, LAUNCH, ROOTS, furthest, launched, mini_world, one_thread, request_for, train, weights
 
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
@@ -45,21 +45,21 @@ def _one_thread():
 def test_every_native_task_trains_and_leaves_a_checkpoint_of_its_own(task, world, tmp_path):
     options = {"max_length": "6"} if task == "coco-caption" else {}
     start = prepare(request_for(world, tmp_path / "x", task), get_task(task))
-    before = {n: p.clone() for n, p in start.model.named_parameters()}
+    before = {n: p.clone() for n, p in start.training.module.named_parameters()}
     summary = train(request_for(world, tmp_path / "x", task, options))
     assert summary["steps"] == 4
     assert summary["best"]["value"] >= 0
     checkpoint = read_checkpoint(tmp_path / "x" / BEST)
     m = checkpoint.metadata
-    assert (m["task"], m["head"], m["preset"], m["step"]) == (task, get_task(task).head, "tiny", 4)
+    assert (m["task"], m["head"], m["preset"], m["step"]) == (task, HEAD_OF[task], "tiny", 4)
     assert m["config"]["drop_path_rate"] == 0
-    assert m["tokenizer"] == start.tokenizer.fingerprint
+    assert m["tokenizer"] == start.training.fingerprints["tokenizer"]
     assert (tmp_path / "x" / "beit3.spm").read_bytes() == (world / "beit3.spm").read_bytes()
     log = read_table(tmp_path / "x" / "log.csv")
     assert [row["step"] for row in log] == ["1", "2", "3", "4"]
     assert float(log[0]["lr"]) == 0.0
     assert (tmp_path / "x" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    after = {n: p for n, p in start.model.named_parameters()}
+    after = {n: p for n, p in start.training.module.named_parameters()}
     assert all(torch.equal(before[n], after[n]) for n in before)  # `prepare` is repeatable and was not touched
     assert any(
         not torch.equal(before[n].flatten()[:9], v.flatten()[:9]) for n, v in checkpoint.tensors.items() if n in before
@@ -167,7 +167,7 @@ def test_validation_takes_its_images_from_the_cache_and_the_training_does_not(wo
     assert cached["best"] == plain["best"]
     assert furthest(weights(tmp_path / "plain"), weights(tmp_path / "cached")) == 0
     entries = [path for path in cache.rglob("*.px")]
-    validation = {image for e in get_task("flickr30k")(world / "flickr30k").examples("val") for image in e.images}
+    validation = {image for e in get_task("flickr30k")(world / "flickr30k").read("val").examples for image in e.images}
     assert set(map(str, asked)) == set(map(str, validation))
     assert len(entries) == len(validation)
 
@@ -270,12 +270,12 @@ def test_starting_from_another_task_keeps_the_backbone_and_records_the_heads(wor
     start = prepare(request, get_task("vqav2"))
     assert start.preset == "tiny"
     assert torch.equal(
-        start.model.beit3.text_embed.weight, weights(tmp_path / "first", BEST)["beit3.text_embed.weight"]
+        start.training.module.beit3.text_embed.weight, weights(tmp_path / "first", BEST)["beit3.text_embed.weight"]
     )
-    assert "head.0.weight" in start.report.missing
-    assert "language_head.weight" in start.report.unexpected
-    assert "beit3.encoder.layer_norm.A.weight" in start.report.unexpected
-    assert not [n for n in start.report.missing if n.startswith("beit3.")]
+    assert "head.0.weight" in start.training.start["missing"]
+    assert "language_head.weight" in start.training.start["unexpected"]
+    assert "beit3.encoder.layer_norm.A.weight" in start.training.start["unexpected"]
+    assert not [n for n in start.training.start["missing"] if n.startswith("beit3.")]
     summary = train(request)
     assert read_checkpoint(Path(summary["checkpoint"])).metadata["source"]["checkpoint"] == "best.pth"
 

@@ -107,6 +107,10 @@ ROOTS = {
     "flickr30k": "flickr30k", "coco-retrieval": "coco", "imagenet": "imagenet", "imagenet-linear": "imagenet", "vqav2": "coco",
     "nlvr2": "nlvr2", "coco-caption": "coco",
 }  # fmt: skip
+HEAD_OF = {
+    "flickr30k": "retrieval", "coco-retrieval": "retrieval", "imagenet": "retrieval", "imagenet-linear": "imagenet-linear",
+    "vqav2": "vqav2", "nlvr2": "nlvr2", "coco-caption": "coco-caption",
+}  # fmt: skip
 SHORT = {"steps": "4", "warmup_steps": "1", "batch": "8", "log_steps": "1", "validate_epochs": "0", "drop_path": "0"}
 
 
