@@ -14,7 +14,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from run_requests import run_request, with_settings
-from training_cases import HEAD_OF, LAUNCH, ROOTS, furthest, launched, mini_world, one_thread, request_for, train, weights
+from training_cases import (
+    HEAD_OF,
+    LAUNCH,
+    ROOTS,
+    furthest,
+    launched,
+    mini_world,
+    one_thread,
+    request_for,
+    train,
+    weights,
+)
 
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
