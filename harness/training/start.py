@@ -206,10 +206,12 @@ def prepare(
     family.check(asked_of(task_class, vars(task.options)))
     learned = read_training_split(task)
     validation = read_validation_split(task, recipe.validation_split)
+    asked = task.asked(learned)
     training = family.start_training(
-        task.asked(learned),
+        asked,
         TrainingOptions(recipe, preset, origin.source, request.tokenizer, request.data_root, request.seed, shapes_only),
     )
+    training.ability.labels = asked.labels
     training.prepare([task.training_item(example) for example in learned.examples])
     reader = training.ability.reader
     reader.prepare([task.item(example) for example in validation.examples])

@@ -81,9 +81,7 @@ class NativeTraining(Training):
         reader = NativeReader(
             start.preprocessing, start.tokenizer if start.reads_text else None, TEXT_MULTIPLES.get(start.head, 8)
         )
-        self.ability = native_ability(
-            start.head, start.initial.model, reader, start.preprocessing, start.asked.labels, start.asked.values
-        )
+        self.ability = native_ability(start.head, start.initial.model, reader, start.preprocessing, start.asked.values)
         self.transform = training_transform(recipe)
         report, tokenizer = start.initial.report, start.tokenizer
         self.settings = start.config.to_dict()
