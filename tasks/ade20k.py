@@ -116,6 +116,7 @@ class ADE20K(Task):
     )
     uses_text = False
     outputs = "classes"
+    score_files = ("annotations", "zero_based", "allow_partial")
     batch_size = 4  # the network sees one image at a time; this many, in all their scales, wait for it
     layout = """\
 DATA_ROOT/                        = ADEChallengeData2016

@@ -62,7 +62,7 @@ class CocoDetection(Task):
     default_split = "val2017"
     row_shape: ClassVar[Mapping[str, Any]] = {"detections": list}
     batch_size = 4  # images of a thousand pixels: more gains no speed
-    score_files = ("annotations", "iou_type")
+    score_files = ("annotations", "iou_type", "ap_backend")
     metrics = tuple(
         Metric(f"{kind}/{name}", "fraction", headline=(kind, name) == ("bbox", "AP"), formula=estimate_ap)
         for kind in ("bbox", "segm")

@@ -109,7 +109,7 @@ class Task(ABC):
             read from a folder are checked by it.
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
         data_of: the task whose facts file says what the released data holds; "" = the task's own.
-        score_files: the fields of `ScoreInputs` beside predictions that `score_file` reads.
+        score_files: the fields of `ScoreInputs` beside predictions that `score_file` reads; others are refused.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused. Every field has a line in
             its docstring. Options that a family knows (``num_beams``) are its protocol; None there = the family's own.
     """

@@ -88,6 +88,7 @@ class NLVR2(Task):
     default_split = "test-P"
     row_shape: ClassVar[Mapping[str, Any]] = {"label": bool}
     metrics = METRICS
+    score_files = ("annotations", "allow_partial")
     layout = """\
 DATA_ROOT/
   data/{train,dev,test1}.json                  the original JSON lines

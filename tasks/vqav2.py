@@ -152,7 +152,7 @@ class VQAv2(Task):
     default_split = "val"
     row_shape: ClassVar[Mapping[str, Any]] = {"answer": str}
     metrics = METRICS
-    score_files = ("annotations", "questions")
+    score_files = ("annotations", "questions", "allow_partial")
     outputs = "answers"
     layout = """\
 DATA_ROOT/

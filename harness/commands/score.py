@@ -85,6 +85,14 @@ def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tup
     if task is None or predictions is None:
         raise BenchError("give --task NAME and --predictions PATH, or --run DIR (see: beit3-bench score --help)")
     task_class = get_task(task)
+    taken = [f"--{name.replace('_', '-')}" for name in task_class.score_files]
+    stray = [
+        f"--{name.replace('_', '-')}" for name, value in files.items() if value and name not in task_class.score_files
+    ]
+    if stray:
+        raise BenchError(
+            f"task {task} takes no {', '.join(stray)}; leave it out (beside --predictions it takes {', '.join(taken) or 'nothing'})"
+        )
     for option, path in {
         "--predictions": predictions,
         "--annotations": files["annotations"],

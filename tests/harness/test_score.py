@@ -124,3 +124,22 @@ def test_rows_that_are_lost_or_of_no_sample_are_told_with_the_mend_of_a_run(fini
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert line in result.stderr
         assert result.stderr.endswith("it was edited or damaged, run again with --overwrite\n")
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "taken"),
+    [
+        ("nlvr2", ["--iou-type", "bbox"], "--annotations, --allow-partial"),
+        ("nlvr2", ["--zero-based"], "--annotations, --allow-partial"),
+        ("nlvr2", ["--questions", "questions.json"], "--annotations, --allow-partial"),
+        ("coco-retrieval", ["--annotations", "captions.json"], "nothing"),
+        ("coco-det", ["--allow-partial"], "--annotations, --iou-type, --ap-backend"),
+        ("vqav2", ["--ap-backend", "own"], "--annotations, --questions, --allow-partial"),
+    ],
+)
+def test_files_and_switches_that_a_task_does_not_take_are_refused(tmp_path, monkeypatch, task, option, taken):
+    monkeypatch.undo()  # the real tasks
+    (tmp_path / "predictions").write_text("")
+    done = CliRunner().invoke(main, ["score", "--task", task, "--predictions", str(tmp_path / "predictions"), *option])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert f"task {task} takes no {option[0]}; leave it out (beside --predictions it takes {taken})" in done.stderr
