@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,18 @@ import torch
 
 from beit3_bench.backbones.beit3.checkpoint import LoadedModel, LoadReport
 from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.loading import model_of
 from beit3_bench.backbones.beit3.models import build_model
+from beit3_bench.backbones.beit3.native import DualEncoder
+from beit3_bench.backbones.beit3.reading import NativeReader
+from beit3_bench.backbones.family import Source
 from beit3_bench.backbones.preprocess import HALF, IMAGENET_MEAN, Preprocessing
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.fingerprints import weights_sha256
 from beit3_bench.harness.reuse import feature_store
 from beit3_bench.harness.reuse.feature_store import FeatureSpace
-from beit3_bench.harness.reuse.features import Features, example_keys, space_facts
+from beit3_bench.harness.reuse.features import Features, space_facts
 from beit3_bench.tasks.contract import Example
 from beit3_bench.tasks.imagenet import ImageNet
 from beit3_bench.tasks.retrieval import CocoRetrieval, Flickr30K
@@ -162,46 +168,55 @@ def test_processes_may_fill_one_space_at_once(tmp_path):
 
 
 class Words:
-    """A tokenizer, as far as its identity goes."""
+    """A tokenizer, as far as its identity and its ids go."""
 
-    def __init__(self, fingerprint):
-        self.fingerprint = fingerprint
+    def __init__(self, fingerprint, ids=None):
+        self.fingerprint, self.known = fingerprint, ids or {}
+
+    def encode(self, text, source):
+        return self.known[text]
 
 
-def loaded(seed=0, config=CONFIG, preprocessing=None):
+def loaded(seed=0, config=CONFIG, preprocessing=None, tokenizer="a", ability=DualEncoder, ids=None):
     torch.manual_seed(seed)
-    return LoadedModel(
+    network, preprocessing, words = (
         build_model("retrieval", config),
-        config,
-        LoadReport(),
         preprocessing or Preprocessing(32),
-        {},
-        "file",
-        None,
-        None,
+        Words(tokenizer, ids),
     )
+    file = LoadedModel(network, config, LoadReport(), preprocessing, {}, "file", None, Path("m.pth"))
+    asked = ability(network, NativeReader(preprocessing, words, 1), preprocessing)
+    return model_of(asked, Source("m.pth", Path("m.pth")), file, "dual encoder", tokenizer=words)
 
 
-def facts_of(task=Flickr30K, model=None, tokenizer="a", device=CPU, dtype="fp32", compile="off"):
-    bound = task("nowhere")
-    model = model or loaded()
-    bound.bind(model.preprocessing, Words(tokenizer))
-    return space_facts(bound, model, device, dtype, compile)
+def facts_of(task=Flickr30K, model=None, device=CPU, **compute):
+    return space_facts(task("nowhere"), model or loaded(), device, Compute(**compute))
 
 
 def test_all_dual_encoder_tasks_share_one_space_per_model():
     assert facts_of(Flickr30K) == facts_of(CocoRetrieval) == facts_of(ImageNet)
 
 
-class OwnPredict(Flickr30K):
-    def predict(self, model, batch):
-        return [{**row, "embedding": -row["embedding"]} for row in super().predict(model, batch)]
+class OwnPredict(DualEncoder):
+    def predict(self, batch):
+        return [-vector for vector in super().predict(batch)]
+
+
+class OwnReader(NativeReader):
+    def text_key(self, item):
+        return b"one for all"
+
+
+def another_reader():
+    model = loaded()
+    model.ability.reader = OwnReader(Preprocessing(32), Words("a"), 1)
+    return model
 
 
 def one_weight_changed():
     model = loaded()
     with torch.no_grad():
-        model.model.language_head.weight[3, 4] += 1e-7
+        model.module.language_head.weight[3, 4] += 1e-7
     return model
 
 
@@ -214,11 +229,12 @@ def one_weight_changed():
         ({"model": loaded(config=dataclasses.replace(CONFIG, image_size=48))}, "image text"),
         ({"model": loaded(preprocessing=Preprocessing(32, mean=IMAGENET_MEAN, std=HALF))}, "image"),
         ({"model": loaded(preprocessing=Preprocessing(32, "crop"))}, "image"),
-        ({"tokenizer": "b"}, "text"),
+        ({"model": loaded(tokenizer="b")}, "text"),
         ({"dtype": "bf16"}, "image text"),
         ({"device": torch.device("cuda")}, "image text"),
         ({"compile": "on"}, "image text"),
-        ({"task": OwnPredict}, "image text"),
+        ({"model": loaded(ability=OwnPredict)}, "image text"),
+        ({"model": another_reader()}, "image text"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else value.replace(" ", "+"),
 )
@@ -247,14 +263,16 @@ def test_inputs_are_known_by_bytes_and_token_ids_alone(tmp_path):
     other.write_bytes(b"imagf")
     examples = [
         *(Example(str(i), (str(path),), kind="image") for i, path in enumerate((one, copy, other))),
-        Example("t", text="x y", token_ids=[0, 5, 2], kind="text"),
-        Example("u", text="x  y", token_ids=[0, 5, 2], kind="text"),
-        Example("v", text="z", token_ids=[0, 6, 2], kind="text"),
-        Example("pair", (str(one),), text="x", token_ids=[0, 5, 2]),
+        Example("t", text="x y", kind="text"),
+        Example("u", text="x  y", kind="text"),
+        Example("v", text="z", kind="text"),
+        Example("pair", (str(one),), text="x y"),
         Example("two", (str(one), str(copy))),
         Example("gone", (str(tmp_path / "none.jpg"),), kind="image"),
     ]
-    keys = {i: (key.kind, key.digest) for i, key in example_keys(examples).items()}
+    model = loaded(ids={"x y": [0, 5, 2], "x  y": [0, 5, 2], "z": [0, 6, 2]})
+    features = Features(tmp_path / "store", Flickr30K(tmp_path), model, CPU)
+    keys = {i: (key.kind, key.digest) for i, key in features.example_keys(examples).items()}
     assert set(keys) == {"0", "1", "2", "t", "u", "v"}
     assert keys["0"] == keys["1"] != keys["2"]
     assert keys["t"] == keys["u"] != keys["v"]
@@ -264,9 +282,7 @@ def test_an_image_that_changed_while_it_was_encoded_is_not_stored(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"first")
     task = Flickr30K(tmp_path)
-    model = loaded()
-    task.bind(model.preprocessing, Words("a"))
-    features = Features(tmp_path / "store", task, model, CPU)
+    features = Features(tmp_path / "store", task, loaded(), CPU)
     example = Example("image:1", (str(path),), kind="image")
     assert features.serve([example], sink=None) == 0
     path.write_bytes(b"second!")
