@@ -171,7 +171,13 @@ def load_recipe(
     task, own = asked.task, own or {}
     names = family.recipe_names(task) or tuple(own)
     if not names:
-        raise BenchError(f"task {task} has no fine-tuning recipe; fine-tune one of: {', '.join(family.recipe_tasks())}")
+        tasks = ", ".join(family.recipe_tasks())
+        mend = (
+            f"fine-tune one of: {tasks}"
+            if tasks
+            else f"{family.title} models have none at all; start from another family's"
+        )
+        raise BenchError(f"task {task} has no fine-tuning recipe; {mend}")
     if name not in names:
         raise BenchError(f"task {task} has no recipe {name!r}; {did_you_mean(name, names, 'it has')}")
     values = family.recipe(asked, name)

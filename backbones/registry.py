@@ -125,7 +125,7 @@ def find_family(source: Source, ability: type[Ability] | None = None) -> Family:
         except BenchError as error:  # no checkpoint that can be read; another family may know it by something else
             unreadable = unreadable or error
     if not claiming and unreadable is not None:
-        raise unreadable
+        raise BenchError(f"{unreadable} (families that were tried: {', '.join(family_locations())})") from unreadable
     if len(claiming) > 1 and ability is not None:
         able = [family for family in claiming if ability in family.abilities]
         claiming = able if len(able) == 1 else claiming

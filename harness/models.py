@@ -32,6 +32,14 @@ class Located:
         return self.source.path
 
     @property
+    def name(self) -> str | None:
+        """``FAMILY:SOURCE`` where the family was named, found from any folder where SOURCE is a path; else None."""
+        if self.family is None:
+            return None
+        place = self.path.absolute() if Path(self.source.text) == self.path else self.source.text
+        return f"{self.family.name}:{place}"
+
+    @property
     def stem(self) -> str:
         """For the name of a folder."""
         return self.source.path.stem if self.family is None else f"{self.family.name}-{self.source.path.stem}"

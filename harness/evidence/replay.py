@@ -146,7 +146,7 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
     try:
         given = card["given"]
         task_class = get_task(card["task"])
-        checkpoint = asked.place("--checkpoint", overrides.checkpoint, card["checkpoint"])
+        checkpoint = asked.place("--checkpoint", overrides.checkpoint, card.get("source") or card["checkpoint"])
         data_root = asked.place("--data-root", overrides.data_root, card["data_root"])
         tokenizer = overrides.tokenizer
         if tokenizer is not None or _tokenizer_to_name(checkpoint, card["tokenizer"]):

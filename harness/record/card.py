@@ -112,7 +112,7 @@ def resolved_config(
         "subset": prepared.subset,
         "setting": request.setting or setting_of(task.name, model.card),
         "family": model.card.family,
-        "source": None if located.family is None else f"{located.family.name}:{located.source.text}",
+        "source": located.name,
         "checkpoint": str(located.path.absolute()),
         "data_root": str(request.data_root.absolute()),
         "tokenizer": str(tokenizer.absolute()) if tokenizer else None,

@@ -134,7 +134,12 @@ def choose_preset(origin: Origin, from_scratch: bool) -> str:
         if preset is None:
             raise BenchError(f"{source.path}: its size is that of no preset; give the nearest with --preset")
     elif preset not in known:
-        raise BenchError(f"no preset {preset!r}; {did_you_mean(preset, known)}")
+        hint = (
+            did_you_mean(preset, known)
+            if known
+            else f"architectures of {family.title} have no names; leave out --preset"
+        )
+        raise BenchError(f"no preset {preset!r}; {hint}")
     if source is None and preset not in family.scratch_presets and not from_scratch:
         raise BenchError(
             f"preset {preset} starts from pretrained weights; give --checkpoint FILE (see: beit3-bench models), or --from-scratch"
