@@ -45,7 +45,6 @@ class Swatches(Task):
     """Swatches of a few colours."""
 
     name = "outside-task"
-    title = "Swatches"
     ability = Classifies
     uses_text = False
     outputs = "colours"
