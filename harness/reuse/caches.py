@@ -76,7 +76,8 @@ def _about(folder: Path, kind: str) -> str:
         facts = json.loads(read_limited(folder / ABOUT, 2**20))
         if kind == "images":
             return f"{facts['size']} px, {facts['mode']}, Pillow {facts['pillow']}"
-        by = ".".join(facts["code"][-1].split(".")[-2:])
+        *modules, last = facts["code"][-1].split(".")
+        by = ".".join([*(name for name in modules if name[:1].isupper()), last])  # the first edition named a method
         kind = f"{facts['input']} {facts['output']} by {by}"
         return f"{kind}, weights {facts['weights'][:12]}, {facts['dtype']}, {facts['device']}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

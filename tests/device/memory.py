@@ -22,7 +22,10 @@ from native import make_native
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.errors import BenchError
 from beit3_bench.backbones.beit3.models import blank_model, build_model
+from beit3_bench.backbones.beit3.native import DualEncoder
+from beit3_bench.backbones.beit3.reading import NativeReader
 from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import automatic_batch_size
 from beit3_bench.harness.engine.predict import MemoryStore, Throughput, predict_all
 from beit3_bench.tasks.registry import get_task
@@ -35,6 +38,12 @@ ROUNDING = 1.03
 """The allocator rounds tensors up: at most so much in all."""
 
 
+def dual_encoder(model: torch.nn.Module) -> DualEncoder:
+    """Images alone."""
+    preprocessing = Preprocessing(model.config.image_size)
+    return DualEncoder(model, NativeReader(preprocessing), preprocessing)
+
+
 def sizes(piece: Piece, device: torch.device, presets: tuple[str, ...]) -> None:
     """Bytes of the weights, estimated from shapes on the meta device and measured; and of the activations of one batch."""
     rows = []
@@ -45,7 +54,7 @@ def sizes(piece: Piece, device: torch.device, presets: tuple[str, ...]) -> None:
         with device:
             model = build_model("retrieval", config)
         weights = torch.cuda.memory_allocated(device) - before
-        batch = min(32, automatic_batch_size(device, model))
+        batch = min(32, automatic_batch_size(device, dual_encoder(model)))
         torch.cuda.reset_peak_memory_stats(device)
         with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
             model.encode_image(torch.randn(batch, 3, 224, 224, device=device))
@@ -68,14 +77,14 @@ def sizes(piece: Piece, device: torch.device, presets: tuple[str, ...]) -> None:
 def out_of_memory(piece: Piece, device: torch.device, model: torch.nn.Module, folder: Path, card: Card) -> None:
     """A batch that does not fit is halved until it does, and the rows are those of a small batch; a sample that does not fit is named."""
     task = get_task("imagenet")(make_native(folder).root("imagenet"))
-    size = model.config.image_size
-    task.bind(Preprocessing(size), None)
-    images = itertools.cycle(task.labelled_images("val"))
-    examples = [dataclasses.replace(next(images), id=str(i)) for i in range(BATCH)]
+    ability = dual_encoder(model)
+    whole = task.labelled_images("val")
+    images = itertools.cycle(whole.examples)
+    split = whole.of([dataclasses.replace(next(images), id=str(i)) for i in range(BATCH)])
 
     def rows(batch: int) -> tuple[MemoryStore, Throughput]:
-        store = MemoryStore()
-        return store, predict_all(task, model, examples, store, device, batch_size=batch, workers=0)
+        store, compute = MemoryStore(), Compute(str(device), batch_size=batch, workers=0)
+        return store, predict_all(task, split, ability, store, device, compute)
 
     calm, _ = rows(4)
     with card.room(HALVED_ROOM):

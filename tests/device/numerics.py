@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
 from beit3_bench.backbones.beit3.generation import Decoding, search
-from beit3_bench.harness.engine.devices import DTYPES, compile_model
+from beit3_bench.backbones.beit3.native import compile_layers
+from beit3_bench.backbones.precision import DTYPES
 
 LIMITS = {"bf16": 3e-2, "fp16": 4e-3}
 """Largest relative error (Frobenius norm) in half precision: about 4 roundings of 8 or 11 bits. float32 has the goldens' own."""
@@ -60,7 +61,7 @@ def compare(piece: Piece, device: torch.device, dtype: str, compiled: bool = Fal
             continue
         model = golden.build(task).to(device)
         if compiled:
-            compile_model(model)
+            compile_layers(model)
         with torch.inference_mode(), torch.autocast(device.type, dtype=DTYPES[dtype], enabled=dtype != "fp32"):
             outputs = call(model)
         for name, ours in outputs.items():

@@ -47,7 +47,9 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     data = write_toy_data(folder / "data", count=12)
     request = run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=folder / "whole")
-    run_task(request, ToyTask)
+    with pytest.MonkeyPatch.context() as patch:
+        toy_task.register(patch.setattr)
+        run_task(request, ToyTask)
     return folder
 
 

@@ -27,15 +27,16 @@ class Graded(ToyTask):
 
     alone = True
 
-    def predict(self, model, batch):
-        rows = super().predict(model, batch)
+    def rows(self, examples, values, split, ahead):
+        rows = super().rows(examples, values, split, ahead)
         for row in rows:
             if self.options.bias and int(row["id"]) % 4 == 0:
                 row["positive"] = not row["positive"]
             row["said"] = "up" if row["positive"] else "down"
         return rows
 
-    def score(self, rows, examples):
+    def score(self, rows, split):
+        examples = split.examples
         right = np.array([rows[e.id]["positive"] == e.target for e in examples], dtype=float)
         clusters = [e.id if self.alone else e.cluster for e in examples]
         table = ClusterTable.collect(clusters, {"right": right, "n": np.ones(len(right))})

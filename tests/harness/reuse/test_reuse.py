@@ -319,8 +319,8 @@ def test_what_is_kept_is_listed_with_its_size(kept, tmp_path, monkeypatch):
     found = json.loads(invoke("cache", "--dir", kept, "--json").stdout)
     assert [folder["kind"] for folder in found] == ["features", "features", "images"]
     assert {folder["about"].split(",")[0] for folder in found} == {
-        "image embedding by DualEncoder.predict",
-        "text embedding by DualEncoder.predict",
+        "image embedding by DualEncoder",
+        "text embedding by DualEncoder",
         "32 px",
     }
     total = sum((kept / name).stat().st_size for name in files(kept) if name.endswith((".px", ".pack")))
@@ -331,6 +331,15 @@ def test_what_is_kept_is_listed_with_its_size(kept, tmp_path, monkeypatch):
     table = invoke("cache").stdout
     assert all(folder["name"] in table for folder in found)
     assert "MiB in all" in table
+
+
+def test_what_the_first_edition_kept_is_listed_too(kept):
+    folder = next(kept.glob("features-*"))
+    about = json.loads((folder / "about.json").read_text())
+    code = ["beit3_bench.tasks.contract.Task.collate", "beit3_bench.tasks.retrieval.DualEncoder.predict"]
+    (folder / "about.json").write_text(json.dumps({**about, "code": code}))
+    found = {item["name"]: item["about"] for item in json.loads(invoke("cache", "--dir", kept, "--json").stdout)}
+    assert found[folder.name].startswith(f"{about['input']} embedding by DualEncoder.predict, weights ")
 
 
 def test_only_what_runs_have_put_there_is_deleted(kept, native, tmp_path):
