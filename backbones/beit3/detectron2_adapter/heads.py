@@ -21,7 +21,7 @@ def soft_instances(
     soft_nms: SoftNMS,
 ) -> tuple[list[Instances], list[Tensor]]:
     """As detectron2's `fast_rcnn_inference`, with Soft-NMS: scores are the decayed ones, rows fall by score."""
-    found, rows = [], []
+    kept_instances, rows = [], []
     limit = predictor.test_topk_per_image
     for box, score, size in zip(boxes, scores, sizes, strict=True):
         kept = select_detections(
@@ -35,9 +35,9 @@ def soft_instances(
         )
         instances = Instances(size)
         instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(kept[0]), kept[1], kept[2]
-        found.append(instances)
+        kept_instances.append(instances)
         rows.append(kept[3])
-    return found, rows
+    return kept_instances, rows
 
 
 def soft_nms_of(settings: SoftNMS | Mapping[str, Any] | None) -> SoftNMS | None:
