@@ -220,6 +220,6 @@ def build_detector(
     heads.nms_threshold = nms_threshold
     limit = detections_per_image
     heads.max_detections = None if limit is None or limit < 0 else limit
-    heads.soft_nms = SoftNMS(**soft_nms) if isinstance(soft_nms, Mapping) else soft_nms
+    heads.soft_nms = SoftNMS.of(soft_nms)
     rpn = RPN(out_channels, pyramid.strides)
     return Detector(pyramid, rpn, heads, image_size, pixel_mean, pixel_std).eval()

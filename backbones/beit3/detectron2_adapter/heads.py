@@ -40,17 +40,12 @@ def soft_instances(
     return kept_instances, rows
 
 
-def soft_nms_of(settings: SoftNMS | Mapping[str, Any] | None) -> SoftNMS | None:
-    """Settings as a `SoftNMS`; configuration files give a mapping of its fields."""
-    return SoftNMS(**settings) if isinstance(settings, Mapping) else settings
-
-
 class SoftNMSOutputLayers(FastRCNNOutputLayers):
     """`FastRCNNOutputLayers`; soft_nms: `SoftNMS`, a mapping of its fields, or None for detectron2's NMS."""
 
     def __init__(self, *arguments: Any, soft_nms: SoftNMS | Mapping[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.soft_nms = soft_nms_of(soft_nms)
+        self.soft_nms = SoftNMS.of(soft_nms)
 
     def inference(self, predictions: Any, proposals: list[Instances]) -> tuple[list[Instances], list[Tensor]]:
         if self.soft_nms is None:
@@ -65,7 +60,7 @@ class SoftNMSCascadeROIHeads(CascadeROIHeads):
 
     def __init__(self, *arguments: Any, soft_nms: SoftNMS | Mapping[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.soft_nms = soft_nms_of(soft_nms)
+        self.soft_nms = SoftNMS.of(soft_nms)
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances], targets: Any = None) -> Any:
         if self.training or self.soft_nms is None:
