@@ -314,11 +314,11 @@ def _line(text: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(text))[:200]
 
 
-def _same_version(known: _Version, found: _Version) -> bool:
+def _same_version(known: _Version, later: _Version) -> bool:
     """Whether a later part is of the file that the first is of. A part must repeat an ETag; Last-Modified it may leave out."""
-    if found.tag != known.tag and (found.tag or known.tag.startswith('"')):
+    if later.tag != known.tag and (later.tag or known.tag.startswith('"')):
         return False
-    return known.total is None or found.total is None or known.total == found.total
+    return known.total is None or later.total is None or known.total == later.total
 
 
 def _read_reply(response: Any, url: str) -> _Reply:
@@ -387,7 +387,7 @@ def _difference(path: Path, sha256: str | None) -> str:
     """What to say when a file has another hash than expected; empty when it is right or nothing is expected."""
     if sha256 is None:
         return ""
-    found = sha256_of(path)
-    if found == sha256.lower():
+    actual = sha256_of(path)
+    if actual == sha256.lower():
         return ""
-    return f"{path}: sha256 {found[:12]}... is not the expected {sha256[:12]}..."
+    return f"{path}: sha256 {actual[:12]}... is not the expected {sha256[:12]}..."

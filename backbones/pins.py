@@ -95,17 +95,17 @@ def pin_or_check(path: str | Path, name: str, sha256: str | None = None) -> str:
     Raises:
         BenchError: the file differs from the pinned one, or the pins cannot be read or written.
     """
-    found = sha256 or sha256_of(path)
+    actual = sha256 or sha256_of(path)
     with _locked_pins():
         pins = read_pins()
         if name not in pins:
-            _write_pins({**pins, name: found})
-        elif pins[name] != found:
+            _write_pins({**pins, name: actual})
+        elif pins[name] != actual:
             raise BenchError(
-                f"{path}: sha256 {found[:12]}... differs from the one pinned for {name} ({pins[name][:12]}...); "
+                f"{path}: sha256 {actual[:12]}... differs from the one pinned for {name} ({pins[name][:12]}...); "
                 f'download it again, or, if this file is the right one, delete the entry "{name}" from {pins_file()}'
             )
-    return found
+    return actual
 
 
 def _not_writable(error: OSError) -> BenchError:

@@ -86,8 +86,10 @@ _METRIC_KINDS = {
     "higher_is_better": "bool",
     "decimals": "int64",
 }
-_AS_THEY_ARE = ("task", "split", "status", "setting", "world", "chance", "counts", "notes")
-_AS_THEY_ARE += ("preset", "checkpoint", "sha256", "image_size", "params", "allow_missing")
+_AS_THEY_ARE = (
+    *("task", "split", "status", "setting", "world", "chance", "counts", "notes"),
+    *("preset", "checkpoint", "sha256", "image_size", "params", "allow_missing"),
+)
 _SAMPLE_KINDS = {"metric": "str", "id": "object", "value": "float64"}
 
 

@@ -5,7 +5,6 @@ Another package adds a task with an entry point of the group `beit3_bench.tasks`
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from functools import cache
@@ -13,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Task
@@ -65,9 +65,7 @@ def get_task(name: str) -> type[Task]:
     """
     known = task_locations()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
-        raise BenchError(f"unknown task {name!r}; {hint} (see: beit3-bench tasks)")
+        raise BenchError(f"unknown task {name!r}; {did_you_mean(name, known)} (see: beit3-bench tasks)")
     module, _, attribute = known[name].partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -235,5 +235,5 @@ def search(model: Captioning, images: Tensor, decoding: Decoding) -> list[Hypoth
             cache.select(going)
 
     tail = [mask_id, config.sep_token_id] if decoding.decoder == "official" else [config.sep_token_id]
-    found = zip(best_text.tolist(), best_words.tolist(), best_score.tolist(), strict=True)
-    return [Hypothesis(ids[: words + 1] + tail, score) for ids, words, score in found]
+    best = zip(best_text.tolist(), best_words.tolist(), best_score.tolist(), strict=True)
+    return [Hypothesis(ids[: words + 1] + tail, score) for ids, words, score in best]

@@ -39,13 +39,13 @@ def command(context: click.Context, roots: Sequence[Path], as_json: bool) -> Non
         raise BenchError(
             "cache: say which folder with --dir; nothing is kept unless --image-cache or --features is given"
         )
-    context.obj = found = _found(list(dict.fromkeys(places)), missing_is_empty=not roots)
+    context.obj = folders = _found(list(dict.fromkeys(places)), missing_is_empty=not roots)
     if context.invoked_subcommand is not None:
         return
     if as_json:
-        echo(json.dumps([folder.to_dict() for folder in found], indent=1))
-    elif found:
-        echo(_table(found))
+        echo(json.dumps([folder.to_dict() for folder in folders], indent=1))
+    elif folders:
+        echo(_table(folders))
     else:
         echo(f"nothing is kept in {visible(', '.join(map(str, places)))}", err=True)
 
@@ -55,7 +55,7 @@ def command(context: click.Context, roots: Sequence[Path], as_json: bool) -> Non
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def remove(found: list[CacheFolder], names: tuple[str, ...], everything: bool, yes: bool) -> None:
+def remove(folders: list[CacheFolder], names: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Delete folders by the name that `beit3-bench cache` lists, or --all.
 
     Only what runs have put there is deleted. Nothing is lost but time: the next run decodes or computes it again.
@@ -66,12 +66,12 @@ def remove(found: list[CacheFolder], names: tuple[str, ...], everything: bool, y
 
     if bool(names) == everything:
         raise BenchError("cache rm: give names, or --all")
-    unknown = [name for name in names if name not in {folder.name for folder in found}]
+    unknown = [name for name in names if name not in {folder.name for folder in folders}]
     if unknown:
         raise BenchError(
             f"{unknown[0]}: nothing of that name is kept here; see: beit3-bench cache (nothing was deleted)"
         )
-    chosen = [folder for folder in found if everything or folder.name in names]
+    chosen = [folder for folder in folders if everything or folder.name in names]
     if chosen and not yes:
         if not sys.stdin.isatty():
             raise BenchError(f"deleting {len(chosen)} folders needs a yes; add --yes")
@@ -88,7 +88,7 @@ def _found(places: Sequence[Path], missing_is_empty: bool) -> list[CacheFolder]:
     return [f for place in places if place.is_dir() or not missing_is_empty for f in list_caches(place)]
 
 
-def _table(found: Sequence[CacheFolder]) -> str:
+def _table(folders: Sequence[CacheFolder]) -> str:
     lines = [("name", "holds", "files", "MiB")]
-    lines += [(f.name, f.about, f"{f.files:,}", f"{f.bytes / 2**20:.1f}") for f in found]
-    return "\n".join([*columns(lines), f"{sum(f.bytes for f in found) / 2**20:,.1f} MiB in all"])
+    lines += [(f.name, f.about, f"{f.files:,}", f"{f.bytes / 2**20:.1f}") for f in folders]
+    return "\n".join([*columns(lines), f"{sum(f.bytes for f in folders) / 2**20:,.1f} MiB in all"])

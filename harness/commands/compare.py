@@ -51,19 +51,23 @@ def command(
 
     from beit3_bench.harness.evidence.compare import compare
 
-    found = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options))
-    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
+    comparison = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options))
+    echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison_as_text(comparison))
 
 
-def describe(found: Comparison) -> str:
+def comparison_as_text(comparison: Comparison) -> str:
     """A comparison as text."""
-    lines = [f"{found.task} {found.split} · {found.clusters:,} clusters", f"  A: {found.run_a}", f"  B: {found.run_b}"]
-    lines += [f"  note: {note}" for note in found.notes]
-    width = max((len(one.metric) for one in found.metrics), default=0)
-    lines += [_line(one, width) for one in found.metrics]
-    for one in found.metrics:
+    lines = [
+        f"{comparison.task} {comparison.split} · {comparison.clusters:,} clusters",
+        f"  A: {comparison.run_a}",
+        f"  B: {comparison.run_b}",
+    ]
+    lines += [f"  note: {note}" for note in comparison.notes]
+    width = max((len(one.metric) for one in comparison.metrics), default=0)
+    lines += [_line(one, width) for one in comparison.metrics]
+    for one in comparison.metrics:
         lines += [f"  note: {one.metric}: {note}" for note in one.notes]
-    for one in found.metrics:
+    for one in comparison.metrics:
         lines += _flips(one)
     return "\n".join(map(visible, lines))
 
@@ -100,10 +104,10 @@ def _p(value: float) -> str:
 def _flips(one: MetricComparison) -> list[str]:
     if not one.flips:
         return []
-    told = f"{one.metric}: {one.changed:,} samples changed"
+    flips = f"{one.metric}: {one.changed:,} samples changed"
     if one.only_a is not None:
-        told += f" (only A right: {one.only_a:,}, only B right: {one.only_b:,})"
-    lines = [told]
+        flips += f" (only A right: {one.only_a:,}, only B right: {one.only_b:,})"
+    lines = [flips]
     for flip in one.flips:
         line = f"  {flip.id}  {flip.a:.4g} -> {flip.b:.4g}"
         if flip.predicted_a != flip.predicted_b:

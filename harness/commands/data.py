@@ -85,18 +85,18 @@ def verify(task: str, data_root: Path, split: str | None, all_images: bool, samp
             bar.total = total
             bar.update(done - bar.n)
 
-        found = check(get_task(task), data_root, split, all_images, sample, progress)
-    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
-    if not found.whole:
-        raise BenchError(f"{data_root}: {len(found.findings)} findings for task {task}; see the lines above")
+        verification = check(get_task(task), data_root, split, all_images, sample, progress)
+    echo(json.dumps(verification.to_dict(), indent=1) if as_json else verification_as_text(verification))
+    if not verification.whole:
+        raise BenchError(f"{data_root}: {len(verification.findings)} findings for task {task}; see the lines above")
 
 
-def describe(found: Verification) -> str:
+def verification_as_text(verification: Verification) -> str:
     """What was checked, then every finding on a line of its own."""
-    world = ", tiny world" if found.world == "tiny" else ""
-    lines = [f"{found.task} · {found.data_root}{world}"]
-    lines += [f"  {file.path}  sha256 {file.sha256[:12]}  {file.checksum}" for file in found.files]
-    for split in found.splits:
+    world = ", tiny world" if verification.world == "tiny" else ""
+    lines = [f"{verification.task} · {verification.data_root}{world}"]
+    lines += [f"  {file.path}  sha256 {file.sha256[:12]}  {file.checksum}" for file in verification.files]
+    for split in verification.splits:
         if not split.there:
             lines.append(f"  {split.name}: not there")
             continue
@@ -106,9 +106,9 @@ def describe(found: Verification) -> str:
             "texts": split.texts,
             "references": split.references,
         }
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        lines.append(f"  {split.name}: {told}; {split.decoded:,} images decoded")
-    lines += [f"  note: {note}" for note in found.notes]
-    lines += [f"finding ({finding.check}): {finding.line}" for finding in found.findings]
-    lines += [] if found.findings else ["whole: nothing found"]
+        counted = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        lines.append(f"  {split.name}: {counted}; {split.decoded:,} images decoded")
+    lines += [f"  note: {note}" for note in verification.notes]
+    lines += [f"finding ({finding.check}): {finding.line}" for finding in verification.findings]
+    lines += [] if verification.findings else ["whole: nothing found"]
     return "\n".join(map(visible, lines))

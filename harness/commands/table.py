@@ -9,6 +9,7 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
+from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from beit3_bench.harness.leaderboard.board import Table
@@ -96,8 +97,6 @@ def _render(table: Table, form: str) -> str:
 
 
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
-    import difflib
-
     from beit3_bench.tasks.facts import published_names
 
     known_tasks, known_systems = {*published_names(), *measured}, {"all", *published}
@@ -105,11 +104,7 @@ def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: l
     checks = [("task", name, sorted(known_tasks)) for name in tasks or () if name not in known_tasks]
     checks += [("system", name, sorted(known_systems)) for name in systems or () if name.casefold() not in lower]
     for what, name, known in checks:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise BenchError(
-            f"no {what} {name!r} in the table; "
-            + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-        )
+        raise BenchError(f"no {what} {name!r} in the table; {did_you_mean(name, known)}")
 
 
 def _write(output: Path, texts: dict[str, str]) -> None:

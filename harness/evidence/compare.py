@@ -134,7 +134,7 @@ def compare(
             f"{a.folder / SAMPLES} or {b.folder / SAMPLES}: not what task {task.name} keeps "
             f"({type(error).__name__}: {str(error)[:100]}); {MEND}"
         ) from error
-    found = []
+    compared = []
     for name in _chosen(task, metrics, differences, a, b):
         spec, difference = metric_spec(task, name), differences[name]
         interval = (difference.low, difference.high)
@@ -153,10 +153,16 @@ def compare(
         )
         if name in a.samples and name in b.samples:
             _by_sample(one, a, b, flips)
-        found.append(one)
-    _show_predictions(found, a.store, b.store)
+        compared.append(one)
+    _show_predictions(compared, a.store, b.store)
     return Comparison(
-        str(folder_a), str(folder_b), task.name, a.result["split"], len(a.table.ids), found, _notes(a.result, b.result)
+        str(folder_a),
+        str(folder_b),
+        task.name,
+        a.result["split"],
+        len(a.table.ids),
+        compared,
+        _notes(a.result, b.result),
     )
 
 

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
 
-from beit3_bench.harness.leaderboard.frame import SECTION, numbers, regime_of
+from beit3_bench.harness.leaderboard.frame import Number, lines_of, numbers, regime_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
 from beit3_bench.harness.record.schema import Result
@@ -26,6 +25,8 @@ MOST_OTHERS = 8
 """How many metrics beside the headline a task of another package shows; results list the declared ones first."""
 BEST_OTHERS = 5
 """How many published rows of other systems a section shows unless `--systems` says otherwise."""
+SectionKey = tuple[str, str, str]
+"""Task, split and regime."""
 REGIME_TITLES = {
     "fine-tuned": "fine-tuned",
     "zero-shot": "zero-shot",
@@ -132,24 +133,22 @@ def build_table(
     wanted = [run for run in runs if run.result["task"] in shown_tasks and setting in (None, regime_of(run.result))]
     wanted.sort(key=lambda run: (order.index(run.result["task"]), run.name))
     scored = [run for run in wanted if run.result["status"] == "scored"]
-    lines = numbers(scored, published)
+    kept_apart: list[Number] = []
+    comparable: dict[SectionKey, list[Number]] = {}
+    for line in lines_of(numbers(scored, published)):
+        place = kept_apart if line.apart else comparable.setdefault((line.task, line.split, line.regime), [])
+        place.append(line)
     sections: list[Section] = []
-    comparable = {
-        key: list(group.itertuples()) for key, group in lines[lines["apart"] == ""].groupby(SECTION, sort=False)
-    }
     for key in _section_keys(shown_tasks, order, comparable):
         if setting in (None, key[2]):
             section = _section(key, comparable[key], scored, published, systems)
             if section.rows:
                 sections.append(section)
-    kept_apart = _by_row(lines[lines["apart"] != ""].itertuples())
-    apart = [_apart_row(scored[cells[0].row], cells) for cells in kept_apart]
+    apart = [_apart_row(scored[cells[0].row], cells) for cells in _by_row(kept_apart)]
     return Table(sections, apart, [_pending(run) for run in wanted if run.result["status"] != "scored"])
 
 
-def _section_keys(
-    tasks: Iterable[str], order: Sequence[str], comparable: Iterable[tuple[str, str, str]]
-) -> list[tuple[str, str, str]]:
+def _section_keys(tasks: Iterable[str], order: Sequence[str], comparable: Iterable[SectionKey]) -> list[SectionKey]:
     """Task, split and regime of the sections to show: those of our names in their order, then what else was measured."""
     there = dict.fromkeys(comparable)
     keys = []
@@ -178,8 +177,8 @@ def _names_of(result: Result) -> PublishedNames:
 
 
 def _section(
-    key: tuple[str, str, str],
-    lines: Sequence[Any],
+    key: SectionKey,
+    lines: Sequence[Number],
     runs: Sequence[Run],
     published: Sequence[PublishedValue],
     systems: Sequence[str] | None,
@@ -201,7 +200,7 @@ def _section(
     return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown))
 
 
-def _by_row(lines: Iterable[Any]) -> list[list[Any]]:
+def _by_row(lines: Iterable[Number]) -> list[list[Number]]:
     """Lines of a tidy frame, those of a table's row together."""
     return [list(cells) for _, cells in groupby(sorted(lines, key=attrgetter("row")), key=attrgetter("row"))]
 
@@ -231,7 +230,7 @@ def _choose(rows: list[TableRow], systems: Sequence[str] | None, higher_is_bette
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _row(lines: Sequence[Any]) -> TableRow:
+def _row(lines: Sequence[Number]) -> TableRow:
     """The row of numbers that share it."""
     first = lines[0]
     return TableRow(
@@ -248,13 +247,13 @@ def _row(lines: Sequence[Any]) -> TableRow:
     )
 
 
-def _cell(line: Any) -> Cell:
+def _cell(line: Number) -> Cell:
     low, high = (None if math.isnan(end) else end for end in (line.low, line.high))
     return Cell(line.value, line.text, low, high, line.published_id)
 
 
 def _measured_row(
-    run: Run, lines: Sequence[Any], names: PublishedNames, references: Mapping[str, Sequence[PublishedValue]]
+    run: Run, lines: Sequence[Number], names: PublishedNames, references: Mapping[str, Sequence[PublishedValue]]
 ) -> TableRow:
     result, row = run.result, _row(lines)
     row.counts, row.notes = dict(result["counts"]), list(result["notes"])
@@ -267,7 +266,7 @@ def _measured_row(
     return row
 
 
-def _apart_row(run: Run, lines: Sequence[Any]) -> ApartRow:
+def _apart_row(run: Run, lines: Sequence[Number]) -> ApartRow:
     result, first, headline = run.result, lines[0], headline_of(run.result)
     names = read_facts(result["task"]).names or _names_of(result)
     row = _measured_row(run, lines, names, {})
@@ -275,7 +274,7 @@ def _apart_row(run: Run, lines: Sequence[Any]) -> ApartRow:
     return ApartRow(first.task, first.split, first.regime, first.apart, headline, also, row)
 
 
-def _published_row(lines: Sequence[Any], names: PublishedNames) -> TableRow:
+def _published_row(lines: Sequence[Number], names: PublishedNames) -> TableRow:
     """Metrics side by side; derived ones where all parts are there."""
     row = _row(lines)
     row.notes = list(dict.fromkeys(line.note for line in lines if line.note))
@@ -287,7 +286,7 @@ def _published_row(lines: Sequence[Any], names: PublishedNames) -> TableRow:
     return row
 
 
-def _references(lines: Iterable[Any], published: Iterable[PublishedValue]) -> dict[str, list[PublishedValue]]:
+def _references(lines: Iterable[Number], published: Iterable[PublishedValue]) -> dict[str, list[PublishedValue]]:
     """By our metric, the published values among these numbers."""
     by_id = {value.id: value for value in published}
     references: dict[str, list[PublishedValue]] = {}

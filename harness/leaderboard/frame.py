@@ -6,7 +6,7 @@ What stands in one row of the table shares ``row``; what stands in one table sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from beit3_bench.backbones.released import find_released
 from beit3_bench.harness.record.released import apart
@@ -20,35 +20,51 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SECTION = ["task", "split", "regime"]
-COLUMNS = [
-    *SECTION,
-    "row",
-    "measured",
-    "apart",
-    "system",
-    "variant",
-    "params",
-    "resolution",
-    "protocol",
-    "source",
-    "url",
-    "source_kind",
-    "note",
-    "metric",
-    "value",
-    "text",
-    "low",
-    "high",
-    "published_id",
-]
-"""row: number of the table's row; measured ones are numbered as the runs, published ones behind them.
-apart: why a measured row must not stand beside published ones, else "".
-value, low, high: percent at full precision.  text: the value at the rounding of the paper, or as printed.
-published_id: of a published value, else ""."""
+
+
+class Number(NamedTuple):
+    """A line of the tidy frame; its columns are named so.
+
+    row: number of the table's row; measured ones are numbered as the runs, published ones behind them.
+    apart: why a measured row must not stand beside published ones, else "".
+    value, low, high: percent at full precision; NaN without an interval.
+    text: the value at the rounding of the paper, or as printed.
+    published_id: of a published value, else "".
+    """
+
+    task: str
+    split: str
+    regime: str
+    row: int
+    measured: bool
+    apart: str
+    system: str
+    variant: str
+    params: str
+    resolution: str
+    protocol: str
+    source: str
+    url: str
+    source_kind: str
+    note: str
+    metric: str
+    value: float
+    text: str
+    low: float
+    high: float
+    published_id: str
+
+
+COLUMNS = list(Number._fields)
+
+
+def lines_of(frame: DataFrame) -> list[Number]:
+    """The lines of a tidy frame as plain values."""
+    return list(map(Number, *(frame[name].tolist() for name in COLUMNS)))
 
 
 def numbers(runs: Sequence[Run], published: Sequence[PublishedValue]) -> DataFrame:
-    """Every number of scored runs and every published one that belongs to a table of ours, see `COLUMNS`.
+    """Every number of scored runs and every published one that belongs to a table of ours; columns as in `Number`.
 
     Args:
         runs: scored ones.

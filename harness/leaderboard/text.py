@@ -189,28 +189,13 @@ def shown_numbers(table: Table) -> DataFrame:
     """What a table shows as one tidy frame, a line per number: the columns of the csv form."""
     from pandas import DataFrame
 
+    tables: list[tuple[str, Section | ApartRow, list[TableRow]]] = [(s.title, s, s.rows) for s in table.sections]
+    tables += [(f"not comparable: {item.why}", item, [item.row]) for item in table.apart]
     lines = [
-        {
-            "section": section.title,
-            "task": section.task,
-            "split": section.split,
-            "regime": section.regime,
-            **line,
-        }
-        for section in table.sections
-        for row in section.rows
+        {"section": title, "task": where.task, "split": where.split, "regime": where.regime, **line}
+        for title, where, rows in tables
+        for row in rows
         for line in _long(row)
-    ]
-    lines += [
-        {
-            "section": f"not comparable: {item.why}",
-            "task": item.task,
-            "split": item.split,
-            "regime": item.regime,
-            **line,
-        }
-        for item in table.apart
-        for line in _long(item.row)
     ]
     return DataFrame(lines, columns=list(CSV_COLUMNS), dtype="object").astype(CSV_COLUMNS)
 

@@ -34,13 +34,13 @@ def package_version() -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that can move a number."""
-    found = {"python": platform.python_version(), "beit3-bench": package_version()}
+    versions = {"python": platform.python_version(), "beit3-bench": package_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_commit() -> dict[str, Any] | None:

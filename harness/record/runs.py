@@ -70,15 +70,15 @@ def list_runs(root: str | Path) -> list[RunFolder]:
     root = Path(root)
     if root.exists() and not root.is_dir():
         raise BenchError(f"{root}: is a file; --runs takes the folder that holds the runs")
-    found = []
+    runs = []
     for folder, below, _ in os.walk(root):
         below.sort()
         path = Path(folder)
         if _looks_like_run(path):
             below.clear()
             name = path.relative_to(root).as_posix()
-            found.append(_described(path, path.resolve().name if name == "." else name))
-    return found
+            runs.append(_described(path, path.resolve().name if name == "." else name))
+    return runs
 
 
 def _looks_like_run(path: Path) -> bool:

@@ -145,15 +145,15 @@ class RunStore:
         Raises:
             BenchError: damaged or edited rows.
         """
-        found: dict[str, list[str]] = {}
+        by_example: dict[str, list[str]] = {}
         for path, line, name in self._lines():
             try:
                 hashes = row_images(line)
             except (ValueError, RecursionError) as error:
                 raise _damaged(path, f"row {name[:40]}: {error}") from error
             if hashes is not None:
-                found[name] = hashes
-        return found
+                by_example[name] = hashes
+        return by_example
 
     def rows(self, only: Collection[str] | None = None) -> dict[str, Row]:
         """All rows by id, or those of some ids. A row that two processes have stored, the same both times, is one.
@@ -230,9 +230,11 @@ class RunStore:
             )
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
         if names:
-            told = "; ".join(f"{name} is {_short(mine.get(name))}, there {_short(theirs.get(name))}" for name in names)
+            differences = "; ".join(
+                f"{name} is {_short(mine.get(name))}, there {_short(theirs.get(name))}" for name in names
+            )
             raise BenchError(
-                f"{self.folder}: holds a run that differs from this one: {told}; use another --output, or --overwrite"
+                f"{self.folder}: holds a run that differs from this one: {differences}; use another --output, or --overwrite"
             )
 
     def _take_over(self) -> None:

@@ -51,15 +51,15 @@ def list_caches(root: str | Path) -> list[CacheFolder]:
     root = Path(root)
     if not root.is_dir():
         raise BenchError(f"{root}: no such folder; give the one that --image-cache or --features named")
-    found = []
+    folders = []
     for folder in sorted(root.iterdir()):
         match = _FOLDER.fullmatch(folder.name)
         if match and folder.is_dir() and not folder.is_symlink():
             sizes = [size for path, size in _files(folder) if path.suffix in (".px", ".pack")]
-            found.append(
+            folders.append(
                 CacheFolder(folder.name, str(folder), match[1], _about(folder, match[1]), len(sizes), sum(sizes))
             )
-    return found
+    return folders
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -74,7 +74,7 @@ class FeatureSpace:
     def find(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """The stored vectors, float32 (D,), of those keys that have one."""
         missing = set(keys)
-        found: dict[bytes, np.ndarray] = {}
+        by_key: dict[bytes, np.ndarray] = {}
         for path in sorted(self.folder.glob("*" + SUFFIX)) if missing else ():
             for records in self.records(path):
                 names = records["key"].tobytes()
@@ -84,9 +84,9 @@ class FeatureSpace:
                 vectors = np.ascontiguousarray(records["vector"][rows])
                 for (_, key), vector, checksum in zip(chosen, vectors, records["checksum"][rows], strict=True):
                     if _checksum(key, vector.data) == checksum:
-                        found[key] = vector.astype(np.float32, copy=False)
-            missing.difference_update(found)
-        return found
+                        by_key[key] = vector.astype(np.float32, copy=False)
+            missing.difference_update(by_key)
+        return by_key
 
     def append(self, vectors: Mapping[bytes, np.ndarray]) -> None:
         """Store float32 (D,) vectors of one length; where that fails, `trouble` says why."""

@@ -173,11 +173,11 @@ def _replicate(
         raise BenchError(f"{resamples} resamples at confidence {confidence}: give 2 or more, and one between 0 and 1")
 
     def collect(blocks: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
-        found: dict[str, list[np.ndarray]] = {}
+        replicates: dict[str, list[np.ndarray]] = {}
         for weights in blocks:
             for name, values in statistic(weights).items():
-                found.setdefault(name, []).append(np.asarray(values, dtype=np.float64).reshape(len(weights)))
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+                replicates.setdefault(name, []).append(np.asarray(values, dtype=np.float64).reshape(len(weights)))
+        return {name: np.concatenate(parts) for name, parts in replicates.items()}
 
     with np.errstate(invalid="ignore", divide="ignore"):
         point = collect(iter([np.ones((1, clusters))]))

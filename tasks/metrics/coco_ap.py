@@ -92,17 +92,17 @@ def coco_ap(
     if not sizes:
         raise BenchError("there are no images to score; the split is empty")
     known = identities(checked.categories)
-    found = _checked_detections(detections, iou_type, sizes, known)
+    records = _checked_detections(detections, iou_type, sizes, known)
 
     images, categories = sorted(sizes), sorted(known)  # type: ignore[type-var]  # ids are of one kind
-    matches = match(truth["annotations"], found, iou_type, images, categories)
+    matches = match(truth["annotations"], records, iou_type, images, categories)
     table = MatchTable([str(i) for i in images], [matches])
     alone = {i: ap for i, ap in zip(images, matches.per_image.tolist(), strict=True) if not math.isnan(ap)}
     if backend == "own":
         stats = {name: -1.0 if math.isnan(value) else float(value) for name, value in table.sums().items()}
         return CocoScores(stats, dict(zip(categories, matches.per_category(), strict=True)), alone, table)
     places = {"image_id": {i: n for n, i in enumerate(images)}, "category_id": {c: n for n, c in enumerate(categories)}}
-    evaluator = _evaluate(truth, found, iou_type, places, backend)
+    evaluator = _evaluate(truth, records, iou_type, places, backend)
     stats = {f"{iou_type}/{k}": float(v) for k, v in zip(STATISTICS, np.asarray(evaluator.stats)[:12], strict=True)}
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
     per_category = {}
@@ -117,7 +117,7 @@ def _as_rle(mask: Any, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _evaluate(
-    truth: dict, found: list[dict], iou_type: str, places: Mapping[str, Mapping[Identity, int]], backend: str
+    truth: dict, detections: list[dict], iou_type: str, places: Mapping[str, Mapping[Identity, int]], backend: str
 ) -> Any:
     """The evaluator of a package, on images and categories numbered in the order of their ids: those may be text."""
     images, categories = places["image_id"], places["category_id"]
@@ -129,7 +129,7 @@ def _evaluate(
         evaluator_class = requires("pycocotools.cocoeval", "COCO average precision").COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
-        for records in (truth["annotations"], found):
+        for records in (truth["annotations"], detections):
             side = coco_class()
             here = [record for record in records if record["image_id"] in images]
             side.dataset = {
@@ -153,7 +153,7 @@ def _checked_detections(
     """Records of this IoU type alone, with area and id as `COCO.loadRes` gives them."""
     if not isinstance(detections, Sequence) or isinstance(detections, str | bytes):
         raise BenchError(f"detections: expected a list of records, found {type(detections).__name__}")
-    found, strings, images = [], [], set(sizes)
+    checked, strings, images = [], [], set(sizes)
     for index, record in enumerate(detections):
         place = f"detections[{index}]"
         if not isinstance(record, Mapping):
@@ -173,17 +173,17 @@ def _checked_detections(
             check_rle(record.get("segmentation"), place, size)
             kept["segmentation"] = compressed(record["segmentation"], size)
             strings.append((place, kept["segmentation"]))
-        found.append(kept)
+        checked.append(kept)
     if strings:
         from pycocotools import mask
 
         check_rle_strings(strings)
-        for start in range(0, len(found), 200):  # mask.area overflows beyond 255 masks
-            chunk = found[start : start + 200]
+        for start in range(0, len(checked), 200):  # mask.area overflows beyond 255 masks
+            chunk = checked[start : start + 200]
             for kept, area in zip(chunk, mask.area([d["segmentation"] for d in chunk]), strict=True):
                 kept["area"] = float(area)
                 kept["bbox"] = [0.0, 0.0, 0.0, 0.0]
-    return found
+    return checked
 
 
 def _numbered(records: Sequence[dict], key: str, places: Mapping[Identity, int]) -> list[dict]:

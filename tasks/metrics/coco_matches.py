@@ -94,8 +94,8 @@ class Matches:
     prefix: ``bbox`` or ``segm``.  categories: how many there are.
     per_image: AP of each image by itself, a fraction; NaN without objects.
     objects: for each group the images of the objects that count.
-    found: for each group the images of true positives at all thresholds.
-    found_first: {1, 10}: the same of area "all", among the image's first detections of the category.
+    true_positives: for each group the images of true positives at all thresholds.
+    first_true_positives: {1, 10}: the same of area "all", among the image's first detections of the category.
     bundles: runs of true positives of all segments that have any.
     recall_steps: float64 (101,), the recall values at which precision is read, evenly spaced from 0 to 1.
     """
@@ -105,8 +105,8 @@ class Matches:
     categories: int
     thresholds: np.ndarray
     objects: Lists
-    found: Lists
-    found_first: dict[int, Lists]
+    true_positives: Lists
+    first_true_positives: dict[int, Lists]
     bundles: list[Bundle]
     recall_steps: np.ndarray
 
@@ -128,8 +128,8 @@ class Matches:
         objects, precision = self._counted(by_image)
         present = objects > 0
         divisor = len(self.thresholds) * objects.clip(min=1)
-        recall = self.found.counts(by_image).reshape(present.shape) / divisor
-        first = {limit: found.counts(by_image) / divisor[0] for limit, found in self.found_first.items()}
+        recall = self.true_positives.counts(by_image).reshape(present.shape) / divisor
+        first = {limit: hits.counts(by_image) / divisor[0] for limit, hits in self.first_true_positives.items()}
         at_50, at_75 = (int(np.argmin(abs(self.thresholds - t))) for t in (0.5, 0.75))
         average = precision.mean(axis=2)
 
@@ -217,10 +217,10 @@ class MatchTable(ClusterTable):
     def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Statistics of R resamples (R,) from weights (R, n); without weights, of the images as they are."""
         rows = np.ones((1, len(self.ids))) if weights is None else np.asarray(weights)
-        found: dict[str, np.ndarray] = {}
+        statistics: dict[str, np.ndarray] = {}
         for matches in self.evaluations:
-            found |= matches.statistics(rows)
-        return {name: values[0] for name, values in found.items()} if weights is None else found
+            statistics |= matches.statistics(rows)
+        return {name: values[0] for name, values in statistics.items()} if weights is None else statistics
 
     def joined(self, other: MatchTable) -> MatchTable:
         """This table's and the other's statistics of the same images.

@@ -43,23 +43,26 @@ def match(
     thresholds = np.array(parameters.iouThrs)
     places = {image: i for i, image in enumerate(image_ids)}, {category: i for i, category in enumerate(category_ids)}
     truth = _Records.of([o for o in objects if o["image_id"] in places[0]], shape, *places)
-    found = _Records.of(detections, shape, *places)
-    found = found.first_in_each_cell(parameters.maxDets[-1])
-    candidates = _candidates(truth, found, float(thresholds[0]))
+    kept_detections = _Records.of(detections, shape, *places).first_in_each_cell(parameters.maxDets[-1])
+    candidates = _candidates(truth, kept_detections, float(thresholds[0]))
     unnamed = np.array([o["id"] == 0 for o in truth.records], dtype=bool)  # COCOeval takes such a match for none
     crowd = np.array([bool(o["iscrowd"]) for o in truth.records], dtype=bool)
-    rank = np.lexsort((np.arange(len(found.image)), found.image, -found.score, found.category))
-    ends = np.searchsorted(found.category[rank], np.arange(len(category_ids) + 1))
+    rank = np.lexsort(
+        (np.arange(len(kept_detections.image)), kept_detections.image, -kept_detections.score, kept_detections.category)
+    )
+    ends = np.searchsorted(kept_detections.category[rank], np.arange(len(category_ids) + 1))
     layout = _Layout(len(category_ids), len(thresholds), tuple(parameters.maxDets[:-1]))
     per_image = np.full(len(image_ids), np.nan)
     for area, (smallest, largest) in enumerate(parameters.areaRng):
         ignored = crowd | (truth.area < smallest) | (truth.area > largest)
-        state = _choose(candidates, ignored, crowd, unnamed, thresholds, len(found.image))
-        inside = (found.area >= smallest) & (found.area <= largest)
+        state = _choose(candidates, ignored, crowd, unnamed, thresholds, len(kept_detections.image))
+        inside = (kept_detections.area >= smallest) & (kept_detections.area <= largest)
         counts = np.flatnonzero(~ignored)
         if area == 0:
             objects_of = np.bincount(truth.cell[counts], minlength=len(image_ids) * len(category_ids))
-            per_image = _each_alone(found, objects_of, state, inside, len(image_ids), np.array(parameters.recThrs))
+            per_image = _each_alone(
+                kept_detections, objects_of, state, inside, len(image_ids), np.array(parameters.recThrs)
+            )
         groups = np.argsort(truth.category[counts], kind="stable")
         of_category = np.searchsorted(truth.category[counts[groups]], np.arange(len(category_ids) + 1))
         for category in range(len(category_ids)):
@@ -70,8 +73,8 @@ def match(
                 area,
                 category,
                 truth.image[members],
-                found.image[ranked],
-                found.place[ranked],
+                kept_detections.image[ranked],
+                kept_detections.place[ranked],
                 chosen == _TAKEN,
                 (chosen == _FREE) & inside[ranked],
             )
@@ -124,7 +127,7 @@ class _Records:
         return _Records(records, shapes, *(column[keep] for column in columns))
 
 
-def _candidates(truth: _Records, found: _Records, least: float) -> list[tuple[int, list[tuple[int, float]]]]:
+def _candidates(truth: _Records, detections: _Records, least: float) -> list[tuple[int, list[tuple[int, float]]]]:
     """Each detection that overlaps objects of its cell by ``least`` or more: its number, and (object, IoU) of those.
 
     Detections come cell by cell, the best of a cell first; objects as they stand in the file.
@@ -132,13 +135,15 @@ def _candidates(truth: _Records, found: _Records, least: float) -> list[tuple[in
     from pycocotools import mask
 
     candidates: list[tuple[int, list[tuple[int, float]]]] = []
-    cells = np.intersect1d(truth.cell, found.cell)
+    cells = np.intersect1d(truth.cell, detections.cell)
     bounds = [
-        np.searchsorted(records.cell, cells, side).tolist() for records in (truth, found) for side in ("left", "right")
+        np.searchsorted(records.cell, cells, side).tolist()
+        for records in (truth, detections)
+        for side in ("left", "right")
     ]
     for first, last, start, end in zip(*bounds, strict=True):
         crowd = [int(o["iscrowd"]) for o in truth.records[first:last]]
-        overlap = mask.iou(found.shapes[start:end], truth.shapes[first:last], crowd)
+        overlap = mask.iou(detections.shapes[start:end], truth.shapes[first:last], crowd)
         rows, columns = np.nonzero(overlap >= least)
         before = -1
         values = overlap[rows, columns].tolist()
@@ -187,14 +192,19 @@ def _choose(
 
 
 def _each_alone(
-    found: _Records, objects: np.ndarray, state: np.ndarray, inside: np.ndarray, images: int, recall_steps: np.ndarray
+    detections: _Records,
+    objects: np.ndarray,
+    state: np.ndarray,
+    inside: np.ndarray,
+    images: int,
+    recall_steps: np.ndarray,
 ) -> np.ndarray:
     """AP of each image by itself, (images,); NaN without objects.
 
-    objects: int64, of each cell.  state: (thresholds, n), of detections in the order of ``found``.  inside: bool (n,).
+    objects: int64, of each cell.  state: (thresholds, n), of detections in the order of ``detections``.  inside: bool (n,).
     """
-    kept = np.flatnonzero(objects[found.cell] > 0)
-    cell, place, state = found.cell[kept], found.place[kept], state[:, kept]
+    kept = np.flatnonzero(objects[detections.cell] > 0)
+    cell, place, state = detections.cell[kept], detections.place[kept], state[:, kept]
     hit = state == _TAKEN
     counted = hit | ((state == _FREE) & inside[kept])
     first = np.arange(len(kept)) - place
@@ -249,7 +259,7 @@ class _Layout:
         row, at = np.nonzero(hit)
         if not row.size:
             return
-        self._put("found", image[at], group)
+        self._put("true positives", image[at], group)
         if area == 0:
             for limit in self.limits:
                 self._put(limit, image[at[place[at] < limit]], category)
@@ -280,8 +290,8 @@ class _Layout:
             categories=self.categories,
             thresholds=thresholds,
             objects=self._joined("objects", groups),
-            found=self._joined("found", groups),
-            found_first={limit: self._joined(limit, self.categories) for limit in self.limits},
+            true_positives=self._joined("true positives", groups),
+            first_true_positives={limit: self._joined(limit, self.categories) for limit in self.limits},
             bundles=[self._bundle(segments, hits, misses) for segments in _bundled(self.runs)],
             recall_steps=recall_steps,
         )

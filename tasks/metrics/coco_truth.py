@@ -106,9 +106,9 @@ def _check_annotations(
                     strings.append((place, rle))
             if "bbox" not in shapes and not has_mask(mask):
                 short = f"polygon {mask[0]!r:.60} is not a list of three or more x, y pairs" if mask else None
-                found = "is empty" if "segmentation" in record else "is missing"
-                told = short or f"segmentation {found}; an object has a polygon or an RLE"
-                raise BenchError(f"{place}: {told}; mend this record, or score boxes")
+                state = "is empty" if "segmentation" in record else "is missing"
+                problem = short or f"segmentation {state}; an object has a polygon or an RLE"
+                raise BenchError(f"{place}: {problem}; mend this record, or score boxes")
     check_rle_strings(strings)
 
 
@@ -137,9 +137,9 @@ def reference(
     value = identity_of(record.get(key)) if isinstance(record, Mapping) else None
     text = bool(ids) and isinstance(next(iter(ids)), str)
     if value is None or isinstance(value, str) != text:
-        found = record.get(key) if isinstance(record, Mapping) else record
+        given = record.get(key) if isinstance(record, Mapping) else record
         kind = f"text, as the ids of the {where} are" if text else "an integer"
-        raise BenchError(f"{place}: {key!r} should be {kind}, found {found!r:.40}; mend this record")
+        raise BenchError(f"{place}: {key!r} should be {kind}, found {given!r:.40}; mend this record")
     if value not in ids:
         raise BenchError(f"{place}: {key} {value!s:.40} is not in the {where}; are both of the same split?")
     return value
@@ -214,12 +214,12 @@ def _pixels(record: Mapping[str, Any], key: str, place: str) -> int:
 
 def box(record: Mapping[str, Any], place: str) -> list[float]:
     """``record["bbox"]``: x, y, width, height, finite, sizes 0 or more."""
-    found = record.get("bbox")
-    if not isinstance(found, Sequence) or len(found) != 4 or not _are_numbers(found) or found[2] < 0 or found[3] < 0:
+    sides = record.get("bbox")
+    if not isinstance(sides, Sequence) or len(sides) != 4 or not _are_numbers(sides) or sides[2] < 0 or sides[3] < 0:
         raise BenchError(
-            f"{place}: bbox {found!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more; mend this record"
+            f"{place}: bbox {sides!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more; mend this record"
         )
-    return list(found)
+    return list(sides)
 
 
 # ---- masks ------------------------------------------------------------------------------------------------------------

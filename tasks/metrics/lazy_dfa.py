@@ -267,14 +267,14 @@ class Automaton:
     def ends(self, text: str, begin: int, end: int) -> list[int]:
         """Every position up to ``end`` where a match from ``begin`` may stop, ascending."""
         state = self.start
-        found = [begin] if state.rule >= 0 else []
+        positions = [begin] if state.rule >= 0 else []
         for at in range(begin, end):
             state = state[text[at]]
             if state.rule >= 0:
-                found.append(at + 1)
+                positions.append(at + 1)
             if state.dead:
                 break
-        return found
+        return positions
 
     def step(self, nodes: frozenset[int], character: str) -> State:
         """The state after ``character``; called once per state and character."""

@@ -62,16 +62,20 @@ def fit_probe(
         )
     x = unit_features(features, "training feature")
     held = held_out_part(labels, seed)
-    found: dict[float, float] = {}
+    accuracies: dict[float, float] = {}
     start = None
     for strength in sorted(strengths) if len(strengths) > 1 and held.any() else ():
         start = fit(x[~held], labels[~held], num_classes, strength, start, _SEARCH_ITERATIONS)
         guesses = (x[held] @ start[:, :-1].T + start[:, -1]).argmax(dim=1)
-        found[float(strength)] = float((guesses == labels[held]).double().mean())
-        progress(f"C = {strength:g}: top-1 {100 * found[float(strength)]:.2f} on the held-out tenth")
-    best = max(found, key=lambda c: (found[c], -c)) if found else float(sorted(strengths)[len(strengths) // 2])
+        accuracies[float(strength)] = float((guesses == labels[held]).double().mean())
+        progress(f"C = {strength:g}: top-1 {100 * accuracies[float(strength)]:.2f} on the held-out tenth")
+    best = (
+        max(accuracies, key=lambda c: (accuracies[c], -c))
+        if accuracies
+        else float(sorted(strengths)[len(strengths) // 2])
+    )
     weights = fit(x, labels, num_classes, best, None, _ITERATIONS)
-    return LinearProbe(weights[:, :-1].contiguous(), weights[:, -1].contiguous(), best, found)
+    return LinearProbe(weights[:, :-1].contiguous(), weights[:, -1].contiguous(), best, accuracies)
 
 
 def held_out_part(labels: Tensor, seed: int) -> Tensor:

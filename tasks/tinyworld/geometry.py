@@ -100,8 +100,8 @@ def _unit_mark(shape: str) -> tuple[Polygon, Rgb] | None:
 
 def mark(thing: Thing) -> tuple[Polygon, Rgb] | None:
     """What is painted on a shape besides its colour, outline in pixels and paint: a second cue to tell shapes apart."""
-    found = _unit_mark(thing.shape) if thing.texture == "marked" else None
-    return (_place(thing, found[0]), found[1]) if found else None
+    drawn = _unit_mark(thing.shape) if thing.texture == "marked" else None
+    return (_place(thing, drawn[0]), drawn[1]) if drawn else None
 
 
 def parts(thing: Thing) -> list[tuple[Polygon, Polygon]]:

@@ -37,10 +37,10 @@ def _has(color: str | None, shape: str | None) -> Claim:
 
 def _contents() -> list[tuple[str, Claim, float]]:
     """(what an image may contain, whether a scene does, weight)."""
-    found: list[tuple[str, Claim, float]] = [(f"{with_article(c)} shape", _has(c, None), 16) for c in COLORS]
-    found += [(with_article(s), _has(None, s), 3) for s in SHAPES]
-    found += [(with_article(f"{c} {s}"), _has(c, s), 0.3) for c in COLORS for s in SHAPES]
-    return found
+    claims: list[tuple[str, Claim, float]] = [(f"{with_article(c)} shape", _has(c, None), 16) for c in COLORS]
+    claims += [(with_article(s), _has(None, s), 3) for s in SHAPES]
+    claims += [(with_article(f"{c} {s}"), _has(c, s), 0.3) for c in COLORS for s in SHAPES]
+    return claims
 
 
 def _number(count: int) -> Claim:
@@ -64,9 +64,9 @@ def _sides(
 
 def statements() -> list[tuple[str, Callable[[Pair], bool], float]]:
     """All sentences: (text, whether it is true of a pair, weight)."""
-    found = []
+    claims = []
     for what, claim, weight in _contents():
-        found += _sides(
+        claims += _sides(
             f"The left image contains {what}.",
             f"The right image contains {what}.",
             f"Both images contain {what}.",
@@ -76,7 +76,7 @@ def statements() -> list[tuple[str, Callable[[Pair], bool], float]]:
         )
     for count in (1, 2, 3):
         shapes = f"exactly {NUMBERS[count]} shape{'s' if count > 1 else ''}"
-        found += _sides(
+        claims += _sides(
             f"The left image shows {shapes}.",
             f"The right image shows {shapes}.",
             f"Each image shows {shapes}.",
@@ -85,7 +85,7 @@ def statements() -> list[tuple[str, Callable[[Pair], bool], float]]:
             8,
         )
     for name in BACKGROUNDS:
-        found += _sides(
+        claims += _sides(
             f"The left image has {with_article(name)} background.",
             f"The right image has {with_article(name)} background.",
             f"Both images have {with_article(name)} background.",
@@ -93,7 +93,7 @@ def statements() -> list[tuple[str, Callable[[Pair], bool], float]]:
             _ground(name),
             400,
         )
-    return found
+    return claims
 
 
 def _scene(rng: Random) -> Scene:

@@ -89,8 +89,8 @@ def _finished(root: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     manifest = _read_manifest(root / MANIFEST)
     for key in ("version", "seed", "counts"):
         if manifest.get(key) != recipe[key]:
-            told = f"{key} {manifest.get(key)!r}" if key != "counts" else "other counts"
-            raise BenchError(f"{root}: holds a tiny world of {told}; give another folder, or delete this one first")
+            other = f"{key} {manifest.get(key)!r}" if key != "counts" else "other counts"
+            raise BenchError(f"{root}: holds a tiny world of {other}; give another folder, or delete this one first")
     files, size = _measure(root)
     return manifest if (files, size) == (manifest.get("files"), manifest.get("bytes")) else None
 

@@ -111,8 +111,8 @@ def test_arrays_of_numpy_are_weights_too(tmp_path):
 )
 def test_tensors_of_other_kinds_are_named(tmp_path, value):
     torch.save({"model": {"beit3.a": value}}, tmp_path / "x.pth")
-    told = refused(tmp_path / "x.pth", "holds no tensors of numbers")
-    assert re.search(r"\(<torch\._utils\._rebuild_\w+>\)", told)
+    message = refused(tmp_path / "x.pth", "holds no tensors of numbers")
+    assert re.search(r"\(<torch\._utils\._rebuild_\w+>\)", message)
 
 
 def rewritten(content: bytes, change: Callable[[bytes], bytes]) -> bytes:

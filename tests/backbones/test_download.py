@@ -426,9 +426,9 @@ def test_answers_that_are_no_http_are_one_line(tmp_path: Path, name: str) -> Non
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/f"
-        told = refused(url, tmp_path / "f.pth", "127", retries=1)
+        message = refused(url, tmp_path / "f.pth", "127", retries=1)
         server.shutdown()
-    assert url in told
+    assert url in message
     # The first bytes of a file may be kept to go on from, and nothing else of such an answer is.
     assert {path.read_bytes() for path in tmp_path.glob("*.part")} <= {b"abcde", b"ab"}
 

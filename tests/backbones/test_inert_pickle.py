@@ -166,12 +166,12 @@ def test_damaged_bytes_are_damaged_or_unsafe_and_nothing_else(protocol):
 
 def calls(tree: ast.AST) -> list[tuple[str, dict[str, object]]]:
     """Dotted names that are called in a module, with the constants among their keyword arguments."""
-    found = []
+    calls = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             constants = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}
-            found.append((ast.unparse(node.func), constants))
-    return found
+            calls.append((ast.unparse(node.func), constants))
+    return calls
 
 
 @pytest.mark.parametrize("package", ["backbones", "tasks", "harness", "results"])

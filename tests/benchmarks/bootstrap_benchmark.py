@@ -87,11 +87,16 @@ def segmentation(random: np.random.Generator) -> Case:
 
 
 def detection(random: np.random.Generator) -> Case:
-    truth, found = made_up_coco(seed=int(random.integers(1 << 30)))
-    boxes = coco_ap(truth, found, "bbox").table
+    truth, detections = made_up_coco(seed=int(random.integers(1 << 30)))
+    boxes = coco_ap(truth, detections, "bbox").table
     both = boxes.joined(MatchTable(boxes.ids, [replace(m, prefix="segm") for m in boxes.evaluations]))
     objects = sum(not a["iscrowd"] for a in truth["annotations"])
-    return both, estimate_ap, "bbox/AP", f"{len(both.ids)} images, {objects} objects, {len(found)} detections, twice"
+    return (
+        both,
+        estimate_ap,
+        "bbox/AP",
+        f"{len(both.ids)} images, {objects} objects, {len(detections)} detections, twice",
+    )
 
 
 CASES: dict[str, Callable[[np.random.Generator], Case]] = {
@@ -115,11 +120,11 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def against_pycocotools() -> dict[str, Any]:
-    truth, found = made_up_coco()
+    truth, detections = made_up_coco()
     report: dict[str, Any] = {}
     metrics = {}
     for backend in ("own", "pycocotools"):
-        scores, seconds = timed(lambda name=backend: coco_ap(truth, found, "bbox", backend=name))
+        scores, seconds = timed(lambda name=backend: coco_ap(truth, detections, "bbox", backend=name))
         metrics[backend] = scores.metrics
         report[backend] = seconds
     # every back end makes our table as well
@@ -139,9 +144,9 @@ def main() -> int:
     good = True
     for name in arguments.tasks.split(","):
         table, estimate, headline, what = CASES[name](np.random.default_rng(0))
-        found, seconds = timed(lambda: bootstrap_intervals(table, estimate, arguments.resamples))  # noqa: B023
+        intervals, seconds = timed(lambda: bootstrap_intervals(table, estimate, arguments.resamples))  # noqa: B023
         value = float(estimate(table.sums())[headline])
-        report[name] = {"of": what, headline: value, "ci95": found[headline], **seconds}
+        report[name] = {"of": what, headline: value, "ci95": intervals[headline], **seconds}
         good &= seconds["wall_seconds"] < WANTED_SECONDS
     if arguments.against_pycocotools:
         report["box_scoring"] = against_pycocotools()

@@ -66,10 +66,10 @@ def made_up_coco(images: int = IMAGES, seed: int = 0) -> tuple[dict[str, Any], l
     ]
     columns = [np.concatenate(part) for part in zip(*kinds, strict=True)]
     order = np.lexsort((-columns[3], columns[0]))
-    found = [
+    detections = [
         {"image_id": i, "category_id": k, "bbox": b, "score": s}
         for i, k, b, s in zip(*(column[order].tolist() for column in columns), strict=True)
     ]
     names = [{"id": c, "name": f"class {c}"} for c in range(1, CATEGORIES + 1)]
     pictures = [{"id": i, "height": 480, "width": 640} for i in range(1, images + 1)]
-    return {"images": pictures, "annotations": annotations, "categories": names}, found
+    return {"images": pictures, "annotations": annotations, "categories": names}, detections

@@ -53,9 +53,9 @@ def renamed(estimate, name):
 
 @pytest.mark.parametrize(("clusters", "share"), [(200, 0.5), (200, 0.8), (200, 0.95)])
 def test_intervals_of_a_share_cover_the_truth_in_95_percent(clusters, share):
-    found = coverage(lambda r: answers(r, clusters, share), renamed(estimate_share, "share"), share, 400, 400)
+    covered = coverage(lambda r: answers(r, clusters, share), renamed(estimate_share, "share"), share, 400, 400)
     # 0.93..0.97, plus two standard errors of 400 simulated studies
-    assert 0.91 <= found <= 0.985
+    assert 0.91 <= covered <= 0.985
 
 
 def draw_maps(random, images, classes=30):
@@ -72,16 +72,16 @@ def draw_maps(random, images, classes=30):
 @pytest.mark.parametrize("clusters", [200, 1000])
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
 def test_coverage_of_a_share_is_within_93_to_97_percent(clusters, share):
-    found = coverage(lambda r: answers(r, clusters, share), renamed(estimate_share, "share"), share, 2000, 1000)
-    assert 0.93 <= found <= 0.97
+    covered = coverage(lambda r: answers(r, clusters, share), renamed(estimate_share, "share"), share, 2000, 1000)
+    assert 0.93 <= covered <= 0.97
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "images"), [("mIoU", 200), ("mAcc", 200), ("aAcc", 200), ("mIoU", 1000)])
 def test_coverage_of_mean_iou_is_within_93_to_97_percent(name, images):
     truth = float(estimate_segmentation(draw_maps(np.random.default_rng(10**6), 400_000).sums())[name])
-    found = coverage(lambda r: draw_maps(r, images), renamed(estimate_segmentation, name), truth, 600, 1000)
-    assert 0.93 <= found <= 0.97
+    covered = coverage(lambda r: draw_maps(r, images), renamed(estimate_segmentation, name), truth, 600, 1000)
+    assert 0.93 <= covered <= 0.97
 
 
 def ap_studies(images, trials, resamples):
@@ -92,9 +92,9 @@ def ap_studies(images, trials, resamples):
 
     intervals, points = [], []
     for trial in range(trials):
-        found = coco_ap(*made_up_coco(images, seed=trial), "bbox")
-        points.append(found.metrics)
-        intervals.append(bootstrap_intervals(found.table, estimate_ap, resamples=resamples, seed=trial))
+        scores = coco_ap(*made_up_coco(images, seed=trial), "bbox")
+        points.append(scores.metrics)
+        intervals.append(bootstrap_intervals(scores.table, estimate_ap, resamples=resamples, seed=trial))
     return intervals, points
 
 
@@ -208,12 +208,12 @@ def test_a_paired_comparison_finds_a_small_gain_that_intervals_alone_do_not():
     a, b = (ClusterTable(ids, {"all": np.ones(n), "right": r.astype(float)}) for r in (right, better))
     alone_a, alone_b = (bootstrap_intervals(t, estimate_share)["share"] for t in (a, b))
     assert alone_a[1] > alone_b[0]
-    found = paired_bootstrap(a, b, estimate_share)["share"]
-    assert found.difference == pytest.approx(better.mean() - right.mean())
-    assert 0 < found.low < found.difference < found.high
-    assert found.p_value < 0.01
+    paired = paired_bootstrap(a, b, estimate_share)["share"]
+    assert paired.difference == pytest.approx(better.mean() - right.mean())
+    assert 0 < paired.low < paired.difference < paired.high
+    assert paired.p_value < 0.01
     back = paired_bootstrap(b, a, estimate_share)["share"]
-    assert back.difference == pytest.approx(-found.difference)
+    assert back.difference == pytest.approx(-paired.difference)
     assert back.p_value < 0.01
 
 
@@ -221,8 +221,12 @@ def test_clusters_are_paired_by_name_and_not_by_place():
     table = answers(np.random.default_rng(5), 50, 0.6)
     order = np.random.default_rng(6).permutation(50)
     shuffled = ClusterTable([table.ids[i] for i in order], {k: v[order] for k, v in table.columns.items()})
-    found = paired_bootstrap(table, shuffled, estimate_share)["share"]
-    assert (found.low, found.high, found.p_value) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12), 1.0)
+    paired = paired_bootstrap(table, shuffled, estimate_share)["share"]
+    assert (paired.low, paired.high, paired.p_value) == (
+        pytest.approx(0, abs=1e-12),
+        pytest.approx(0, abs=1e-12),
+        1.0,
+    )
 
 
 def test_p_values_are_uniform_without_a_difference():
@@ -246,11 +250,11 @@ def test_the_interval_excludes_zero_exactly_when_p_is_below_five_percent(seed):
     tables = [
         ClusterTable(ids, {"all": np.ones(60), "right": random.normal(m, 1, 60)}) for m in (0, random.uniform(0, 0.7))
     ]
-    found = paired_bootstrap(*tables, estimate_share, resamples=500)["share"]
-    if found.p_value < 0.045:
-        assert not found.low <= 0 <= found.high
-    if found.p_value > 0.055:
-        assert found.low <= 0 <= found.high
+    paired = paired_bootstrap(*tables, estimate_share, resamples=500)["share"]
+    if paired.p_value < 0.045:
+        assert not paired.low <= 0 <= paired.high
+    if paired.p_value > 0.055:
+        assert paired.low <= 0 <= paired.high
 
 
 def test_different_clusters_are_refused_and_named():

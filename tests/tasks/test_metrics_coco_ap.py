@@ -60,7 +60,7 @@ def world(seed=0, images=3):
     """A few boxes per image with their masks as polygons, and detections near them; scores are all different."""
     random = np.random.default_rng(seed)
     truth = {"images": [], "annotations": [], "categories": [{"id": c, "name": f"kind {c}"} for c in (1, 4, 9)]}
-    found = []
+    detections = []
     for i in range(images):
         truth["images"].append({"id": 10 + i, "height": 200, "width": 240})
         for _ in range(random.integers(0, 7)):
@@ -86,22 +86,22 @@ def world(seed=0, images=3):
                 box = np.array([x, y, w, h]) + random.normal(0, 3, 4)
                 box[2:] = np.abs(box[2:]) + 1
                 kind = category if random.random() < 0.8 else int(random.choice([1, 4, 9]))
-                found.append({"image_id": 10 + i, "category_id": kind, "bbox": [float(v) for v in box]})
-    for record, score in zip(found, random.permutation(len(found)), strict=True):
+                detections.append({"image_id": 10 + i, "category_id": kind, "bbox": [float(v) for v in box]})
+    for record, score in zip(detections, random.permutation(len(detections)), strict=True):
         x, y, w, h = record["bbox"]
         rle = mask.merge(mask.frPyObjects([[x, y, x + w, y, x + w, y + h, x, y + h]], 200, 240))
         record["segmentation"] = {"size": [200, 240], "counts": rle["counts"].decode()}
-        record["score"] = (int(score) + 1) / (len(found) + 1)
-    return truth, found
+        record["score"] = (int(score) + 1) / (len(detections) + 1)
+    return truth, detections
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(20, 28))
 def test_back_ends_agree_on_ties_crowds_and_crowded_images(seed, iou_type, backend):
-    truth, found = world(seed, images=12)
+    truth, detections = world(seed, images=12)
     random = np.random.default_rng(seed)
-    for record in found:
+    for record in detections:
         record["score"] = round(record["score"], int(random.integers(0, 3)))
     for record in truth["annotations"]:  # several objects for a detection to choose from, and equal overlaps
         if random.random() < 0.5:
@@ -109,7 +109,7 @@ def test_back_ends_agree_on_ties_crowds_and_crowded_images(seed, iou_type, backe
     for record in list(truth["annotations"])[::3]:
         number = len(truth["annotations"]) + 1
         truth["annotations"].append(copy.deepcopy(record) | {"id": number, "area": float(random.choice([500, 2000]))})
-    own, theirs = (coco_ap(truth, found, iou_type, backend=b) for b in ("own", backend_or_skip(backend)))
+    own, theirs = (coco_ap(truth, detections, iou_type, backend=b) for b in ("own", backend_or_skip(backend)))
     assert own.metrics == pytest.approx(theirs.metrics, abs=1e-12)
     assert own.per_category == pytest.approx(theirs.per_category, abs=1e-12, nan_ok=True)
 
@@ -117,51 +117,51 @@ def test_back_ends_agree_on_ties_crowds_and_crowded_images(seed, iou_type, backe
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ap_of_an_image_by_itself_is_that_of_scoring_it_alone(seed, iou_type):
-    truth, found = world(seed + 40, images=9)
+    truth, detections = world(seed + 40, images=9)
     wanted = {}
     for image in truth["images"]:
-        own = [d for d in found if d["image_id"] == image["id"]]
+        own = [d for d in detections if d["image_id"] == image["id"]]
         value = coco_ap(truth, own, iou_type, [image["id"]], backend="pycocotools").metrics[f"{iou_type}/AP"]
         if value != -1:
             wanted[image["id"]] = value
     assert len(set(wanted.values())) > 1
-    assert coco_ap(truth, found, iou_type).per_image == pytest.approx(wanted, abs=1e-12)
+    assert coco_ap(truth, detections, iou_type).per_image == pytest.approx(wanted, abs=1e-12)
 
 
 def test_inputs_are_left_alone_and_nothing_is_printed(capsys):
-    truth, found = world()
-    before = copy.deepcopy((truth, found))
+    truth, detections = world()
+    before = copy.deepcopy((truth, detections))
     for iou_type in ("segm", "bbox"):
-        coco_ap(truth, found, iou_type)
-    assert (truth, found) == before
+        coco_ap(truth, detections, iou_type)
+    assert (truth, detections) == before
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_coco_object_is_taken_as_well(capsys):
     from pycocotools.coco import COCO
 
-    truth, found = world(1)
+    truth, detections = world(1)
     index = COCO()
     index.dataset = copy.deepcopy(truth)
     index.createIndex()
-    assert coco_ap(index, found, "segm").metrics == coco_ap(truth, found, "segm").metrics
+    assert coco_ap(index, detections, "segm").metrics == coco_ap(truth, detections, "segm").metrics
 
 
 def test_the_size_of_a_mask_is_that_of_the_mask_even_beside_a_box():
     """A detection's area decides which size ranges it counts for; a box in the record must not."""
-    truth, found = world(2, images=6)
-    bare = [{k: v for k, v in record.items() if k != "bbox"} for record in found]
-    assert coco_ap(truth, found, "segm").metrics == coco_ap(truth, bare, "segm").metrics
+    truth, detections = world(2, images=6)
+    bare = [{k: v for k, v in record.items() if k != "bbox"} for record in detections]
+    assert coco_ap(truth, detections, "segm").metrics == coco_ap(truth, bare, "segm").metrics
 
 
 def test_uncompressed_masks_score_like_compressed_ones():
-    truth, found = world(3)
-    plain = copy.deepcopy(found)
+    truth, detections = world(3)
+    plain = copy.deepcopy(detections)
     for record in plain:
         pixels = mask.decode(record["segmentation"]).ravel(order="F")
         edges = np.flatnonzero(np.diff(np.concatenate([[0], pixels]))).tolist()
         record["segmentation"]["counts"] = np.diff([0, *edges, len(pixels)]).tolist()
-    assert coco_ap(truth, plain, "segm").metrics == coco_ap(truth, found, "segm").metrics
+    assert coco_ap(truth, plain, "segm").metrics == coco_ap(truth, detections, "segm").metrics
 
 
 def test_no_detections_score_zero():
@@ -172,35 +172,35 @@ def test_no_detections_score_zero():
 
 
 def test_no_objects_are_minus_one_as_in_the_official_tool():
-    truth, found = world(0)
-    values = coco_ap(truth | {"annotations": []}, found, "bbox")
+    truth, detections = world(0)
+    values = coco_ap(truth | {"annotations": []}, detections, "bbox")
     assert set(values.metrics.values()) == {-1.0}
     assert all(np.isnan(v) for v in values.table.sums().values())
 
 
 def test_a_subset_of_images_is_scored_by_itself():
-    truth, found = world(4, images=6)
+    truth, detections = world(4, images=6)
     subset = [10, 12, 13]
     part = {
         "images": [i for i in truth["images"] if i["id"] in subset],
         "annotations": [a for a in truth["annotations"] if a["image_id"] in subset],
         "categories": truth["categories"],
     }
-    theirs = [d for d in found if d["image_id"] in subset]
+    theirs = [d for d in detections if d["image_id"] in subset]
     assert coco_ap(truth, theirs, "bbox", subset).metrics == coco_ap(part, theirs, "bbox").metrics
     with pytest.raises(BenchError, match=r"image_id 1[145] is not in the annotations"):
-        coco_ap(truth, found, "bbox", subset)
+        coco_ap(truth, detections, "bbox", subset)
 
 
 def changed(index=None, key=None, value=None, part="annotations"):
     """The world with one entry replaced, of a detection, or of the annotation file's ``part``."""
-    truth, found = copy.deepcopy(world(0))
-    target = found if part == "detections" else truth[part]
+    truth, detections = copy.deepcopy(world(0))
+    target = detections if part == "detections" else truth[part]
     if value is KeyError:
         del target[index][key]
     else:
         target[index][key] = value
-    return truth, found
+    return truth, detections
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def changed(index=None, key=None, value=None, part="annotations"):
     ],
 )
 def test_bad_records_are_named_with_their_index(iou_type, part, index, key, value, message):
-    truth, found = changed(index, key, value, part)
+    truth, detections = changed(index, key, value, part)
     with pytest.raises(BenchError, match=message) as caught:
-        coco_ap(truth, found, iou_type)
+        coco_ap(truth, detections, iou_type)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "options", "message"),
+    ("truth", "detections", "options", "message"),
     [
         ([], [], {}, "expected an object with images"),
         ({"images": [], "annotations": []}, [], {}, "categories"),
@@ -270,9 +270,9 @@ def test_bad_records_are_named_with_their_index(iou_type, part, index, key, valu
         (world()[0], [], {"image_ids": [7]}, "image 7"),
     ],
 )
-def test_other_bad_input_is_named(truth, found, options, message):
+def test_other_bad_input_is_named(truth, detections, options, message):
     with pytest.raises(BenchError, match=message):
-        coco_ap(truth, found, **({"iou_type": "bbox"} | options))
+        coco_ap(truth, detections, **({"iou_type": "bbox"} | options))
 
 
 @given(st.integers(0, 10_000))

@@ -44,7 +44,7 @@ def changed(coco: Path, tmp_path: Path, change, split: str = "val2017") -> Path:
     return root
 
 
-def official(truth: dict, found: list, iou_type: str) -> float:
+def official(truth: dict, detections: list, iou_type: str) -> float:
     """AP by pycocotools alone, from files' contents."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -53,7 +53,7 @@ def official(truth: dict, found: list, iou_type: str) -> float:
         index = COCO()
         index.dataset = copy.deepcopy(truth)
         index.createIndex()
-        results = index.loadRes(copy.deepcopy(found))
+        results = index.loadRes(copy.deepcopy(detections))
         evaluator = COCOeval(index, results, iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
@@ -109,14 +109,14 @@ def test_training_on_boxes_takes_empty_segmentations_and_on_masks_names_them(coc
 
 
 def test_scoring_masks_names_an_object_without_one():
-    truth, found = world(0)
+    truth, detections = world(0)
     for value in ([], None):
         truth["annotations"][1]["segmentation"] = value
         with pytest.raises(BenchError, match=r"annotations\[1\]: segmentation is empty"):
-            coco_ap(truth, found, "segm")
+            coco_ap(truth, detections, "segm")
     del truth["annotations"][1]["segmentation"]
     with pytest.raises(BenchError, match=r"annotations\[1\]: segmentation is missing"):
-        coco_ap(truth, found, "segm")
+        coco_ap(truth, detections, "segm")
 
 
 @pytest.mark.parametrize("polygons", [
@@ -229,17 +229,17 @@ def test_an_object_of_two_points_leaves_boxes_to_be_scored(coco, tmp_path):
 # ---- ids --------------------------------------------------------------------------------------------------------------
 
 
-def renamed(truth: dict, found: list, image, category, annotation) -> tuple[dict, list]:
-    truth, found = copy.deepcopy((truth, found))
+def renamed(truth: dict, detections: list, image, category, annotation) -> tuple[dict, list]:
+    truth, detections = copy.deepcopy((truth, detections))
     for record in truth["images"]:
         record["id"] = image(record["id"])
     for record in truth["categories"]:
         record["id"] = category(record["id"])
     for record in truth["annotations"]:
         record["id"] = annotation(record["id"])
-    for record in (*truth["annotations"], *found):
+    for record in (*truth["annotations"], *detections):
         record["image_id"], record["category_id"] = image(record["image_id"]), category(record["category_id"])
-    return truth, found
+    return truth, detections
 
 
 SPELLINGS = {
@@ -253,9 +253,9 @@ SPELLINGS = {
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_ids_may_be_whole_floats_or_text_as_for_pycocotools(spelling, iou_type, backend):
-    truth, found = world(3)
-    expected = coco_ap(truth, found, iou_type)
-    other = renamed(truth, found, *SPELLINGS[spelling])
+    truth, detections = world(3)
+    expected = coco_ap(truth, detections, iou_type)
+    other = renamed(truth, detections, *SPELLINGS[spelling])
     scores = coco_ap(*other, iou_type, backend=backend_or_skip(backend))
     assert scores.metrics == pytest.approx(expected.metrics, abs=1e-12)
     assert scores.metrics[f"{iou_type}/AP"] == pytest.approx(official(*other, iou_type), abs=1e-12)
@@ -265,22 +265,22 @@ def test_ids_may_be_whole_floats_or_text_as_for_pycocotools(spelling, iou_type, 
 
 
 def test_text_ids_of_annotations_that_are_no_numbers_are_only_names():
-    truth, found = world(3)
-    other = renamed(truth, found, int, int, "annotation {}".format)
-    assert coco_ap(*other, "bbox").metrics == coco_ap(truth, found, "bbox").metrics
+    truth, detections = world(3)
+    other = renamed(truth, detections, int, int, "annotation {}".format)
+    assert coco_ap(*other, "bbox").metrics == coco_ap(truth, detections, "bbox").metrics
 
 
 @pytest.mark.parametrize("part", ["truth", "detections"])
 def test_text_and_numbers_are_different_ids(part):
     """pycocotools, too, finds no image '1' where the file has 1."""
-    truth, found = world(0)
-    (truth["annotations"] if part == "truth" else found)[1]["image_id"] = "10"
+    truth, detections = world(0)
+    (truth["annotations"] if part == "truth" else detections)[1]["image_id"] = "10"
     with pytest.raises(BenchError, match=r"\[1\]: 'image_id' should be an integer, found '10'"):
-        coco_ap(truth, found, "bbox")
-    truth, found = renamed(*world(0), str, int, int)
-    (truth["annotations"] if part == "truth" else found)[1]["image_id"] = 10
+        coco_ap(truth, detections, "bbox")
+    truth, detections = renamed(*world(0), str, int, int)
+    (truth["annotations"] if part == "truth" else detections)[1]["image_id"] = 10
     with pytest.raises(BenchError, match=r"\[1\]: 'image_id' should be text, as the ids of the .* are, found 10"):
-        coco_ap(truth, found, "bbox")
+        coco_ap(truth, detections, "bbox")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

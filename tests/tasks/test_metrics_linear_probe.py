@@ -46,10 +46,10 @@ def newton(x, labels, classes, strength):
 @pytest.mark.parametrize("strength", [0.1, 10.0, 1000.0])
 def test_the_minimum_is_that_of_newton_in_double_precision(strength):
     x, labels = clusters()
-    found = fit(x, labels, 4, strength, None, 1000)
+    fitted = fit(x, labels, 4, strength, None, 1000)
     reference, value = newton(x, labels, 4, strength)
-    assert float(value(found.double().flatten())) == pytest.approx(float(value(reference)), rel=1e-5)
-    ours, theirs = (torch.softmax(x @ w[:, :-1].T + w[:, -1], 1) for w in (found, reference.float().view(4, 9)))
+    assert float(value(fitted.double().flatten())) == pytest.approx(float(value(reference)), rel=1e-5)
+    ours, theirs = (torch.softmax(x @ w[:, :-1].T + w[:, -1], 1) for w in (fitted, reference.float().view(4, 9)))
     assert (ours - theirs).abs().max() < 0.01
 
 

@@ -79,14 +79,14 @@ def describe_detector(
             notes.append(f"{problem}; it was not used")
     if config is not None and config.image_format not in (None, "RGB"):
         raise BenchError(f"{config.path}: was trained on {config.image_format} pixels; only RGB is evaluated here")
-    told = config.plan if config is not None else settings
-    plan = plan_of(tensors, origin, told)
+    stated = config.plan if config is not None else settings
+    plan = plan_of(tensors, origin, stated)
     known = config.tower if config is not None else own
     tower = tower_of(tensors, origin, own.get("num_heads") or known.get("num_heads") or num_heads)
     if isinstance(known.get("layer_norm_eps"), float):
         tower = tower.replace(layer_norm_eps=known["layer_norm_eps"])
     return DescribedDetector(
-        plan, tower, frozenset(told or ()), str(config.path) if config else origin, config, tuple(notes)
+        plan, tower, frozenset(stated or ()), str(config.path) if config else origin, config, tuple(notes)
     )
 
 

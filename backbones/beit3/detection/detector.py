@@ -107,13 +107,13 @@ class Detector(nn.Module):
         if not inputs:
             return []
         features, sizes = self.encode(inputs)
-        found = self.roi_heads.detect(features[:4], self.propose(features, sizes), sizes)
-        masks: list[Tensor | None] = [None] * len(found)
+        per_image = self.roi_heads.detect(features[:4], self.propose(features, sizes), sizes)
+        masks: list[Tensor | None] = [None] * len(per_image)
         if self.roi_heads.mask_head is not None:
-            boxes, classes = [f["boxes"] for f in found], [f["classes"] for f in found]
+            boxes, classes = [d["boxes"] for d in per_image], [d["classes"] for d in per_image]
             masks = list(self.roi_heads.mask_probabilities(features[:4], boxes, classes))
         results = []
-        for item, detections, mask in zip(inputs, found, masks, strict=True):
+        for item, detections, mask in zip(inputs, per_image, masks, strict=True):
             size = tuple(item["image"].shape[1:])
             wanted = (int(item.get("height", size[0])), int(item.get("width", size[1])))
             kept = postprocess(detections["boxes"], detections["scores"], detections["classes"], mask, size, wanted)
@@ -220,6 +220,6 @@ def build_detector(
     heads.nms_threshold = nms_threshold
     limit = detections_per_image
     heads.max_detections = None if limit is None or limit < 0 else limit
-    heads.soft_nms = SoftNMS(**soft_nms) if isinstance(soft_nms, Mapping) else soft_nms
+    heads.soft_nms = SoftNMS.of(soft_nms)
     rpn = RPN(out_channels, pyramid.strides)
     return Detector(pyramid, rpn, heads, image_size, pixel_mean, pixel_std).eval()

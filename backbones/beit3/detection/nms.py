@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torchvision.ops import batched_nms
 
 from beit3_bench.backbones.beit3.detection.boxes import box_area, clip_boxes
 from beit3_bench.errors import BenchError
+from beit3_bench.plain import fill
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class SoftNMS:
             raise BenchError(f"soft_nms: method {self.method!r} is unknown; choose 'linear' or 'gaussian'")
         if not (self.sigma > 0 and self.min_score >= 0):
             raise BenchError(f"soft_nms: sigma {self.sigma} must be above 0 and min_score {self.min_score} at least 0")
+
+    @classmethod
+    def of(cls, settings: SoftNMS | Mapping[str, Any] | None) -> SoftNMS | None:
+        """Settings as they are, or from a mapping of fields, as configuration files give them.
+
+        Raises:
+            BenchError: a field that does not exist, or a value that does not fit.
+        """
+        return fill(cls, settings, "soft_nms") if isinstance(settings, Mapping) else settings
 
 
 def soft_nms(

@@ -198,9 +198,9 @@ def start_detector(detector: Detector, checkpoint: Checkpoint) -> tuple[LoadRepo
         new = [name for name in own if not name.startswith(NET)]
         return report, [*new, *report.missing]
     state = {name: value for name, value in checkpoint.tensors.items() if name in own}
-    found, wanted = (detector_arguments(s, origin)["num_classes"] for s in (checkpoint.tensors, own))
+    classes, wanted = (detector_arguments(s, origin)["num_classes"] for s in (checkpoint.tensors, own))
     changed = []
-    if found != wanted:
+    if classes != wanted:
         parts = (".cls_score.", ".bbox_pred.", "mask_head.predictor.")
         changed = [n for n in state if any(p in n for p in parts) and state[n].shape != own[n].shape]
     taken = {name: value for name, value in checkpoint.tensors.items() if name in own or not name.startswith(MASK_HEAD)}

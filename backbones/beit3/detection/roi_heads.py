@@ -189,13 +189,13 @@ class RoIHeads(nn.Module):
             boxes = decode_boxes(deltas, regions.boxes, weights)
         probability = torch.stack(probabilities).sum(dim=0) * (1.0 / len(probabilities))
         counts = [len(p) for p in proposals]
-        found = []
+        detections = []
         for box, score, size in zip(boxes.split(counts), probability.split(counts), sizes, strict=True):
             selected = select_detections(
                 box, score, size, self.score_threshold, self.nms_threshold, self.max_detections, self.soft_nms
             )
-            found.append(dict(zip(("boxes", "scores", "classes", "proposal_rows"), selected, strict=True)))
-        return found
+            detections.append(dict(zip(("boxes", "scores", "classes", "proposal_rows"), selected, strict=True)))
+        return detections
 
     def mask_probabilities(self, features: list[Tensor], boxes: list[Tensor], classes: list[Tensor]) -> list[Tensor]:
         """Per image float32 (n, 28, 28): the mask of each given box (n, 4) of the resized image for its class (n,)."""

@@ -167,11 +167,11 @@ def _at(node: Any, path: Path_) -> Any:
 
 def _value(node: Any, path: Path_) -> Any:
     """A plain scalar as str, bool, int or float; None for anything else, be it null, a list or tagged."""
-    found = _at(node, path)
-    text = getattr(found, "value", None)
+    scalar = _at(node, path)
+    text = getattr(scalar, "value", None)
     if not isinstance(text, str) or len(text) > 1000:
         return None
-    kind = str(found.tag).removeprefix("tag:yaml.org,2002:").removeprefix("python/")
+    kind = str(scalar.tag).removeprefix("tag:yaml.org,2002:").removeprefix("python/")
     try:
         if kind == "bool":
             return text.lower() in ("true", "yes", "on")
@@ -207,10 +207,10 @@ def _flag(node: Any, path: Path_) -> bool | None:
 
 def _values(node: Any, path: Path_, kind: type) -> tuple[Any, ...] | None:
     """A list of numbers as a tuple; None unless it is one."""
-    found = getattr(_at(node, path), "value", None)
-    if not isinstance(found, list) or len(found) > 1000:
+    items = getattr(_at(node, path), "value", None)
+    if not isinstance(items, list) or len(items) > 1000:
         return None
-    values: Sequence[float | None] = [_number(node, (*path, place)) for place in range(len(found))]
+    values: Sequence[float | None] = [_number(node, (*path, place)) for place in range(len(items))]
     return None if None in values else tuple(kind(value) for value in values)
 
 

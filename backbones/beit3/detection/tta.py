@@ -48,12 +48,12 @@ def detect_views(
         inputs = [{"image": image}, {"image": image.flip(-1)}] if flip else [{"image": image}]
         with _square(detector, padded_side(max(image.shape[1:]))), _candidates(detector):
             features, sizes = detector.encode(inputs)
-            found = heads.detect(features[:4], detector.propose(features, sizes), sizes)
-        views.append((features[:4], sizes[0].tolist(), found))
+            detections = heads.detect(features[:4], detector.propose(features, sizes), sizes)
+        views.append((features[:4], sizes[0].tolist(), detections))
 
     boxes, scores, classes = [], [], []
-    for _, (h, w), found in views:
-        for number, part in enumerate(found):
+    for _, (h, w), detections in views:
+        for number, part in enumerate(detections):
             box = _mirrored(part["boxes"], w) if number else part["boxes"]
             boxes.append(box * box.new_tensor([width / w, height / h, width / w, height / h]))
             scores.append(part["scores"])
@@ -70,10 +70,10 @@ def detect_views(
     mean = None
     if heads.mask_head is not None:
         masks = []
-        for features, (h, w), found in views:
+        for features, (h, w), detections in views:
             scaled = box * box.new_tensor([w / width, h / height, w / width, h / height])
-            both = [scaled, _mirrored(scaled, w)][: len(found)]
-            plain, *mirrored = heads.mask_probabilities(features, both, [cls] * len(found))
+            both = [scaled, _mirrored(scaled, w)][: len(detections)]
+            plain, *mirrored = heads.mask_probabilities(features, both, [cls] * len(detections))
             masks += [plain, *(mask.flip(-1) for mask in mirrored)]
         mean = torch.stack(masks).mean(dim=0)
     return postprocess(box, score, cls, mean, size, size)

@@ -50,10 +50,10 @@ def load_detector(detector: nn.Module, state: Mapping[str, Tensor], source: str)
     """
     state = {name: tensor for name, tensor in state.items() if not name.startswith(_NOT_WEIGHTS)}
     own = detector.state_dict()
-    found = detector_arguments(state, source)["head"]
+    head = detector_arguments(state, source)["head"]
     wanted = detector_arguments(own, "the detector")["head"]
-    if found != wanted:
-        raise BenchError(f"{source}: holds a {found} head, the detector has {wanted}; build it with head={found!r}")
+    if head != wanted:
+        raise BenchError(f"{source}: holds a {head} head, the detector has {wanted}; build it with head={head!r}")
 
     def first(names: list[str]) -> str:
         return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -21,7 +21,7 @@ def soft_instances(
     soft_nms: SoftNMS,
 ) -> tuple[list[Instances], list[Tensor]]:
     """As detectron2's `fast_rcnn_inference`, with Soft-NMS: scores are the decayed ones, rows fall by score."""
-    found, rows = [], []
+    kept_instances, rows = [], []
     limit = predictor.test_topk_per_image
     for box, score, size in zip(boxes, scores, sizes, strict=True):
         kept = select_detections(
@@ -35,14 +35,9 @@ def soft_instances(
         )
         instances = Instances(size)
         instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(kept[0]), kept[1], kept[2]
-        found.append(instances)
+        kept_instances.append(instances)
         rows.append(kept[3])
-    return found, rows
-
-
-def soft_nms_of(settings: SoftNMS | Mapping[str, Any] | None) -> SoftNMS | None:
-    """Settings as a `SoftNMS`; configuration files give a mapping of its fields."""
-    return SoftNMS(**settings) if isinstance(settings, Mapping) else settings
+    return kept_instances, rows
 
 
 class SoftNMSOutputLayers(FastRCNNOutputLayers):
@@ -50,7 +45,7 @@ class SoftNMSOutputLayers(FastRCNNOutputLayers):
 
     def __init__(self, *arguments: Any, soft_nms: SoftNMS | Mapping[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.soft_nms = soft_nms_of(soft_nms)
+        self.soft_nms = SoftNMS.of(soft_nms)
 
     def inference(self, predictions: Any, proposals: list[Instances]) -> tuple[list[Instances], list[Tensor]]:
         if self.soft_nms is None:
@@ -65,7 +60,7 @@ class SoftNMSCascadeROIHeads(CascadeROIHeads):
 
     def __init__(self, *arguments: Any, soft_nms: SoftNMS | Mapping[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.soft_nms = soft_nms_of(soft_nms)
+        self.soft_nms = SoftNMS.of(soft_nms)
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances], targets: Any = None) -> Any:
         if self.training or self.soft_nms is None:

@@ -48,10 +48,14 @@ class BEiT3RCNN(GeneralizedRCNN):
             return []
         results = []
         for output in self.inference([dict(item) for item in inputs]):
-            found = output["instances"]
-            result = {"boxes": found.pred_boxes.tensor, "scores": found.scores, "classes": found.pred_classes}
-            if found.has("pred_masks"):
-                result["masks"] = found.pred_masks
+            instances = output["instances"]
+            result = {
+                "boxes": instances.pred_boxes.tensor,
+                "scores": instances.scores,
+                "classes": instances.pred_classes,
+            }
+            if instances.has("pred_masks"):
+                result["masks"] = instances.pred_masks
             results.append(result)
         return results
 

@@ -193,14 +193,14 @@ def load_segmentor(
     own = model.state_dict()
     # The class weights of the loss are a constant of the config in some versions, and a buffer in others.
     tensors = {name: value for name, value in tensors.items() if not name.endswith("loss_cls.class_weight")}
-    classes, found = model.num_classes, tensors.get("decode_head.cls_embed.weight")
+    classes, embedding = model.num_classes, tensors.get("decode_head.cls_embed.weight")
     if not any(name.startswith("decode_head.") for name in tensors):
         raise BenchError(
             f"{origin}: holds no segmentation head; train one first: beit3-bench finetune --task ade20k-seg --checkpoint {origin}"
         )
-    if found is not None and found.ndim == 2 and len(found) != classes + 1:
+    if embedding is not None and embedding.ndim == 2 and len(embedding) != classes + 1:
         raise BenchError(
-            f"{origin}: was trained for {len(found) - 1} classes, this model has {classes}; give a checkpoint of this data set"
+            f"{origin}: was trained for {len(embedding) - 1} classes, this model has {classes}; give a checkpoint of this data set"
         )
     report = LoadReport()
     wrong: list[str] = []
@@ -224,9 +224,9 @@ def load_segmentor(
         "unexpected": refused(report.unexpected),
     }
     if any(problems.values()):
-        told = ", ".join(f"{len(v)} {what} ({', '.join(v[:3])})" for what, v in problems.items() if v)
+        counted = ", ".join(f"{len(v)} {what} ({', '.join(v[:3])})" for what, v in problems.items() if v)
         raise BenchError(
-            f"{origin}: does not fit this model: tensors {told}; name its own mmseg config with -o config=FILE.py"
+            f"{origin}: does not fit this model: tensors {counted}; name its own mmseg config with -o config=FILE.py"
         )
     with torch.no_grad():
         for name in report.loaded:

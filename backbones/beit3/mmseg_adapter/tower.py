@@ -53,12 +53,12 @@ def load_official(
         BenchError: vision tensors that are missing or of another shape.
     """
     report = load_spatial(tower, source, allow_missing=("beit3.encoder.layer_norm.*",), origin=origin)
-    told = [f"{len(report.loaded)} vision tensors loaded"]
-    told += [f"{name} resized {change}" for name, change in report.resized.items()]
-    told += [f"not in it: {', '.join(report.missing)}"] if report.missing else []
-    told += [f"not used: {', '.join(report.unexpected)}"] if report.unexpected else []
+    facts = [f"{len(report.loaded)} vision tensors loaded"]
+    facts += [f"{name} resized {change}" for name, change in report.resized.items()]
+    facts += [f"not in it: {', '.join(report.missing)}"] if report.missing else []
+    facts += [f"not used: {', '.join(report.unexpected)}"] if report.unexpected else []
     print_log(
-        f"BEiT-3 weights from {origin or source if isinstance(source, (str, Path)) else origin}: {'; '.join(told)}",
+        f"BEiT-3 weights from {origin or source if isinstance(source, (str, Path)) else origin}: {'; '.join(facts)}",
         "current",
     )
     return report

@@ -228,9 +228,9 @@ def check_same(job: TrainingJob) -> None:
     flat = [{**{k: v for k, v in d.items() if k != "settings"}, **d.get("settings", {})} for d in (stored, now)]
     differing = [f"{k} {flat[0].get(k)} -> {flat[1].get(k)}" for k in flat[1] if flat[0].get(k) != flat[1][k]]
     if differing:
-        told = ", ".join(differing[:5])
+        first = ", ".join(differing[:5])
         raise BenchError(
-            f"{path}: was made with other settings ({told}); give the old ones, or start again with --overwrite"
+            f"{path}: was made with other settings ({first}); give the old ones, or start again with --overwrite"
         )
 
 

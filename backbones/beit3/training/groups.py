@@ -24,8 +24,8 @@ def layer_of(name: str, depth: int) -> int:
     """Layer id of an official name: 0 (embeddings) to depth + 1 (heads)."""
     if "embed" in name:
         return 0
-    found = _LAYER.search(name)
-    return int(found[1]) + 1 if found else depth + 1
+    layer = _LAYER.search(name)
+    return int(layer[1]) + 1 if layer else depth + 1
 
 
 def parameter_groups(

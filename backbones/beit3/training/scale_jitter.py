@@ -153,7 +153,7 @@ def visible_extent(points: np.ndarray, width: float, height: float) -> tuple[flo
         if (high <= 0).any() or (low >= limits).any():
             return None
         ends = np.roll(points, -1, axis=0)
-        found = [points[((points >= 0) & (points <= limits)).all(axis=1)]]
+        kept_points = [points[((points >= 0) & (points <= limits)).all(axis=1)]]
         for axis in (0, 1):
             for border in (0.0, limits[axis]):
                 crosses = (points[:, axis] < border) != (ends[:, axis] < border)
@@ -162,10 +162,10 @@ def visible_extent(points: np.ndarray, width: float, height: float) -> tuple[flo
                 at = a + share[:, None] * (b - a)
                 at[:, axis] = border
                 other = 1 - axis
-                found.append(at[(at[:, other] >= 0) & (at[:, other] <= limits[other])])
+                kept_points.append(at[(at[:, other] >= 0) & (at[:, other] <= limits[other])])
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
-        found.append(corners[_inside(corners, points, ends)])
-        inside = np.concatenate(found)
+        kept_points.append(corners[_inside(corners, points, ends)])
+        inside = np.concatenate(kept_points)
         if not len(inside):
             return None
         low, high = inside.min(axis=0), inside.max(axis=0)

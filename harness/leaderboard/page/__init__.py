@@ -8,7 +8,7 @@ request.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,16 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (chart_of, has_protocol, interval_text, label_of, notes_of, protocol_of, ranges_of, size_of, url_of)
-    shown += (verdicts_of, whisker_of)
+    shown: list[Callable[..., Any]] = [
+        chart_of,
+        has_protocol,
+        interval_text,
+        label_of,
+        notes_of,
+        protocol_of,
+        ranges_of,
+    ]
+    shown += [size_of, url_of, verdicts_of, whisker_of]
     environment.filters |= {function.__name__: function for function in shown}
     return environment
 
@@ -74,7 +82,7 @@ def _printable(value: Any) -> Any:
 
 def _filters(table: Table) -> list[tuple[str, str, list[str]]]:
     """Name, label and values of each list to choose from."""
-    shown = [*table.sections, *table.apart]
+    shown: list[Section | ApartRow] = [*table.sections, *table.apart]
     return [
         ("task", "Task", list(dict.fromkeys(item.task for item in shown))),
         ("regime", "Setting", list(dict.fromkeys(item.regime for item in shown))),

@@ -234,6 +234,18 @@ def test_arguments_that_do_not_fit(argument: str, value: Any) -> None:
         small(**{argument: value})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sgima": 1}, r"^soft_nms has no option 'sgima'; did you mean 'sigma'\?$"),
+        ({"sigma": "wide"}, "^soft_nms: sigma: 'wide' is not a number"),
+    ],
+)
+def test_settings_of_soft_nms_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        small(soft_nms=settings)
+
+
 def test_a_backbone_of_another_width_is_named() -> None:
     detector = build_detector(Patches(8), num_classes=3, image_size=64, embed_dim=12, out_channels=8, fc_dim=16)
     with pytest.raises(BenchError, match=r"returned \(1, 8, 4, 4\).*\(1, 12, 4, 4\)"):

@@ -169,7 +169,7 @@ def test_box_stages_on_stored_proposals(variant: Variant, detector: nn.Module, i
 
     heads.predict_stage = spy
     try:
-        (found,) = heads.detect(features, [stored["proposal_boxes"]], size)
+        (detections,) = heads.detect(features, [stored["proposal_boxes"]], size)
     finally:
         del heads.predict_stage
     assert len(seen) == variant.stages
@@ -177,7 +177,7 @@ def test_box_stages_on_stored_proposals(variant: Variant, detector: nn.Module, i
         tolerance = 5e-5 if stage == 0 else 5e-4  # later stages pool from boxes that already differ by 1e-4 px
         close(logits, stored[f"box_cls_logits_stage{stage}"], tolerance)
         close(deltas, stored[f"box_deltas_stage{stage}"], tolerance)
-    _same_detections(found, stored, "det_net_boxes", "det")
+    _same_detections(detections, stored, "det_net_boxes", "det")
     boxes = [stored["det_net_boxes"]]
     pooled = pool_regions(features, boxes[0][:2], image[:2], MASK_SIDE)
     close(pooled, stored["mask_pooled_first2"], 2e-5)
@@ -185,10 +185,10 @@ def test_box_stages_on_stored_proposals(variant: Variant, detector: nn.Module, i
     close(probabilities, stored["det_mask_probs"], SLACK * TOLERANCE["mask_probs"])
 
 
-def _same_detections(found: dict[str, Tensor], stored: dict[str, Tensor], boxes: str, kind: str) -> None:
-    assert torch.equal(found["classes"], stored[f"{kind}_classes"].long())
-    close(found["scores"], stored[f"{kind}_scores"], SLACK * TOLERANCE["scores"])
-    close(found["boxes"], stored[boxes], SLACK * TOLERANCE["det/final_boxes_px"])
+def _same_detections(detections: dict[str, Tensor], stored: dict[str, Tensor], boxes: str, kind: str) -> None:
+    assert torch.equal(detections["classes"], stored[f"{kind}_classes"].long())
+    close(detections["scores"], stored[f"{kind}_scores"], SLACK * TOLERANCE["scores"])
+    close(detections["boxes"], stored[boxes], SLACK * TOLERANCE["det/final_boxes_px"])
 
 
 def _same_results(variant: Variant, i: int, result: dict[str, Tensor], every_mask: bool = True) -> None:

@@ -237,10 +237,10 @@ def test_rows_that_are_not_finite_are_dropped() -> None:
 @pytest.mark.parametrize("soft", [None, SoftNMS()])
 def test_nothing_above_the_threshold(soft: SoftNMS | None) -> None:
     for count in (0, 3):
-        found = select_detections(
+        selected = select_detections(
             torch.zeros(count, 4), torch.zeros(count, 3), torch.tensor([9, 9]), 0.05, 0.5, 100, soft
         )
-        assert [tuple(x.shape) for x in found] == [(0, 4), (0,), (0,), (0,)]
+        assert [tuple(x.shape) for x in selected] == [(0, 4), (0,), (0,), (0,)]
 
 
 # ---- Soft-NMS ------------------------------------------------------------------------------------------------------

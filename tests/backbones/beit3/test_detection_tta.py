@@ -89,8 +89,8 @@ def test_masks_are_averaged_over_views_of_equal_weight():
 
     def spoiled(features, boxes, classes):
         calls.append(len(boxes))
-        found = original(features, boxes, classes)
-        return [mask * 0 if k else mask for k, mask in enumerate(found)]
+        detections = original(features, boxes, classes)
+        return [mask * 0 if k else mask for k, mask in enumerate(detections)]
 
     model.roi_heads.mask_probabilities = spoiled  # type: ignore[method-assign]
     half = detect_views(model, [image], SIZE, flip=True)
@@ -122,9 +122,9 @@ def test_the_detector_is_as_before_afterwards(soft):
 
 
 def test_an_image_without_detections_gives_empty_tensors_of_the_right_shape():
-    found = detect_views(detector(score_threshold=0.999), [picture()], SIZE, flip=True)
-    assert found["boxes"].shape == (0, 4)
-    assert found["masks"].shape == (0, *SIZE)
+    detections = detect_views(detector(score_threshold=0.999), [picture()], SIZE, flip=True)
+    assert detections["boxes"].shape == (0, 4)
+    assert detections["masks"].shape == (0, *SIZE)
 
 
 @pytest.mark.parametrize(("longer", "side"), [(32, 32), (33, 64), (1333, 1344)])

@@ -215,9 +215,9 @@ def test_the_tower_is_registered_and_tells_its_shape():
     tower = adapter.BEiT3ViT(embed_dim=32, depth=4, num_heads=2, ffn_dim=64, grid=4)
     assert isinstance(tower, Backbone)
     shape = tower.output_shape()["last_feat"]
-    found = tower(torch.zeros(1, 3, 64, 96))["last_feat"]
+    features = tower(torch.zeros(1, 3, 64, 96))["last_feat"]
     assert (shape.channels, shape.stride) == (32, 16)
-    assert found.shape == (1, 32, 4, 6)
+    assert features.shape == (1, 32, 4, 6)
 
 
 @needs_detectron2
@@ -330,10 +330,10 @@ def test_what_train_net_stores_for_a_yaml_configuration_is_read_back(tmp_path):
     adapter.add_beit3_config(cfg)
     cfg.MODEL.BEIT3.SQUARE_PAD, cfg.MODEL.BEIT3.WINDOW_SIZE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 1280, 16, 500
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    found, problem = config_beside(tmp_path / "model_final.pth")
+    config, problem = config_beside(tmp_path / "model_final.pth")
     assert problem is None
-    assert (found.plan["image_size"], found.plan["window_size"], found.plan["proposals"]) == (1280, 16, 500)
-    assert found.tower["num_heads"] == 12
+    assert (config.plan["image_size"], config.plan["window_size"], config.plan["proposals"]) == (1280, 16, 500)
+    assert config.tower["num_heads"] == 12
 
 
 @needs_detectron2

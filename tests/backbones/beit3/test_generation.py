@@ -94,10 +94,10 @@ def test_generate_equals_an_obvious_search(form, decoder, setting):
     model = captioner(form, seed, end_bias)
     images = pictures(model, 3, seed)
     expected = [obvious_search(model, image, beams, limit, penalty, decoder == "clean") for image in images]
-    found = search(model, images, Decoding(beams, limit, penalty, decoder))
-    assert [h.ids for h in found] == [ids for ids, _ in expected]
-    assert [h.score for h in found] == pytest.approx([score for _, score in expected], abs=1e-4)
-    assert model.generate(images, beams, limit, penalty, decoder) == [h.ids for h in found]
+    hypotheses = search(model, images, Decoding(beams, limit, penalty, decoder))
+    assert [h.ids for h in hypotheses] == [ids for ids, _ in expected]
+    assert [h.score for h in hypotheses] == pytest.approx([score for _, score in expected], abs=1e-4)
+    assert model.generate(images, beams, limit, penalty, decoder) == [h.ids for h in hypotheses]
 
 
 def test_the_settings_above_cover_early_ends_and_the_length_limit():

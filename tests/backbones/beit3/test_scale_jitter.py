@@ -121,19 +121,19 @@ def test_extent_of_the_visible_part_equals_a_fine_raster(points):
     if len(cloud) < 3 or len(np.unique(np.sort(angle))) < len(cloud):
         return
     size, fine = 32, 8
-    found = visible_extent(cloud, size, size)
+    extent = visible_extent(cloud, size, size)
     flat = ((cloud + 64) * fine).ravel().tolist()
     raster = polygon_bitmaps([[flat]], 192 * fine, 192 * fine)[0][64 * fine : 96 * fine, 64 * fine : 96 * fine]
     rows, columns = np.nonzero(raster)
     if not len(rows):
-        assert found is None or min(found[2] - found[0], found[3] - found[1]) < 1
+        assert extent is None or min(extent[2] - extent[0], extent[3] - extent[1]) < 1
         return
-    if found is None:
+    if extent is None:
         assert min(np.ptp(rows), np.ptp(columns)) <= 2
         return
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / fine
     area = raster.sum() / fine**2
-    assert (np.array(found[:2]) <= seen[:2] + 0.3).all()
-    assert (np.array(found[2:]) >= seen[2:] - 0.3).all()
+    assert (np.array(extent[:2]) <= seen[:2] + 0.3).all()
+    assert (np.array(extent[2:]) >= seen[2:] - 0.3).all()
     if area > 20:  # slivers have corners that no raster shows
-        assert np.abs(np.array(found) - seen).max() < 4
+        assert np.abs(np.array(extent) - seen).max() < 4

@@ -94,40 +94,40 @@ def described(checkpoint: Path, text: str | None, settings: Any = None, heads: i
 
 
 def test_everything_that_no_tensor_shows_is_read(checkpoint):
-    found = described(checkpoint, LAZY)
-    plan = found.plan
+    detector = described(checkpoint, LAZY)
+    plan = detector.plan
     assert (plan.image_size, plan.window_size, plan.global_blocks, plan.proposals) == (128, 5, (1, 3), 60)
     assert (plan.pixel_mean, plan.pixel_std) == ((120.0, 121.0, 122.5), (60.0, 61.0, 62.5))
-    assert (found.tower.num_heads, found.tower.layer_norm_eps) == (4, 1e-6)
-    assert (found.config.short_side, found.config.longest_side) == (96, 112)
-    assert found.config.inference == {"score_threshold": 1e-5, "nms_threshold": 0.6, "detections_per_image": 100}
-    assert (found.notes, found.assumed({})) == ((), [])
-    assert found.origin == str(checkpoint.parent / "config.yaml")
+    assert (detector.tower.num_heads, detector.tower.layer_norm_eps) == (4, 1e-6)
+    assert (detector.config.short_side, detector.config.longest_side) == (96, 112)
+    assert detector.config.inference == {"score_threshold": 1e-5, "nms_threshold": 0.6, "detections_per_image": 100}
+    assert (detector.notes, detector.assumed({})) == ((), [])
+    assert detector.origin == str(checkpoint.parent / "config.yaml")
 
 
 def test_the_older_form_is_read_too(checkpoint):
-    found = described(checkpoint, YACS)
-    assert (found.plan.image_size, found.plan.window_size, found.plan.proposals) == (128, 7, 70)
-    assert found.assumed({}) == []
+    detector = described(checkpoint, YACS)
+    assert (detector.plan.image_size, detector.plan.window_size, detector.plan.proposals) == (128, 7, 70)
+    assert detector.assumed({}) == []
 
 
 def test_without_a_configuration_the_defaults_are_named_but_for_what_is_given(checkpoint):
-    found = described(checkpoint, None)
-    assert found.assumed({}) == ["1024 pixels", "14 tokens along a window", "1000 proposals"]
-    assert found.assumed({"image_size": 1280, "window_size": None, "proposals": 500}) == ["14 tokens along a window"]
+    detector = described(checkpoint, None)
+    assert detector.assumed({}) == ["1024 pixels", "14 tokens along a window", "1000 proposals"]
+    assert detector.assumed({"image_size": 1280, "window_size": None, "proposals": 500}) == ["14 tokens along a window"]
 
 
 def test_the_files_own_settings_come_before_a_configuration_beside_it(checkpoint):
-    found = described(checkpoint, LAZY, PLAN.to_dict())
-    assert (found.plan, found.config, found.notes) == (PLAN, None, ())
+    detector = described(checkpoint, LAZY, PLAN.to_dict())
+    assert (detector.plan, detector.config, detector.notes) == (PLAN, None, ())
 
 
 def test_plain_values_with_pythons_tags_are_plain_values(checkpoint):
     text = LAZY.replace("square_pad: 128", "square_pad: !!python/int '128'").replace(
         "window_size: 5", "window_size: 0x5"
     )
-    found = described(checkpoint, text)
-    assert (found.plan.image_size, found.assumed({})) == (128, ["14 tokens along a window"])
+    detector = described(checkpoint, text)
+    assert (detector.plan.image_size, detector.assumed({})) == (128, ["14 tokens along a window"])
 
 
 def test_the_epsilon_of_a_checkpoints_own_configuration_is_kept(checkpoint):
@@ -138,14 +138,14 @@ def test_the_epsilon_of_a_checkpoints_own_configuration_is_kept(checkpoint):
         "head_arguments": PLAN.to_dict(),
     }
     torch.save({**content, "beit3_bench": own}, checkpoint)
-    found = described(checkpoint, None, PLAN.to_dict())
-    assert found.tower.layer_norm_eps == 1e-6
-    norms = [m for m in found.plan.build(found.tower).backbone.net.modules() if isinstance(m, torch.nn.LayerNorm)]
+    detector = described(checkpoint, None, PLAN.to_dict())
+    assert detector.tower.layer_norm_eps == 1e-6
+    norms = [m for m in detector.plan.build(detector.tower).backbone.net.modules() if isinstance(m, torch.nn.LayerNorm)]
     assert {norm.eps for norm in norms} == {1e-6}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "words"),
     [
         ("embed_dim: 32", "embed_dim: 48", "embed_dim 48 instead of 32"),
         ("depth: 4", "depth: 12", "depth 12 instead of 4"),
@@ -160,15 +160,15 @@ def test_the_epsilon_of_a_checkpoints_own_configuration_is_kept(checkpoint):
         ("pixel_std: [60.0, ", "pixel_std: [0.0, ", "pixel_std"),
     ],
 )
-def test_a_configuration_of_another_detector_is_not_believed(checkpoint, old, new, told):
+def test_a_configuration_of_another_detector_is_not_believed(checkpoint, old, new, words):
     assert old in LAZY
-    found = described(checkpoint, LAZY.replace(old, new))
-    assert found.config is None
-    assert found.plan.window_size == 14
-    assert len(found.assumed({})) == 3
-    (note,) = found.notes
+    detector = described(checkpoint, LAZY.replace(old, new))
+    assert detector.config is None
+    assert detector.plan.window_size == 14
+    assert len(detector.assumed({})) == 3
+    (note,) = detector.notes
     assert "config.yaml: is of another detector" in note
-    assert told in note
+    assert words in note
 
 
 def test_a_detector_of_other_colours_is_refused(checkpoint):
@@ -201,10 +201,10 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_is_executed_and_nothing_fails(checkpoint, name, tmp_path):
     marker = tmp_path / "EXECUTED"
-    found = described(checkpoint, HOSTILE[name].format(marker=marker))
+    detector = described(checkpoint, HOSTILE[name].format(marker=marker))
     assert not marker.exists()
-    assert found.plan.image_size in (1024, 128)
-    assert found.assumed({}) or found.notes
+    assert detector.plan.image_size in (1024, 128)
+    assert detector.assumed({}) or detector.notes
 
 
 def test_what_is_no_text_is_a_note(checkpoint):
@@ -254,5 +254,5 @@ def test_mutilated_configurations_are_read_or_noted(checkpoint):
             else:
                 content[at:at] = content[:: random.randrange(1, 9)][:30]
         place.write_bytes(content)
-        found, problem = config_beside(checkpoint)
-        assert found is not None or "\n" not in problem
+        config, problem = config_beside(checkpoint)
+        assert config is not None or "\n" not in problem

@@ -66,8 +66,8 @@ def toy(tmp_path, monkeypatch):
 
 def test_mcnemar_counts_and_effect_are_those_of_the_samples(toy):
     a, b = toy("a"), toy("b", bias="1e-9")
-    found = compare(a, b)
-    (one,) = [m for m in found.metrics if m.metric == "accuracy"]
+    comparison = compare(a, b)
+    (one,) = [m for m in comparison.metrics if m.metric == "accuracy"]
     assert (one.a, one.b, one.difference) == (1.0, 0.75, pytest.approx(-0.25))
     assert (one.only_a, one.only_b, one.changed, one.test) == (10, 0, 10, MCNEMAR)
     assert one.p_value == pytest.approx(2 / 2**10)
