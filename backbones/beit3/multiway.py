@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from beit3_bench.backbones.beit3.config import MAX_TEXT_ROWS, POSITION_OFFSET, BEiT3Config
 from beit3_bench.backbones.beit3.fused_norms import add_layer_norm, gelu_layer_norm, layer_norm
 from beit3_bench.backbones.packing import linear_part
+from beit3_bench.backbones.patches import embed_patches
 from beit3_bench.errors import BenchError
 
 Read = Literal["all", "first"]
@@ -185,18 +186,6 @@ class VisionEmbedding(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
 
-    def patches(self, images: Tensor) -> Tensor:
-        """The patch convolution as one product: cuDNN takes several times as long for strides as wide as the kernel.
-
-        (B, 3, S, S) -> (B, patches, D).
-        """
-        if torch.is_autocast_enabled(images.device.type):
-            images = images.to(torch.get_autocast_dtype(images.device.type))
-        size, patch = self.proj.kernel_size[0], self.image_size // self.proj.kernel_size[0]
-        x = images.unflatten(3, (patch, size)).unflatten(2, (patch, size))  # (B, 3, rows, size, columns, size)
-        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
-
     def forward(self, images: Tensor, masked_patches: Tensor | None = None) -> Tensor:
         """images float (B, 3, S, S); masked_patches bool (B, patches), True = replaced by the mask token."""
         if images.shape[-2:] != (self.image_size, self.image_size):
@@ -204,7 +193,7 @@ class VisionEmbedding(nn.Module):
                 f"the model takes images of {self.image_size}x{self.image_size} pixels, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; load the checkpoint with --image-size {images.shape[-1]}"
             )
-        x = self.patches(images) if images.is_cuda else self.proj(images).flatten(2).transpose(1, 2)
+        x = embed_patches(self.proj, images)
         if masked_patches is not None:
             w = masked_patches.unsqueeze(-1).to(x.dtype)
             x = x * (1 - w) + self.mask_token * w

@@ -5,38 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.abilities import Ability, Answers, Batch, Captions, Classifies, Embeds
-from beit3_bench.errors import BenchError
+from beit3_bench.backbones import native
+from beit3_bench.backbones.abilities import Batch, Captions, Classifies, Embeds
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from beit3_bench.backbones.abilities import Caption
     from beit3_bench.backbones.beit3.generation import Decoding
-    from beit3_bench.backbones.beit3.reading import NativeReader
     from beit3_bench.backbones.preprocess import Preprocessing
+    from beit3_bench.backbones.reading import NativeReader
 
 
-class NativeAbility(Ability):
-    """What the native heads share. ``preprocessing`` normalises pixels on the device."""
-
-    reader: NativeReader
-
-    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing):
-        super().__init__(module, reader)
-        self.preprocessing = preprocessing
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32, normalised."""
-        return self.preprocessing.normalise(images)
-
-    def make_ready(self, device: torch.device, compiled: bool) -> None:
-        """On a CPU weights are laid out once for its product kernels (see `backbones.packing`)."""
-        from beit3_bench.backbones.packing import pack_weights
-
-        if device.type == "cpu" and not compiled:
-            pack_weights(self.module)
+class NativeAbility(native.NativeAbility):
+    """What BEiT-3's heads share."""
 
     def compile(self) -> None:
         compile_layers(self.module)
@@ -56,15 +39,8 @@ def compile_layers(module: nn.Module) -> None:
         layer.image_states = torch.compile(layer.image_states)
 
 
-class DualEncoder(NativeAbility, Embeds):
+class DualEncoder(NativeAbility, native.DualEncoder):
     """Each tower's projected first token."""
-
-    def predict(self, batch: Batch) -> list[Any]:
-        if "images" in batch:
-            embeddings = self.module.encode_image(self.normalise(batch["images"]))
-        else:
-            embeddings = self.module.encode_text(batch["token_ids"], batch["padding_mask"])
-        return list(embeddings.float().cpu().numpy())
 
 
 class PatchMeans(NativeAbility, Embeds):
@@ -85,33 +61,12 @@ class PatchMeans(NativeAbility, Embeds):
         return self.module.fc_norm if isinstance(self.module, ImageClassification) else None
 
 
-class AnswerClassifier(NativeAbility, Answers):
-    """The answer of the greatest logit (BEiT-3 paper, section 3.1.1: pooled vision CLS); ``labels`` are the answers."""
-
-    def predict(self, batch: Batch) -> list[str]:
-        """Raises: BenchError: nothing says what the outputs mean."""
-        if self.labels is None:
-            raise BenchError(
-                f"{self.reader.checkpoint}: does not say which answers its outputs are; give the annotations, or the official "
-                "answer2label.txt"
-            )
-        logits = self.module(
-            self.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], batch["image_index"]
-        )
-        return [self.labels[best] for best in logits.argmax(dim=-1).tolist()]
+class AnswerClassifier(NativeAbility, native.AnswerClassifier):
+    """The answer of the greatest logit (BEiT-3 paper, section 3.1.1: pooled vision CLS)."""
 
 
-class PairClassifier(NativeAbility, Classifies):
+class PairClassifier(NativeAbility, native.PairClassifier):
     """A text about two images (NLVR2): [vision CLS, text BOS] of both passes (BEiT-3 paper, section 3.1.1)."""
-
-    def predict(self, batch: Batch) -> list[Any]:
-        return list(self.logits(self.module, batch).float().cpu().numpy())
-
-    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
-        """(B, labels)."""
-        images = self.normalise(batch["images"])
-        left, right = images[batch["image_index"][0::2]], images[batch["image_index"][1::2]]
-        return module(left, right, batch["token_ids"], batch["padding_mask"])
 
 
 class ImageClassifier(NativeAbility, Classifies):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beit3_bench.backbones.reading import pad_ids
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 
@@ -127,11 +128,4 @@ class Tokenizer:
         """Token ids int64 (n, L), L the longest of these rounded up to a multiple, and padding_mask bool (n, L), True =
         padding; None if nothing is padded.
         """
-        import torch
-
-        lengths = torch.tensor([len(s) for s in sequences])
-        longest = -(-max((len(s) for s in sequences), default=0) // multiple) * multiple
-        padding = torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
-        token_ids = torch.full(padding.shape, PAD, dtype=torch.long)
-        token_ids[~padding] = torch.tensor([i for s in sequences for i in s], dtype=torch.long)
-        return token_ids, padding if padding.any() else None
+        return pad_ids(sequences, PAD, multiple, self.max_tokens)

@@ -23,7 +23,7 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.errors import BenchError
 from beit3_bench.backbones.beit3.models import blank_model, build_model
 from beit3_bench.backbones.beit3.native import DualEncoder
-from beit3_bench.backbones.beit3.reading import NativeReader
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import automatic_batch_size

@@ -12,7 +12,7 @@ from native import ROOTS, edit_json, invoke, run_words
 from ranks import run_ranks
 from run_requests import run_request
 
-from beit3_bench.backbones.beit3.reading import NativeReader
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.registry import get_task

@@ -19,7 +19,6 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.loading import TEXT_MULTIPLES, head_of, native_ability
 from beit3_bench.backbones.beit3.models import HEADS
 from beit3_bench.backbones.beit3.native import Captioner, NativeAbility, PairClassifier
-from beit3_bench.backbones.beit3.reading import NativeReader
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer
 from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform, mixes_samples, refuse_mixing
@@ -37,6 +36,7 @@ from beit3_bench.backbones.beit3.training.start import InitialModel, find_tokeni
 from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
 from beit3_bench.backbones.family import Asked, Training, TrainingOptions, digest
 from beit3_bench.backbones.preprocess import Preprocessing, decode
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.seeds import derived
 from beit3_bench.errors import BenchError

@@ -17,7 +17,7 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.loading import model_of
 from beit3_bench.backbones.beit3.models import build_model
 from beit3_bench.backbones.beit3.native import DualEncoder
-from beit3_bench.backbones.beit3.reading import NativeReader
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.family import Source
 from beit3_bench.backbones.preprocess import HALF, IMAGENET_MEAN, Preprocessing
 from beit3_bench.errors import BenchError

@@ -1,11 +1,11 @@
-"""From image files and texts to what BEiT-3's native heads take; runs in decoding processes."""
+"""From image files and texts to what networks of images and token ids take; runs in decoding processes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,39 @@ from beit3_bench.errors import BenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+
+class TextTokenizer(Protocol):
+    """From texts to token ids.
+
+    max_tokens: longer texts are cut, special tokens included.
+    """
+
+    max_tokens: int
+
+    def encode(self, text: str, source: str = "text") -> list[int]:
+        """Ids with special tokens, cut. Raises: BenchError: a text that cannot be taken; begins with ``source``."""
+
+    def pad(self, sequences: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
+        """See `pad_ids`; never longer than ``max_tokens``."""
+
+
+def padded_length(length: int, multiple: int, most: int) -> int:
+    """``length`` rounded up to a multiple; not beyond ``most``, the longest that the network takes."""
+    return max(length, min(-(-length // multiple) * multiple, most))
+
+
+def pad_ids(sequences: Sequence[Sequence[int]], pad_id: int, multiple: int, most: int) -> tuple[Tensor, Tensor | None]:
+    """Token ids int64 (n, L), L the `padded_length` of the longest, and padding_mask bool (n, L), True = padding; None if nothing is
+    padded.
+    """
+    import torch
+
+    lengths = torch.tensor([len(s) for s in sequences])
+    longest = padded_length(max((len(s) for s in sequences), default=0), multiple, most)
+    padding = torch.arange(longest).unsqueeze(0) >= lengths.unsqueeze(1)
+    token_ids = torch.full(padding.shape, pad_id, dtype=torch.long)
+    token_ids[~padding] = torch.tensor([i for s in sequences for i in s], dtype=torch.long)
+    return token_ids, padding if padding.any() else None
 
 
 class NativeReader(Reader):
@@ -31,7 +63,7 @@ class NativeReader(Reader):
     def __init__(
         self,
         transform: Preprocessing,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: TextTokenizer | None = None,
         multiple: int = 8,
         vocab_size: int | None = None,
         checkpoint: Path | None = None,
@@ -70,7 +102,8 @@ class NativeReader(Reader):
         return known
 
     def length(self, item: Item) -> int:
-        return -(-len(self.ids(item)) // self.multiple) * self.multiple
+        most = 0 if self.tokenizer is None else self.tokenizer.max_tokens
+        return padded_length(len(self.ids(item)), self.multiple, most)
 
     def text_key(self, item: Item) -> bytes | None:
         ids = self.ids(item)
