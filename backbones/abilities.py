@@ -34,7 +34,7 @@ class Item:
     text: a question, a sentence, a caption; None where there is none.
     texts: candidates, for `Matches` and for answers that are ranked.
     size: (width, height) of the upright image as the truth says it; a detector refuses another. None = not known.
-    target: what a training learns of this item; see `family.Training`.
+    target: what a training learns of this item; see `backbones.training.Training`.
     """
 
     id: str = ""

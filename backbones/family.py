@@ -11,19 +11,19 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.abilities import Ability, Batch, Item
-    from beit3_bench.backbones.checkpoints import Checkpoint
-    from beit3_bench.backbones.recipe import Recipe
+    from beit3_bench.backbones.abilities import Ability
+    from beit3_bench.backbones.benchmark import Benchmark
     from beit3_bench.backbones.released import ReleasedFile
+    from beit3_bench.backbones.training import EngineRequest, Training, TrainingEngine, TrainingOptions
 
 
 def digest(value: Any) -> str:
@@ -94,44 +94,6 @@ class LoadOptions:
 
 
 # ---- what is there ------------------------------------------------------------------------------------------------------
-
-
-class Source:
-    """A file or a folder that may hold a model; read when it is first asked about.
-
-    text: as it was named, without the family.
-    path: the file, or the folder; the index file of a checkpoint in several files.
-    """
-
-    def __init__(self, text: str, path: Path):
-        self.text, self.path = text, path
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """Its tensors and what is beside them. Raises: BenchError: it cannot be read; see `checkpoints.read_checkpoint`."""
-        from beit3_bench.backbones.checkpoints import read_checkpoint
-
-        return read_checkpoint(self.path)
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """Names of its tensors, without wrappers."""
-        return frozenset(self.checkpoint.tensors)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The JSON object in ``config.json`` or ``open_clip_config.json`` of a folder, or beside a file; empty where there is none."""
-        from beit3_bench.files import read_limited
-
-        folder = self.path if self.path.is_dir() else self.path.parent
-        for name in ("config.json", "open_clip_config.json"):
-            try:
-                content = json.loads(read_limited(folder / name, 2**24))
-            except (OSError, ValueError, RecursionError):
-                continue
-            if isinstance(content, dict):
-                return content
-        return {}
 
 
 @dataclass(frozen=True)
@@ -217,164 +179,6 @@ class Model:
     def module(self) -> torch.nn.Module | None:
         """The network."""
         return self.ability.module
-
-
-# ---- training -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a training starts.
-
-    source: pretrained weights; None = from scratch.
-    recipe: the hyper-parameters.  seed: of new weights.
-    tokenizer: file; None = beside the checkpoint or the data.  data_root: folder of the data.
-    shapes_only: the network has shapes but no values (for a dry run).
-    """
-
-    recipe: Recipe
-    preset: str
-    source: Source | None = None
-    tokenizer: Path | None = None
-    data_root: Path | None = None
-    seed: int = 0
-    shapes_only: bool = False
-
-
-class Training(ABC):
-    """A network under training. Items carry `Item.target`, what is learned of them:
-
-    `Embeds`: image and text are a pair; ``target`` None, or an int (pairs of equal targets are not each other's negatives).
-    `Answers`: ``{position in Asked.labels: weight}``.  `Classifies`: position of the label.  `Captions`: the text is the caption.
-    `Detects`: list of ``{"bbox", "segmentation", "class"}`` in COCO's conventions; without masks no ``segmentation``.
-
-    Attributes:
-        ability: of the network, for validation.
-        settings: of the network, plain values.  preprocessing: of evaluation, plain values.
-        fingerprints: of the start, the network and the tokenizer: what has to be the same to resume.
-        start: ``{"checkpoint", "sha256", "missing", "unexpected", "resized"}`` of the pretrained file, plain values.
-        new: names of tensors that the pretrained file did not have or had too much, as was allowed.
-        notes: for a reader of the validation scores.
-        companions: files that belong beside the checkpoints, by the name that they get there.
-        resolved: options by name as they are in force.
-        shard_layers: names of the classes whose modules are gathered one at a time where the network is sharded over processes.
-    """
-
-    ability: Ability
-    settings: Mapping[str, Any]
-    preprocessing: Mapping[str, Any]
-    fingerprints: dict[str, str]
-    start: dict[str, Any]
-    new: list[str]
-    notes: list[str]
-    companions: dict[str, Path]
-    resolved: Mapping[str, Any]
-    shard_layers: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> torch.nn.Module:
-        return self.ability.module
-
-    def prepare(self, items: Sequence[Item]) -> None:
-        """Do once what all processes can share; see `Reader.prepare`."""
-        self.ability.reader.prepare(items)
-
-    @abstractmethod
-    def collate(self, items: Sequence[Item], generator: torch.Generator) -> Batch:
-        """Decode, augment and pad; in a worker process. Draws from ``generator`` by the item's id or image, so that an item
-        looks the same whatever stands beside it.
-        """
-
-    @abstractmethod
-    def loss(self, module: torch.nn.Module, batch: Batch, gather: Callable, step: int) -> torch.Tensor:
-        """Training loss (scalar). ``gather(tensor)`` concatenates over processes, with gradients."""
-
-    @abstractmethod
-    def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: ``{"name", "params", "names", "lr_scale", "weight_decay"}``."""
-
-    @abstractmethod
-    def metadata(self) -> dict[str, Any]:
-        """What a checkpoint of this network carries so that it can be loaded without further options; plain values."""
-
-    @abstractmethod
-    def state_dict(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The weights under the names in which checkpoints are kept."""
-
-    def mixed(self, batch: Batch, seed: int) -> Batch:
-        """The batch on the device with what mixes its samples (mixup, erasing)."""
-        return batch
-
-    def memory(self, samples: int, dtype: str, average: bool, shards: int = 1) -> dict[str, int]:
-        """Estimated bytes on one device: ``{"weights", "gathered", "activations", "total"}``; zeros where nothing is known."""
-        return dict.fromkeys(("weights", "gathered", "activations", "total"), 0)
-
-
-@dataclass(frozen=True)
-class EngineRequest:
-    """What a `TrainingEngine` is asked for: what `beit3-bench finetune` was given, and what the task has read.
-
-    root: folder of the data in the layout that the framework reads (`Task.root`).
-    training, validation: all samples; their image files are there. `Item.target` is the file of the label map.
-    preset: architecture; None = that of the recipe's name, or of the checkpoint.
-    recipe: name of the hyper-parameters; None = the preset's.  options: hyper-parameters over it, as strings (``-o``).
-    checkpoint: to start from; None = from scratch, which ``from_scratch`` must allow.
-    output: folder; None = one below ``results/runs``, named after task and recipe.
-    workers: decoding processes; None = chosen from the cores.
-    resume, overwrite: what to do with an earlier training in the folder.
-    """
-
-    root: Path
-    training: Sequence[Item]
-    validation: Sequence[Item]
-    preset: str | None = None
-    recipe: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    checkpoint: Path | None = None
-    output: Path | None = None
-    device: str = "auto"
-    dtype: str = "fp32"
-    workers: int | None = None
-    seed: int = 0
-    resume: bool = False
-    overwrite: bool = False
-    from_scratch: bool = False
-
-
-class TrainingEngine(ABC):
-    """A framework that trains in its own way instead of by the harness's loop."""
-
-    @abstractmethod
-    def plan(self) -> dict[str, Any]:
-        """What a training would do, in plain values; nothing is written."""
-
-    @abstractmethod
-    def run(self) -> dict[str, Any]:
-        """Train, or go on: ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``."""
-
-
-class Benchmark(ABC):
-    """How fast a family's networks are, as ratios measured in one run."""
-
-    @property
-    @abstractmethod
-    def tasks(self) -> tuple[str, ...]:
-        """For which there is a case."""
-
-    @abstractmethod
-    def measure(
-        self,
-        task: str,
-        preset: str,
-        device: torch.device,
-        dtype: str,
-        samples: int | None = None,
-        repeats: int = 5,
-        image_size: int | None = None,
-        same_process: bool = False,
-        compiled: bool = False,
-    ) -> dict[str, Any]:
-        """Medians and ratios of one case, plain values."""
 
 
 # ---- a family -----------------------------------------------------------------------------------------------------------

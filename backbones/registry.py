@@ -12,7 +12,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from beit3_bench.backbones.family import Family, Source
+from beit3_bench.backbones.family import Family
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.spelling import did_you_mean
 

@@ -23,7 +23,8 @@ from beit3_bench.backbones.abilities import (
     Item,
     Segments,
 )
-from beit3_bench.backbones.family import Asked, Model, Source
+from beit3_bench.backbones.family import Asked, Model
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes

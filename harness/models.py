@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outputs, Source, family_options
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outputs, family_options
 from beit3_bench.backbones.registry import families, find_family, locate
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.image_cache import ImageCache

@@ -247,11 +247,11 @@ class Task(ABC):
         return self.read("train")
 
     def root(self) -> Path:
-        """The folder whose layout a framework with a training of its own reads (`backbones.family.EngineRequest`)."""
+        """The folder whose layout a framework with a training of its own reads (`backbones.training.EngineRequest`)."""
         return self.data_root
 
     def training_item(self, example: Example) -> Item:
-        """What a training learns of an example; `Item.target` as `backbones.family.Training` says it for the ability."""
+        """What a training learns of an example; `Item.target` as `backbones.training.Training` says it for the ability."""
         return dataclasses.replace(self.item(example), target=example.target)
 
     @classmethod

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from beit3_bench.backbones.family import LoadOptions, Model, Source
+from beit3_bench.backbones.family import LoadOptions, Model
 from beit3_bench.backbones.registry import get_family
+from beit3_bench.backbones.sources import Source
 from beit3_bench.tasks.contract import Row, Split, Task
 
 

@@ -9,20 +9,12 @@ from importlib.resources import files
 from typing import Any
 
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
-from beit3_bench.backbones.family import (
-    Asked,
-    Benchmark,
-    EngineRequest,
-    Family,
-    LoadOptions,
-    Model,
-    Source,
-    Training,
-    TrainingEngine,
-    TrainingOptions,
-)
+from beit3_bench.backbones.benchmark import Benchmark
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.recipe import resolve_section
 from beit3_bench.backbones.released import ReleasedFile
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.training import EngineRequest, Training, TrainingEngine, TrainingOptions
 
 DENSE = ("backbone.net.", "decode_head.", "roi_heads.")
 """Names of detectron2's detectors and mmsegmentation's segmentors around a BEiT-3."""

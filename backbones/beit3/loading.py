@@ -25,11 +25,12 @@ from beit3_bench.backbones.beit3.native import (
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer, find_tokenizer
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, Source, digest
+from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, digest
 from beit3_bench.backbones.pins import pin_or_check
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 FINAL_NORM = "beit3.encoder.layer_norm.A.weight"

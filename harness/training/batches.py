@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from beit3_bench.backbones.abilities import Batch
-from beit3_bench.backbones.family import Training
 from beit3_bench.backbones.seeds import seed_of
+from beit3_bench.backbones.training import Training
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.batches import Failure, decode_ahead
 from beit3_bench.harness.training.order import Division, GlobalBatches

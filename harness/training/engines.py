@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beit3_bench.backbones.family import EngineRequest, TrainingEngine
+from beit3_bench.backbones.training import EngineRequest, TrainingEngine
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from beit3_bench.backbones.abilities import Batch
-from beit3_bench.backbones.family import Training
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.seeds import seed_of
+from beit3_bench.backbones.training import Training
 from beit3_bench.errors import BenchError
 from beit3_bench.files import write_atomic
 from beit3_bench.harness.engine.batches import dying_workers

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit3_bench.backbones.family import Family, Source, Training, TrainingOptions
+from beit3_bench.backbones.family import Family
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.registry import DEFAULT_FAMILY, find_family, get_family, locate, split_source
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.training import Training, TrainingOptions
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import data_fingerprint, digest, option_fingerprints

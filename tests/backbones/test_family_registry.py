@@ -12,7 +12,8 @@ import pytest
 
 from beit3_bench.backbones import registry
 from beit3_bench.backbones.abilities import Answers, Captions, Embeds
-from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Source
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 

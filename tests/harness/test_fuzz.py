@@ -20,8 +20,8 @@ import pytest
 from mutations import Spoil, spoil_bytes, spoil_csv, spoil_json, spoil_json_lines, spoil_npz
 from native import invoke, run_words
 
-from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.record.fingerprints import data_fingerprint

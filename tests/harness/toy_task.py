@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.backbones.abilities import Batch, Classifies, Item, Reader
-from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, Source, digest
+from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, digest
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.files import read_json

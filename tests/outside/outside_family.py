@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from beit3_bench.backbones.abilities import Batch, Embeds, Item, Reader
-from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, Source, digest
+from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, digest
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 FORMAT = "colour-words"

@@ -23,7 +23,7 @@ from run_requests import run_request
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.training.segmentation import OTHERS, SAME, apply_recipe, check_keys, divide_batch
 from beit3_bench.backbones.checkpoints import read_checkpoint
-from beit3_bench.backbones.family import TrainingEngine
+from beit3_bench.backbones.training import TrainingEngine
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.engine.processes import Processes

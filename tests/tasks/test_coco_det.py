@@ -25,9 +25,10 @@ from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
 from beit3_bench.backbones.checkpoints import METADATA_KEY
-from beit3_bench.backbones.family import Source, TrainingOptions
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.registry import get_family
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.training import TrainingOptions
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.evidence.compare import compare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.family import Benchmark
+from beit3_bench.backbones.benchmark import Benchmark
 
 if TYPE_CHECKING:
     import torch

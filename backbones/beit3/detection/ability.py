@@ -14,8 +14,9 @@ from beit3_bench.backbones.beit3.detection.reading import DetectionReader
 from beit3_bench.backbones.beit3.detection.resize import MODE, ShortestEdge
 from beit3_bench.backbones.beit3.detection.weights import load_detector
 from beit3_bench.backbones.beit3.loading import labels_in, model_of
-from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs, Source
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
 from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from beit3_bench.backbones.beit3.mmseg_adapter.loading import (
     preprocessing_of,
 )
 from beit3_bench.backbones.beit3.mmseg_adapter.prediction import predict_classes
-from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs, Source
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
 from beit3_bench.backbones.images import check_header
 from beit3_bench.backbones.preprocess import upright
 from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:

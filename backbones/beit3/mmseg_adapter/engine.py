@@ -17,11 +17,12 @@ from beit3_bench.backbones.beit3.mmseg_adapter.training import TOWER_FIELDS, Tra
 from beit3_bench.backbones.beit3.training.segmentation import apply_recipe, check_keys, divide_batch
 from beit3_bench.backbones.checkpoints import Checkpoint, read_checkpoint
 from beit3_bench.backbones.environment import announced_processes
-from beit3_bench.backbones.family import Asked, EngineRequest, TrainingEngine
+from beit3_bench.backbones.family import Asked
 from beit3_bench.backbones.file_kinds import checkpoint_file
 from beit3_bench.backbones.images import check_header
 from beit3_bench.backbones.label_images import check_map
 from beit3_bench.backbones.recipe import load_recipe
+from beit3_bench.backbones.training import EngineRequest, TrainingEngine
 from beit3_bench.errors import BenchError
 
 RUNS = Path("results") / "runs"

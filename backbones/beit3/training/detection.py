@@ -24,8 +24,9 @@ from beit3_bench.backbones.beit3.training.scale_jitter import LargeScaleJitter
 from beit3_bench.backbones.beit3.training.start import find_tokenizer
 from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Asked, Training, TrainingOptions, digest
+from beit3_bench.backbones.family import Asked, digest
 from beit3_bench.backbones.seeds import derived, seed_of
+from beit3_bench.backbones.training import Training, TrainingOptions
 from beit3_bench.errors import BenchError
 
 

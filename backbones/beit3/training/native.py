@@ -34,11 +34,12 @@ from beit3_bench.backbones.beit3.training.masking import mask_caption
 from beit3_bench.backbones.beit3.training.memory import gathered_parts, memory_bytes
 from beit3_bench.backbones.beit3.training.start import InitialModel, find_tokenizer, initial_model, model_config
 from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
-from beit3_bench.backbones.family import Asked, Training, TrainingOptions, digest
+from beit3_bench.backbones.family import Asked, digest
 from beit3_bench.backbones.preprocess import Preprocessing, decode
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.seeds import derived
+from beit3_bench.backbones.training import Training, TrainingOptions
 from beit3_bench.errors import BenchError
 
 

@@ -17,9 +17,10 @@ from beit3_bench.backbones.beit3.multiway import Encoder
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.weights import TOKENIZER_FILE
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Source, TrainingOptions
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.backbones.seeds import seed_of
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.training import TrainingOptions
 from beit3_bench.errors import BenchError
 
 FINAL_NORM = "beit3.encoder.layer_norm."

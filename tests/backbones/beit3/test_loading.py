@@ -9,7 +9,8 @@ from beit3_bench.backbones.abilities import Embeds
 from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.backbones.beit3.loading import labels_in
 from beit3_bench.backbones.checkpoints import METADATA_KEY
-from beit3_bench.backbones.family import Asked, LoadOptions, Source
+from beit3_bench.backbones.family import Asked, LoadOptions
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 

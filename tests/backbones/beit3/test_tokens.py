@@ -11,11 +11,11 @@ from native import invoke, run_words
 
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import RELEASED_PIECES, RELEASED_VOCABULARY, BEiT3Config
-from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer, find_tokenizer
 from beit3_bench.backbones.pins import pins_file
 from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.errors import BenchError
 
 

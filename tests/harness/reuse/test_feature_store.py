@@ -17,9 +17,9 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.loading import model_of
 from beit3_bench.backbones.beit3.models import build_model
 from beit3_bench.backbones.beit3.native import DualEncoder
-from beit3_bench.backbones.reading import NativeReader
-from beit3_bench.backbones.family import Source
 from beit3_bench.backbones.preprocess import HALF, IMAGENET_MEAN, Preprocessing
+from beit3_bench.backbones.reading import NativeReader
+from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.fingerprints import weights_sha256

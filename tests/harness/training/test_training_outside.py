@@ -17,20 +17,9 @@ from training_cases import weights
 from beit3_bench.backbones import registry
 from beit3_bench.backbones.abilities import Batch, Captions, Classifies, Item
 from beit3_bench.backbones.checkpoints import read_checkpoint
-from beit3_bench.backbones.family import (
-    Asked,
-    EngineRequest,
-    Family,
-    Identity,
-    LoadOptions,
-    Model,
-    ModelCard,
-    Source,
-    Training,
-    TrainingEngine,
-    TrainingOptions,
-    digest,
-)
+from beit3_bench.backbones.family import Asked, Family, Identity, LoadOptions, Model, ModelCard, digest
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.training import EngineRequest, Training, TrainingEngine, TrainingOptions
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import command
 from beit3_bench.harness.request import RunRequest

@@ -1,0 +1,33 @@
+"""How fast a family's networks are: what `beit3-bench bench` asks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Benchmark(ABC):
+    """How fast a family's networks are, as ratios measured in one run."""
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """For which there is a case."""
+
+    @abstractmethod
+    def measure(
+        self,
+        task: str,
+        preset: str,
+        device: torch.device,
+        dtype: str,
+        samples: int | None = None,
+        repeats: int = 5,
+        image_size: int | None = None,
+        same_process: bool = False,
+        compiled: bool = False,
+    ) -> dict[str, Any]:
+        """Medians and ratios of one case, plain values."""
