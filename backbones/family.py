@@ -195,7 +195,7 @@ class Family(ABC):
         Options: a dataclass of options of the family's own, which no released file needs.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     title: ClassVar[str]
     abilities: ClassVar[tuple[type[Ability], ...]]
     engines: ClassVar[tuple[type[Ability], ...]] = ()

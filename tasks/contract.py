@@ -114,7 +114,7 @@ class Task(ABC):
             its docstring. Options that a family knows (``num_beams``) are its protocol; None there = the family's own.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     ability: ClassVar[type[Ability]]
     images: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True

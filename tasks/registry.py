@@ -67,14 +67,14 @@ def get_task(name: str) -> type[Task]:
     if name not in known:
         raise BenchError(f"unknown task {name!r}; {did_you_mean(name, known)} (see: beit3-bench tasks)")
     module, _, attribute = known[name].partition(":")
+    from beit3_bench.tasks.contract import Task
+
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        cls = vars(importlib.import_module(module))[attribute]
+    except (ImportError, KeyError) as error:
         raise BenchError(
             f"task {name!r} at {known[name]} does not load ({error}); mend or uninstall that package"
         ) from error
-    if getattr(found, "name", None) != name:
-        raise BenchError(
-            f"task {name!r} at {known[name]} calls itself {getattr(found, 'name', None)!r}; give both one name"
-        )
-    return found
+    if not (isinstance(cls, type) and issubclass(cls, Task)) or cls.name != name:
+        raise BenchError(f"task {name!r} at {known[name]} is no Task of that name; give class and entry point one name")
+    return cls

@@ -144,6 +144,7 @@ def test_a_built_in_name_cannot_be_taken_over(monkeypatch: pytest.MonkeyPatch) -
         ("json:Nothing", "'ours' at json:Nothing does not load"),
         ("json:JSONDecoder", "'ours' at json:JSONDecoder is no Family of that name"),
         ("json:dumps", "'ours' at json:dumps is no Family of that name"),
+        ("beit3_bench.backbones.family:Family", "'ours' at .*:Family is no Family of that name"),
         (f"{HERE}:First", "'ours' at .*:First is no Family of that name"),
     ],
 )
