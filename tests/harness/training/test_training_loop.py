@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from run_requests import run_request, with_settings
+from run_requests import run_request
 from training_cases import (
     HEAD_OF,
     LAUNCH,
@@ -143,7 +143,7 @@ def test_kill_minus_9_and_resume_equals_straight(world, tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert read_state(tmp_path / "killed" / STATE)["step"] == 10
-    train(with_settings(request, resume=True))
+    train(dataclasses.replace(request, resume=True))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "killed")) <= 1e-6
 
 
@@ -228,7 +228,7 @@ def test_resume_on_another_number_of_processes(world, tmp_path):
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=300, check=False)
     assert "the loss is inf at step 4" in done.stderr, done.stderr[-2000:]
     assert read_state(tmp_path / "moved" / STATE)["step"] == 3
-    train(with_settings(request, resume=True))
+    train(dataclasses.replace(request, resume=True))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "moved"), noise=False) < 1e-5
 
 
