@@ -108,7 +108,7 @@ class ADE20K(Task):
     ability = Segments
     splits = ("val", "train", "test")
     default_split = "val"
-    metrics = (
+    metrics: tuple[Metric, ...] = (
         Metric("mIoU", "fraction", headline=True, formula=estimate_means),
         Metric("mAcc", "fraction", formula=estimate_means),
         Metric("aAcc", "fraction", formula=estimate_means),

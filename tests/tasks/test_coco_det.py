@@ -23,6 +23,7 @@ from run_requests import run_request, with_settings
 
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import BEiT3Config
+from beit3_bench.backbones.beit3.detection.options import DetectorOptions
 from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
 from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.backbones.recipe import Recipe
@@ -838,6 +839,13 @@ def test_options_are_plain_values_for_the_record():
     assert all(
         value is None or isinstance(value, (str, int, float)) for value in asdict(CocoDetection.Options()).values()
     )
+
+
+def test_the_family_knows_the_tasks_options_by_their_names_and_defaults():
+    task_options, family_options = asdict(CocoDetection.Options()), asdict(DetectorOptions())
+    assert family_options == {name: task_options[name] for name in family_options}
+    assert DetectorOptions.of({**task_options, "head": None}) == DetectorOptions()
+    assert DetectorOptions.of({"scales": "800,1024", "flip_test": True}).protocol == "2 scales, flipped"
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])

@@ -80,7 +80,8 @@ class DetectionTraining(Training):
 
     def _start(self, checkpoint: Checkpoint | None, engine: str) -> LoadReport:
         """Make the network, and fill it from a checkpoint; what that lacked."""
-        recipe, notes = self.recipe, []
+        recipe = self.recipe
+        notes: list[str] = []
         runtime = {"drop_path_rate": recipe.drop_path, "checkpoint_activations": recipe.checkpoint_activations}
         plan = self.new_plan(recipe.image_size)
         if checkpoint is None:
@@ -148,7 +149,7 @@ class DetectionTraining(Training):
 
     def loss(self, module: torch.nn.Module, batch: Batch, gather: Callable, step: int) -> torch.Tensor:
         """Sum of the RPN, box and mask losses."""
-        return sum(module.losses(batch["inputs"]).values())  # type: ignore[operator]
+        return sum(module.losses(batch["inputs"]).values())  # type: ignore[operator, return-value]
 
     def groups(self) -> list[dict[str, Any]]:
         """ViTDet's: layer decay by name, no weight decay for norms and positions."""
