@@ -1,0 +1,52 @@
+"""VLMo as a family: the released files of microsoft/unilm's folder `vlmo`, and what was fine-tuned with that code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Source
+from beit3_bench.backbones.released import ReleasedFile
+
+_OWN_NAMES = re.compile(r"transformer\.blocks\.\d+\.(?:norm2|mlp)_(?:text|imag|vl)\.")
+
+
+class VLMoFamily(Family):
+    """VLMo base, base plus and large: retrieval as a dual encoder, VQAv2 and NLVR2 by classification."""
+
+    name, title = "vlmo", "VLMo"
+    abilities = (Embeds, Answers, Classifies)
+
+    @dataclass
+    class Options:
+        """num_heads: attention heads, for a file without relative positions whose width and depth no preset has.
+        max_text_length: tokens of a text, special ones included; default: 40, or as many as the file has positions for.
+        initial_text_length: texts whose distances the table of relative positions tells apart; 196 in released files.
+        """
+
+        num_heads: int | None = None
+        max_text_length: int | None = None
+        initial_text_length: int | None = None
+
+    def claims(self, source: Source) -> bool:
+        return not source.path.is_dir() and any(_OWN_NAMES.match(name) for name in source.names)
+
+    def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
+        from beit3_bench.backbones.vlmo.loading import load_head
+
+        return load_head(source, asked, options)
+
+    def presets(self) -> tuple[str, ...]:
+        from beit3_bench.backbones.vlmo.config import PRESETS
+
+        return tuple(PRESETS)
+
+    def check(self, asked: Asked) -> None:
+        from beit3_bench.backbones.vlmo.loading import head_of
+
+        head_of(asked)
+
+    def released(self) -> Sequence[ReleasedFile]:
+        return ()

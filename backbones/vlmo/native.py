@@ -1,0 +1,33 @@
+"""VLMo's heads as abilities."""
+
+from __future__ import annotations
+
+from beit3_bench.backbones import native
+
+
+class NativeAbility(native.NativeAbility):
+    """What VLMo's heads share."""
+
+    def compile(self) -> None:
+        """Compile in place what stands before and behind attention; equal layers share one compilation."""
+        import torch
+
+        for block in self.module.transformer.blocks:
+            block.project, block.finish = torch.compile(block.project), torch.compile(block.finish)
+
+    def item_bytes(self) -> int:
+        """About 16 rows of width D per token: the expert's hidden state and its GELU, q, k, v and copies."""
+        config = self.module.config
+        return (config.image_tokens + config.max_text_length) * config.embed_dim * 16 * 4
+
+
+class DualEncoder(NativeAbility, native.DualEncoder):
+    """Each modality's projected first token, without vision-language experts (official `infer_image_ft`, `infer_text_ft`)."""
+
+
+class AnswerClassifier(NativeAbility, native.AnswerClassifier):
+    """The answer of the greatest logit."""
+
+
+class PairClassifier(NativeAbility, native.PairClassifier):
+    """A text about two images (NLVR2)."""
