@@ -67,7 +67,9 @@ class Training(ABC):
 
     @property
     def module(self) -> torch.nn.Module:
-        return self.ability.module
+        module = self.ability.module
+        assert module is not None
+        return module
 
     def prepare(self, items: Sequence[Item]) -> None:
         """Do once what all processes can share; see `Reader.prepare`."""

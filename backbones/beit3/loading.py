@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from beit3_bench.backbones.beit3.native import (
     Captioner,
     DualEncoder,
     ImageClassifier,
+    NativeAbility,
     PairClassifier,
     PatchMeans,
     decoding_of,
@@ -114,11 +115,11 @@ def native_ability(
     reader: NativeReader,
     preprocessing: Preprocessing,
     values: Mapping[str, Any],
-) -> Ability:
+) -> NativeAbility:
     """The ability of a native head. values: options of the task, for how captions are searched."""
     if head == "coco-caption":
         return Captioner(module, reader, preprocessing, decoding_of(values))
-    kinds = {
+    kinds: dict[str, Callable[..., NativeAbility]] = {
         "retrieval": DualEncoder,
         "vqav2": AnswerClassifier,
         "nlvr2": PairClassifier,

@@ -27,14 +27,16 @@ def validate(
         split: its texts are prepared; divided over the processes without padding, scored together on each.
     """
     processes = processes or Processes()
-    store, training = MemoryStore(), ability.module.training
+    store, module = MemoryStore(), ability.module
+    assert module is not None
+    training = module.training
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         processes.together(
             lambda: predict_all(task, split, ability, store, device, compute, progress=False, processes=processes)
         )
     finally:
-        ability.module.train(training)
+        module.train(training)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
     rows: dict[str, Row] = {}
     for part in processes.gather(store.rows):

@@ -245,7 +245,7 @@ class CaptionTraining(NativeTraining):
         """``images``, ``token_ids`` with masks, ``padding_mask``, ``masked_positions`` bool (n, L), ``labels``: the ids without
         masks.
         """
-        tokenizer = self.ability.reader.tokenizer
+        tokenizer = self.origin.tokenizer
         assert tokenizer is not None
         texts = self.texts(items)
         masked = [

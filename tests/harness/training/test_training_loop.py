@@ -30,6 +30,7 @@ from training_cases import (
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import command, parse_pairs
+from beit3_bench.harness.record.fingerprints import digest, earlier_option_digests
 from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.journal import read_table
@@ -289,6 +290,23 @@ def test_starting_from_another_task_keeps_the_backbone_and_records_the_heads(wor
     assert not [n for n in start.training.start["missing"] if n.startswith("beit3.")]
     summary = train(request)
     assert read_checkpoint(Path(summary["checkpoint"])).metadata["source"]["checkpoint"] == "best.pth"
+
+
+FIRST_EDITION = {
+    "flickr30k": {},
+    "vqav2": {"answer_vocab": None},
+    "coco-caption": {"num_beams": 3, "max_length": 64, "length_penalty": 0.6, "decoder": "official"},
+}
+
+
+@pytest.mark.parametrize("task", FIRST_EDITION)
+def test_options_are_told_apart_as_in_states_of_the_first_edition(task, world, tmp_path):
+    """There the options of a task held what is the model's own now."""
+    start = prepare(request_for(world, tmp_path / "x", task), get_task(task))
+    values = FIRST_EDITION[task]
+    assert start.fingerprints["options"] == digest(values)
+    earlier = earlier_option_digests(start.task.options, start.training.resolved)
+    assert {digest({}), digest(values), *(digest({k: v}) for k, v in values.items())} <= earlier
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------
