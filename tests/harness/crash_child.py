@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 import toy_task
 
-import beit3_bench.backbones.beit3.checkpoint
+import beit3_bench.backbones.beit3.loading
 import beit3_bench.backbones.beit3.models
 import beit3_bench.harness.engine.predict
 import beit3_bench.tasks.metrics.bootstrap  # noqa: F401
@@ -64,7 +64,9 @@ def run(attempt: Attempt, rank: int) -> None:
     calls = _count_calls(attempt, rank)
     _acknowledge(attempt.log)
     task: Any = toy_task.ToyTask
-    if attempt.task != "toy":
+    if attempt.task == "toy":
+        toy_task.register()
+    else:
         from beit3_bench.tasks.registry import get_task
 
         task = get_task(attempt.task)

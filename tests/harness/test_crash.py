@@ -18,6 +18,7 @@ from pathlib import Path
 import crash_child
 import numpy as np
 import pytest
+import toy_task
 from crash_child import Attempt
 from run_requests import run_request, with_settings
 from toy_task import ToyTask, write_toy_data
@@ -82,7 +83,7 @@ class Scenario:
 
     def tried(self, world: int, strike: int = 0, rank: int = 0) -> Attempt:
         self.tries += 1
-        request = replace(self.request, batch_size=self.random.choice(SIZES), output=self.folder / "run")
+        request = with_settings(self.request, batch_size=self.random.choice(SIZES), output=self.folder / "run")
         log = self.folder / f"log-{self.tries}"
         return Attempt(request, self.task, log, strike, rank, self.random.random(), world, path=os.environ["PATH"])
 
@@ -90,7 +91,7 @@ class Scenario:
         """A run that dies at a random call of a random process."""
         rank = self.random.randrange(world)
         tried = self.tried(world, strike=1, rank=rank)
-        limit = calls[world, tried.request.batch_size, rank]
+        limit = calls[world, tried.request.compute.batch_size, rank]
         tried = replace(tried, strike=self.random.randint(1, limit))
         codes = attempt(self.children, tried)
         assert codes[rank] in ((-signal.SIGKILL,) if not self.kept else (-signal.SIGKILL, 0)), told(tried.log)
@@ -103,7 +104,7 @@ class Scenario:
         folder = self.folder / "run"
         done = RunStore.read(folder).done() if (folder / "config.json").exists() else set()
         assert self.kept | acknowledged <= done, "an acknowledged batch is lost"
-        assert len(done - self.kept - acknowledged) <= tried.world * tried.request.batch_size
+        assert len(done - self.kept - acknowledged) <= tried.world * tried.request.compute.batch_size
         self.kept = done
 
     def finished(self, world: int, exact: bool = True) -> int:
@@ -141,9 +142,8 @@ def calls_of(children, scenario: Scenario, worlds=(1, 2)):
     for world in worlds:
         for size in SIZES:
             tried = scenario.tried(world)
-            tried = replace(
-                tried, request=replace(tried.request, batch_size=size, output=scenario.folder / f"whole-{world}-{size}")
-            )
+            output = scenario.folder / f"whole-{world}-{size}"
+            tried = replace(tried, request=with_settings(tried.request, batch_size=size, output=output))
             assert attempt(children, tried) == [0] * world, told(tried.log)
             for rank in range(world):
                 found[world, size, rank] = int((tried.log / f"calls-{rank}").read_text())
@@ -156,7 +156,9 @@ def toy(children, tmp_path_factory):
     folder = tmp_path_factory.mktemp("crash")
     data = write_toy_data(folder / "data", count=TOY_ROWS)
     request = run_request("toy", data / "toy.pth", data, device="cpu", workers=0)
-    run_task(with_settings(request, output=folder / "reference"), ToyTask)
+    with pytest.MonkeyPatch.context() as patch:
+        toy_task.register(patch.setattr)
+        run_task(with_settings(request, output=folder / "reference"), ToyTask)
 
     def make(name):
         return Scenario(children, "toy", request, folder / "reference", folder / name, seed=hash_of(name))
@@ -185,7 +187,7 @@ def test_every_call_of_the_end_of_a_run_is_a_good_point_to_die(toy):
         for share in (0.2, 0.9):
             scenario = make(f"end-{back}-{share}")
             tried = replace(scenario.tried(1), share=share)
-            tried = replace(tried, strike=calls[1, tried.request.batch_size, 0] - back + 1)
+            tried = replace(tried, strike=calls[1, tried.request.compute.batch_size, 0] - back + 1)
             assert attempt(scenario.children, tried) == [-signal.SIGKILL], told(tried.log)
             result = scenario.folder / "run" / "result.json"
             assert not result.exists() or json.loads(result.read_text())["status"] == "scored"

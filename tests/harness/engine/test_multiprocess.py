@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -38,7 +39,13 @@ HARNESS = [PYTHON, "-m", "beit3_bench.harness"]
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy task and its family, in this process too."""
+    toy_task.register(monkeypatch.setattr)
+
+
+@pytest.fixture
+def data(tmp_path: Path, registered: None) -> Path:
     return write_toy_data(tmp_path / "data")
 
 
@@ -141,7 +148,7 @@ def test_a_training_of_different_things_stops_with_one_line(what, world, tmp_pat
 def test_a_resumed_training_with_another_recipe_names_the_key_once(world, tmp_path):
     request = request_for(world, tmp_path / "x")
     train(request)
-    other = with_settings(request, options={**request.options, "weight_decay": "0.1"})
+    other = dataclasses.replace(request, options={**request.options, "weight_decay": "0.1"})
     line = told(run_ranks([[*HARNESS, *finetune_words(other), "--resume"]] * 2))
     assert "was made with other settings (recipe weight_decay 0.05 -> 0.1)" in line
 
@@ -276,7 +283,7 @@ def launched(launcher: list[object], command: list[object]) -> subprocess.Comple
     ("count", "samples", "batch"),
     [(3, 2, 1), *[pytest.param(*c, marks=pytest.mark.slow) for c in ((2, 1, 16), (7, 3, 1), (7, 40, 3), (3, 40, 16))]],
 )
-def test_more_processes_than_samples_and_uneven_shares_change_nothing(count, samples, batch, tmp_path):
+def test_more_processes_than_samples_and_uneven_shares_change_nothing(count, samples, batch, tmp_path, registered):
     data = write_toy_data(tmp_path / "data", samples)
     one = tmp_path / "one"
     reference = run_task(run_request("toy", data / "toy.pth", data, device="cpu", workers=0, output=one), ToyTask)
