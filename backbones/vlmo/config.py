@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from beit3_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INITIAL_TEXT_LENGTH = 196
 """Texts that the relative positions of the released files tell apart (official ``max_text_len_of_initckpt``)."""
@@ -24,6 +25,10 @@ TEXT_POSITIONS = "text_embeddings.position_embeddings.weight"
 PATCHES = "transformer.patch_embed.proj.weight"
 WORDS = "text_embeddings.word_embeddings.weight"
 IMAGE_INDEX = "relative_position_index"
+
+_LAYER = re.compile(r"transformer\.blocks\.(\d+)\.(\w+)")
+OWN_NAMES = re.compile(r"transformer\.blocks\.\d+\.(?:norm2|mlp)_(?:text|imag|vl)\.")
+"""Names that only a VLMo's tensors have."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12, "vl_start": 10, "relative": True, "layer_scale": True},
@@ -133,16 +138,12 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         if name not in tensors:
-            first = ", ".join(sorted(tensors)[:3])
-            raise BenchError(
-                f"{origin}: tensor {name!r} is missing; this is no VLMo checkpoint with official names (it has {first}, ...)"
-            )
+            raise BenchError(_missing(tensors, origin, repr(name)))
         if tensors[name].ndim != dimensions:
             raise BenchError(f"{origin}: tensor {name!r} has {tensors[name].ndim} dimensions instead of {dimensions}")
         return tuple(tensors[name].shape)
 
-    layer = re.compile(r"transformer\.blocks\.(\d+)\.(\w+)")
-    parts = [(int(m[1]), m[2]) for name in tensors if (m := layer.match(name))]
+    parts = [(int(m[1]), m[2]) for name in tensors if (m := _LAYER.match(name))]
     dim, _, _, patch = shape(PATCHES, 4)
     depth = max((n for n, _ in parts), default=-1) + 1
     ffn = shape("transformer.blocks.0.mlp_imag.fc1.weight", 2)[0]
@@ -151,6 +152,8 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
     length = _text_length(origin, settings, rows, relative)
     notes: tuple[str, ...] = ()
     initial = INITIAL_TEXT_LENGTH
+    if not relative and IMAGE_POSITIONS not in tensors:
+        raise BenchError(_missing(tensors, origin, f"{BIAS_TABLE!r} or {IMAGE_POSITIONS!r}"))
     if relative:
         table = shape(BIAS_TABLE, 2)
         heads = _heads_of_table(origin, settings, table[1], depth)
@@ -187,6 +190,14 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
             f"{config.vl_start}; leave --preset out"
         )
     return FileShape(config, grid, notes)
+
+
+def _missing(tensors: Mapping[str, Tensor], origin: str, what: str) -> str:
+    """Of a file of this family, the tensor; of another one, how its names begin."""
+    if any(OWN_NAMES.match(name) for name in tensors):
+        return f"{origin}: tensor {what} is missing; get this file again, or write it again with all tensors"
+    first = ", ".join(sorted(tensors)[:3])
+    return f"{origin}: tensor {what} is missing; this is no VLMo checkpoint with official names (it has {first}, ...)"
 
 
 def _text_length(origin: str, settings: Settings, rows: int, relative: bool) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
-from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Source
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
-
-_OWN_NAMES = re.compile(r"transformer\.blocks\.\d+\.(?:norm2|mlp)_(?:text|imag|vl)\.")
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.vlmo.config import OWN_NAMES, PRESETS
 
 
 class VLMoFamily(Family):
@@ -31,7 +30,7 @@ class VLMoFamily(Family):
         initial_text_length: int | None = None
 
     def claims(self, source: Source) -> bool:
-        return not source.path.is_dir() and any(_OWN_NAMES.match(name) for name in source.names)
+        return not source.path.is_dir() and any(OWN_NAMES.match(name) for name in source.names)
 
     def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
         from beit3_bench.backbones.vlmo.loading import load_head
@@ -39,8 +38,6 @@ class VLMoFamily(Family):
         return load_head(source, asked, options)
 
     def presets(self) -> tuple[str, ...]:
-        from beit3_bench.backbones.vlmo.config import PRESETS
-
         return tuple(PRESETS)
 
     def check(self, asked: Asked) -> None:

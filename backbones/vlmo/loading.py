@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, Source, digest
+from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, digest
 from beit3_bench.backbones.pins import pin_or_check
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.strict_loading import Filled, fill_strictly
 from beit3_bench.backbones.vlmo.config import FileShape, Settings, VLMoConfig, shape_of_file
 from beit3_bench.backbones.vlmo.model import Retrieval, VisualQuestionAnswering, VisualReasoning, VLMo
