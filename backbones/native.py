@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class NativeAbility(Ability):
     """What they share. ``preprocessing`` normalises pixels on the device."""
 
+    module: Any  # torch types every attribute of a Module as "Tensor | Module"
     reader: NativeReader
 
     def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing):

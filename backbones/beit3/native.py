@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from beit3_bench.backbones import native
 from beit3_bench.backbones.abilities import Batch, Captions, Classifies, Embeds
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from beit3_bench.backbones.abilities import Caption
     from beit3_bench.backbones.beit3.generation import Decoding
+    from beit3_bench.backbones.beit3.tokenizer import Tokenizer
     from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.reading import NativeReader
 
@@ -94,8 +95,7 @@ class Captioner(NativeAbility, Captions):
     def predict(self, batch: Batch) -> list[Caption]:
         from beit3_bench.backbones.abilities import Caption
 
-        d, tokenizer = self.decoding, self.reader.tokenizer
-        assert tokenizer is not None
+        d, tokenizer = self.decoding, cast("Tokenizer", self.reader.tokenizer)
         images = self.normalise(batch["images"])
         generated = self.module.generate(images, d.num_beams, d.max_length, d.length_penalty, d.decoder)
         return [Caption(tokenizer.decode(ids), tuple(ids)) for ids in generated]

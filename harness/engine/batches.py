@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,8 +98,9 @@ class _Batches(Dataset):
         cache = self.reader.transform if isinstance(self.reader.transform, ImageCache) else None
         before = cache.hits if cache else 0
         examples = self.batches[index]
+        noting: AbstractContextManager[dict[str, str]] = noting_image_hashes() if self.hash_images else nullcontext({})
         try:
-            with noting_image_hashes() if self.hash_images else nullcontext({}) as noted:
+            with noting as noted:
                 batch = self.reader.collate([self.task.item(example) for example in examples])
             ahead = [self.task.read_ahead(example) for example in examples]
             images = _hashes_of(examples, noted) if self.hash_images else {}

@@ -13,13 +13,15 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Task
 
 _PLAIN = {int, float, bool, type(None)}
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
+
+Place = TypeVar("Place", bound=str | Path)
 
 
 @dataclasses.dataclass
@@ -29,7 +31,7 @@ class Asked:
     words: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
 
-    def place(self, option: str, given: Path | None, recorded: Any) -> Path | None:
+    def place(self, option: str, given: Place | None, recorded: Any) -> Place | None:
         """The place that was given for an option; else it is missing."""
         if given is None:
             self.missing.append(option)

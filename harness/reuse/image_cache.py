@@ -120,7 +120,7 @@ class ImageCache:
 
     def _write(self, entry: Path, digest: bytes, pixels: Tensor) -> None:
         shape = list(pixels.shape)
-        body = memoryview(pixels.numpy()).cast("B")
+        body = pixels.numpy().data.cast("B")
         checksum = zlib.crc32(body, zlib.crc32(digest + bytes(str(shape), "ascii")))
         part = entry.with_name(f".{entry.name}.{secrets.token_hex(8)}.part")
         try:

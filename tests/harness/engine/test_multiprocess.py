@@ -19,7 +19,7 @@ import torch
 import toy_task
 from native import Native, run_words
 from ranks import TORCHRUN, Finished, environment, run_ranks, strike, wait_until
-from run_requests import run_request, with_settings
+from run_requests import run_request
 from toy_task import ToyTask, write_toy_data
 from training_cases import finetune_words, furthest, mini_world, request_for, train, weights
 
@@ -198,9 +198,9 @@ def test_a_killed_process_stops_a_training_that_can_be_resumed(parallel, world, 
     assert "another of the 2 processes died" in lines[0]
     stopped = read_state(tmp_path / "x" / STATE)["step"]
     assert 3 <= stopped < 40
-    summary = train(with_settings(request, resume=True))
+    summary = train(dataclasses.replace(request, resume=True))
     assert summary["steps_done_now"] == 40 - stopped
-    train(with_settings(request, output=tmp_path / "straight"))
+    train(dataclasses.replace(request, output=tmp_path / "straight"))
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "x"), noise=False) < 1e-5
 
 
