@@ -12,6 +12,7 @@ from outside_family import ColourWords, write_model
 from outside_task import Swatches, write_swatches
 
 from beit3_bench.backbones.family import Outputs
+from beit3_bench.backbones.registry import BUILT_IN
 from beit3_bench.errors import BenchError
 
 pytestmark = pytest.mark.usefixtures("installed")
@@ -193,13 +194,14 @@ def test_a_file_of_no_family_says_which_were_tried(native, tmp_path, kind):
         torch.save({"resnet.weight": torch.zeros(2)}, path)
     else:
         path.write_text('{"format": "another"}')
+    tried = ", ".join([*BUILT_IN, "outside"])
     line = refused(*words(native, "flickr30k", path, tmp_path / "run"))
     assert line.startswith(f"error: {path}: ")
     if kind == "tensors":
-        assert "is of no known family (beit3, outside were tried); one of its names is 'resnet.weight'" in line
+        assert f"is of no known family ({tried} were tried); one of its names is 'resnet.weight'" in line
     else:
         assert line.endswith(
-            "is a JSON file, not a checkpoint; give the file that holds the weights (families that were tried: beit3, outside)"
+            f"is a JSON file, not a checkpoint; give the file that holds the weights (families that were tried: {tried})"
         )
 
 
