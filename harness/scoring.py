@@ -39,10 +39,10 @@ def intervals(task: Task, scores: Scores, seed: int, resamples: int = RESAMPLES)
         return {}
     from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals
 
-    found = bootstrap_intervals(scores.table, task.estimate, resamples, CONFIDENCE, seed)
+    bounds = bootstrap_intervals(scores.table, task.estimate, resamples, CONFIDENCE, seed)
     return {
         name: (float(low), float(high))
-        for name, (low, high) in found.items()
+        for name, (low, high) in bounds.items()
         if math.isfinite(low) and math.isfinite(high)
     }
 

@@ -207,10 +207,10 @@ DATA_ROOT/                        = ADEChallengeData2016
         with opened(example.images[0]) as image:
             width, height = image.size if image.format == "WEBP" else upright_size(example.images[0])
         with opened(example.target, what="annotation") as label:
-            found = label.size
-        if found == (width, height):
+            size = label.size
+        if size == (width, height):
             return None
-        return f"{example.target}: annotation is {found[0]}x{found[1]}, its image {width}x{height}"
+        return f"{example.target}: annotation is {size[0]}x{size[1]}, its image {width}x{height}"
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 

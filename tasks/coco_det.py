@@ -177,16 +177,16 @@ DATA_ROOT/
         bare = sum(not has_mask(o.get("segmentation")) for o in truth["annotations"])
         masks = not bare and has_masks(ordered)
         kinds = {"bbox": "bbox", "segm": "segmentation"} if masks else {"bbox": "bbox"}
-        found = [
+        by_kind = [
             coco_ap(truth, result_records(ordered, [key], image_ids), kind, backend=self.options.ap_backend)
             for kind, key in kinds.items()
         ]
-        table = found[0].table
-        for other in found[1:]:
+        table = by_kind[0].table
+        for other in by_kind[1:]:
             table = table.joined(other.table)
         objects = sum(not o.get("iscrowd", 0) for e in examples for o in e.target)
         return Scores(
-            metrics={name: _or_nan(value) for scores in found for name, value in scores.metrics.items()},
+            metrics={name: _or_nan(value) for scores in by_kind for name, value in scores.metrics.items()},
             counts={
                 "images": len(ordered),
                 "objects": objects,
@@ -195,7 +195,7 @@ DATA_ROOT/
             table=table,
             samples={
                 f"{kind}/AP": {str(image): ap for image, ap in scores.per_image.items()}
-                for kind, scores in zip(kinds, found, strict=True)
+                for kind, scores in zip(kinds, by_kind, strict=True)
             },
             notes=[
                 *([] if masks else [_boxes_only(bare, len(truth["annotations"]))]),
@@ -261,21 +261,21 @@ def _size(example: Example) -> tuple[int, int]:
     return example.meta["width"], example.meta["height"]
 
 
-def _row(identity: str, found: Mapping[str, np.ndarray], category_ids: Sequence[int]) -> Row:
-    boxes = np.array(found["boxes"], dtype=np.float32)
+def _row(identity: str, detected: Mapping[str, np.ndarray], category_ids: Sequence[int]) -> Row:
+    boxes = np.array(detected["boxes"], dtype=np.float32)
     boxes[:, 2:] -= boxes[:, :2]
     detections: list[dict[str, Any]] = [
         {"category_id": category_ids[c], "bbox": box, "score": s}
-        for box, s, c in zip(boxes.tolist(), found["scores"].tolist(), found["classes"].tolist(), strict=True)
+        for box, s, c in zip(boxes.tolist(), detected["scores"].tolist(), detected["classes"].tolist(), strict=True)
     ]
-    if "masks" in found and detections:
+    if "masks" in detected and detections:
         from pycocotools import mask
 
         # columns of pixels lie together in the format: (H, W, n) in Fortran's order, which an ability may have made already
-        bitmaps = np.asfortranarray(found["masks"].transpose(1, 2, 0)).view(np.uint8)
+        bitmaps = np.asfortranarray(detected["masks"].transpose(1, 2, 0)).view(np.uint8)
         for detection, rle in zip(detections, mask.encode(bitmaps), strict=True):
             detection["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-    return {"id": identity, "detections": detections, "masks": "masks" in found}
+    return {"id": identity, "detections": detections, "masks": "masks" in detected}
 
 
 def _boxes_only(bare: int, objects: int) -> str:

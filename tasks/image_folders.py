@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 _LITTER = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *("icon\r", "lost+found", "@eadir", "#recycle", "__pycache__"),
+    *("icon\r", "lost+by_folder", "@eadir", "#recycle", "__pycache__"),
 }
 
 
@@ -76,11 +76,11 @@ def images_below(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Im
     """
     files = ImageFiles()
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [("", str(folder), frozenset())]
-    found: dict[str, list[str]] = {}
+    by_folder: dict[str, list[str]] = {}
     while pending:
         below, place, above = pending.pop()
         entries = _entries(place)
-        found[below] = [name for name, is_folder in entries if not is_folder]
+        by_folder[below] = [name for name, is_folder in entries if not is_folder]
         folders = [name for name, is_folder in entries if is_folder]
         if folders:  # rare: only then is it asked which folder this is
             state = os.stat(place)
@@ -89,8 +89,8 @@ def images_below(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Im
             state = os.stat(os.path.join(place, name))
             if (state.st_dev, state.st_ino) not in above:
                 pending.append((f"{below}{name}/", os.path.join(place, name), above))
-    for below in sorted(found, key=lambda name: name.removesuffix("/")):
-        for name in sorted(found[below]):
+    for below in sorted(by_folder, key=lambda name: name.removesuffix("/")):
+        for name in sorted(by_folder[below]):
             (files.names if suffix_of(name).lower() in suffixes else files.left_out).append(below + name)
     return files
 

@@ -152,8 +152,8 @@ def score_embeddings(
         {"images": len(image_embeddings), "texts": len(text_embeddings)},
         notes=[line for line in (image_line, text_line) if line is not None],
         samples={
-            f"{direction}@{k}": dict(zip(ids, np.where(found <= k, 100.0, 0.0).tolist(), strict=True))
-            for direction, (ids, found) in queries.items()
+            f"{direction}@{k}": dict(zip(ids, np.where(ranked <= k, 100.0, 0.0).tolist(), strict=True))
+            for direction, (ids, ranked) in queries.items()
             for k in CUTS
             if ids
         },

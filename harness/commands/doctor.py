@@ -132,12 +132,12 @@ def _device() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return Finding("device", "ok", "; ".join(f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in found))
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return Finding("device", "ok", "; ".join(f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in cards))
     if torch.backends.mps.is_available():
         return Finding("device", "ok", "Apple GPU (mps)")
     built = f", torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
-    return Finding("device", "ok", f"CPU with {torch.get_num_threads()} threads; no GPU found{built}")
+    return Finding("device", "ok", f"CPU with {torch.get_num_threads()} threads; no GPU cards{built}")
 
 
 def _products() -> Finding:

@@ -58,34 +58,34 @@ def command(run: Path, output: Path | None, tolerance: float, as_json: bool, **p
     processes = Processes.start(device)
     try:
         with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
-            found = replay(run, output, tolerance, Overrides(**places), processes)
+            report = replay(run, output, tolerance, Overrides(**places), processes)
     except (BenchError, OSError, MemoryError):
         raise
     except Exception as error:  # exit code 1 says that the run differs
         raise BenchError(
             f"{run}: cannot be replayed, internal error: {type(error).__name__}: {str(error)[:200]}; --debug shows the traceback"
         ) from error
-    if found is None:
+    if report is None:
         return
-    echo(json.dumps(found.to_dict(), indent=1) if as_json else describe(found))
-    if not found.same:
+    echo(json.dumps(report.to_dict(), indent=1) if as_json else replay_as_text(report))
+    if not report.same:
         raise SystemExit(1)
 
 
-def describe(found: Replay) -> str:
+def replay_as_text(report: Replay) -> str:
     """A replay as text; the first line is the verdict."""
-    if found.same:
-        lines = [f"same: {found.rows:,} rows and {found.compared_metrics} metrics of {found.run} come out again"]
+    if report.same:
+        lines = [f"same: {report.rows:,} rows and {report.compared_metrics} metrics of {report.run} come out again"]
     else:
         lines = [
-            f"differs: {found.differing_rows:,} of {found.rows:,} rows and {len(found.metrics)} of "
-            f"{found.compared_metrics} metrics of {found.run} come out otherwise"
+            f"differs: {report.differing_rows:,} of {report.rows:,} rows and {len(report.metrics)} of "
+            f"{report.compared_metrics} metrics of {report.run} come out otherwise"
         ]
     lines += [
-        f"  {key}: largest difference {value:.3g} (tolerance {found.tolerance:g})"
-        for key, value in found.largest.items()
+        f"  {key}: largest difference {value:.3g} (tolerance {report.tolerance:g})"
+        for key, value in report.largest.items()
     ]
-    lines += [f"  metric {name}: {was} then, {now} now" for name, (was, now) in found.metrics.items()]
-    lines += [f"  row {d.id}: {d.key} {d.was} then, {d.now} now" for d in found.examples]
-    lines += [f"  note: {line}" for line in found.changed]
+    lines += [f"  metric {name}: {was} then, {now} now" for name, (was, now) in report.metrics.items()]
+    lines += [f"  row {d.id}: {d.key} {d.was} then, {d.now} now" for d in report.examples]
+    lines += [f"  note: {line}" for line in report.changed]
     return "\n".join(map(visible, lines))

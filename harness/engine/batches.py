@@ -147,8 +147,8 @@ def dying_workers(workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        told = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
-        if not told and (isinstance(error, RuntimeError) or not workers):
+        worker_died = "DataLoader worker" in str(error) and ("exited" in str(error) or "killed" in str(error))
+        if not worker_died and (isinstance(error, RuntimeError) or not workers):
             raise
         reason = str(error).splitlines()[0]
         try:

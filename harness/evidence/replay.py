@@ -276,39 +276,41 @@ def _place(output: Path | None, processes: Processes) -> Iterator[Path]:
 def differences(was: RunStore, now: RunStore, tolerance: float = TOLERANCE, listed: int = 10) -> Replay:
     """Compare two finished runs row by row and metric by metric; lists the first ``listed`` differing values."""
     old_rows, new_rows = was.rows(), now.rows()
-    found = Replay(str(was.folder), len(old_rows), tolerance)
+    report = Replay(str(was.folder), len(old_rows), tolerance)
     for name in dict.fromkeys([*old_rows, *new_rows]):
         old, new = old_rows.get(name), new_rows.get(name)
         if old is None or new is None:
-            told = [RowDifference(name, "(row)", *("there" if row is not None else "missing" for row in (old, new)))]
+            differing = [
+                RowDifference(name, "(row)", *("there" if row is not None else "missing" for row in (old, new)))
+            ]
         else:
-            told = list(_row_differences(old, new, found))
-        if told:
-            found.differing_rows += 1
-            found.examples += told[: max(listed - len(found.examples), 0)]
+            differing = list(_row_differences(old, new, report))
+        if differing:
+            report.differing_rows += 1
+            report.examples += differing[: max(listed - len(report.examples), 0)]
     old_result, new_result = (read_result(store.folder / RESULT) for store in (was, now))
     values = [{n: m["value"] for n, m in result["metrics"].items()} for result in (old_result, new_result)]
     names = list(dict.fromkeys([*values[0], *values[1]]))
-    found.compared_metrics = len(names)
+    report.compared_metrics = len(names)
     for name in names:
         a, b = (v.get(name) for v in values)
         if a is None or b is None or abs(a - b) > METRIC_TOLERANCE * max(1.0, abs(a)):
-            found.metrics[name] = (a, b)
+            report.metrics[name] = (a, b)
     if old_result["counts"] != new_result["counts"]:
-        found.changed.append(f"counts: {old_result['counts']} then, {new_result['counts']} now")
-    found.changed += list(_changed(was, now, old_result, new_result))
-    return found
+        report.changed.append(f"counts: {old_result['counts']} then, {new_result['counts']} now")
+    report.changed += list(_changed(was, now, old_result, new_result))
+    return report
 
 
-def _row_differences(old: Row, new: Row, found: Replay) -> Iterator[RowDifference]:
+def _row_differences(old: Row, new: Row, report: Replay) -> Iterator[RowDifference]:
     for key in dict.fromkeys([*old, *new]):
         if key not in old or key not in new:
             yield RowDifference(old["id"], key, *("there" if key in row else "missing" for row in (old, new)))
             continue
         exact, distance = _distance(old[key], new[key])
         if distance is not None:
-            found.largest[key] = max(found.largest.get(key, 0.0), distance)
-        if not exact or (distance is not None and not distance <= found.tolerance):
+            report.largest[key] = max(report.largest.get(key, 0.0), distance)
+        if not exact or (distance is not None and not distance <= report.tolerance):
             yield RowDifference(old["id"], key, _brief(old[key]), _brief(new[key]))
 
 

@@ -114,8 +114,8 @@ class Features:
         rows: list[Row] = []
         for kind, space in self.spaces.items():
             wanted = {i: key.digest for i, key in keys.items() if key.kind == kind}
-            found = space.find(wanted.values()) if wanted else {}
-            rows += [{"id": i, self.name: found[digest]} for i, digest in wanted.items() if digest in found]
+            vectors = space.find(wanted.values()) if wanted else {}
+            rows += [{"id": i, self.name: vectors[digest]} for i, digest in wanted.items() if digest in vectors]
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             hashes = {r["id"]: [keys[r["id"]].digest.hex()[:DIGITS]] for r in part if keys[r["id"]].path}

@@ -151,8 +151,8 @@ class Shards:
 
     def tensors(self, model: nn.Module, keep: bool = True, device: torch.device | None = None) -> dict[str, Tensor]:
         """Whole state dict in the original shapes, empty where it is not kept; collective."""
-        found = whole(dict(model.state_dict()), keep, device)
-        return {name: value.reshape(self.shapes[name]) for name, value in found.items()} if keep else {}
+        tensors = whole(dict(model.state_dict()), keep, device)
+        return {name: value.reshape(self.shapes[name]) for name, value in tensors.items()} if keep else {}
 
     def load(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         """Cut whole tensors, which all processes hold, into the shards of ``model``; collective."""
@@ -164,9 +164,9 @@ class Shards:
 
         One network serves all calls; where ``keep`` is false it stays without values.
         """
-        found = self.tensors(model, keep, device)
+        tensors = self.tensors(model, keep, device)
         if keep:
-            self.plain.load_state_dict(found, assign=True)
+            self.plain.load_state_dict(tensors, assign=True)
         return self.plain
 
     def forget(self) -> None:
