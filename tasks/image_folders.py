@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 _LITTER = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *("icon\r", "lost+by_folder", "@eadir", "#recycle", "__pycache__"),
+    *("icon\r", "lost+found", "@eadir", "#recycle", "__pycache__"),
 }
 
 
