@@ -49,6 +49,10 @@ class PixelTransform(Protocol):
     """From an image file to the uint8 pixels of the network's input: what an image cache can stand in for."""
 
     @property
+    def as_rgb(self) -> bool:
+        """Whether `pixels` takes RGB images; False = images in the mode of their file."""
+
+    @property
     def size(self) -> int:
         """Side of the square input, pixels."""
 
@@ -56,7 +60,7 @@ class PixelTransform(Protocol):
         """Image file -> uint8 (3, S, S). Raises: BenchError: it is missing or does not decode."""
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """PIL RGB image -> uint8 (3, S, S)."""
+        """PIL image -> uint8 (3, S, S); RGB where `as_rgb`."""
 
     def pixel_facts(self) -> dict[str, Any]:
         """Everything that the pixels depend on beside the file's bytes, as plain values."""

@@ -13,7 +13,7 @@ import math
 import mmap
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from beit3_bench.backbones.file_kinds import again, foreign_kind, is_index
-from beit3_bench.backbones.inert_pickle import DamagedPickle, InertUnpickler, Reference, UnsafePickle, shown
+from beit3_bench.backbones.inert_pickle import Builder, DamagedPickle, InertUnpickler, Reference, UnsafePickle, shown
 from beit3_bench.errors import BenchError, exhausted
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
@@ -84,7 +84,7 @@ def _read_one(path: Path) -> FileContent:
     if kind := foreign_kind(path):
         raise BenchError(f"{path}: {kind}")
     try:
-        content = _read_archive(path) if head.startswith(b"PK") else _read_older(path)
+        content = read_archive(path) if head.startswith(b"PK") else _read_older(path)
     except UnsafePickle as error:
         raise BenchError(
             f"{path}: asks to run {shown(str(error))}; nothing was executed; use the official file or a safetensors copy "
@@ -222,7 +222,8 @@ def _storage_key(identity: Any) -> tuple[torch.dtype | None, str, int, Any]:
 # ---- zip archives (PyTorch since 1.6) -----------------------------------------------------------------------------------
 
 
-def _read_archive(path: Path) -> Any:
+def read_archive(path: Path, more: Mapping[str, Builder] | None = None) -> Any:
+    """The content of an archive. more: makers of plain values, by dotted name."""
     storage_at, size = _mapped(path), path.stat().st_size
     with open(path, "rb") as file:
         with zipfile.ZipFile(file) as archive:
@@ -262,7 +263,7 @@ def _read_archive(path: Path) -> Any:
                 storages[key] = storage_at(*place(f"{folder}data/{key}"), dtype.itemsize if dtype else 1)
             return _Storage(storages[key], dtype)
 
-        return InertUnpickler(_TENSORS, persistent).load(content_of(main))
+        return InertUnpickler({**_TENSORS, **(more or {})}, persistent).load(content_of(main))
 
 
 # ---- older files (one pickle after the other, then the numbers), and plain pickles --------------------------------------

@@ -77,6 +77,20 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """How a family puts the classes of a task into words, where the task's options do not say it.
+
+    name: what results call it.
+    class_names: of ImageNet-1K, in the order of the sorted WordNet ids; empty = the task's own.
+    templates: texts with ``{}`` where the class goes; empty = the task's own.
+    """
+
+    name: str
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LoadOptions:
     """How a file is to be loaded, where the file leaves a choice.
 
@@ -221,6 +235,14 @@ class Family(ABC):
         Raises:
             BenchError: names the option and what it can be.
         """
+
+    def prompts(self, task: str) -> Prompts | None:
+        """How the texts of a task are worded by default; None = as the task does it.
+
+        Raises:
+            BenchError: an optional package is missing.
+        """
+        return None
 
     @abstractmethod
     def claims(self, source: Source) -> bool:

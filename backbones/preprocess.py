@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import PIL
 from PIL import ExifTags, Image, features
@@ -59,6 +60,13 @@ def decode(path: str | Path, content: bytes | None = None, upright: bool = False
         if upright and (turn := TURNS.get(orientation(image))) is not None:
             return image.transpose(turn).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image, too
+
+
+def decode_in_own_mode(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """As `decode`, but a grey image stays grey, and one with a palette or a mask keeps it."""
+    with opened(path, content) as image:
+        image.load()
+        return image
 
 
 def orientation(image: Image.Image) -> int:
@@ -109,6 +117,8 @@ class Preprocessing:
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
     crop_pct: float = 1.0
+
+    as_rgb: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.mode not in ("squash", "crop"):
@@ -161,14 +171,12 @@ class Preprocessing:
         return self.pixels(decode(path))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32, the same arithmetic as ToTensor and Normalize."""
-        mean = images.new_tensor(self.mean, dtype=_float()).view(-1, 1, 1)
-        std = images.new_tensor(self.std, dtype=_float()).view(-1, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std)
+        """uint8 (B, 3, S, S) -> float32; see `normalised`."""
+        return normalised(images, self.mean, self.std)
 
     def canary_hash(self) -> str:
         """SHA-256 of a preprocessed synthetic image: changes when Pillow's resampling or our arithmetic does."""
-        tensor = self.normalise(self.pixels(_canary()).unsqueeze(0))
+        tensor = self.normalise(self.pixels(canary()).unsqueeze(0))
         return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
     def pixel_facts(self) -> dict[str, Any]:
@@ -179,10 +187,21 @@ class Preprocessing:
         return {
             "kind": type(self).__qualname__,
             **settings,
-            "pillow": PIL.__version__,
-            "codecs": {name: features.version(name) for name in CODECS},
-            "canary": hashlib.sha256(self.pixels(_canary()).numpy().tobytes()).hexdigest(),
+            **decoder_facts(),
+            "canary": hashlib.sha256(self.pixels(canary()).numpy().tobytes()).hexdigest(),
         }
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, 3, S, S) -> float32, the same arithmetic as torchvision's ToTensor and Normalize."""
+    means = images.new_tensor(mean, dtype=_float()).view(-1, 1, 1)
+    stds = images.new_tensor(std, dtype=_float()).view(-1, 1, 1)
+    return images.float().div_(255).sub_(means).div_(stds)
+
+
+def decoder_facts() -> dict[str, Any]:
+    """Versions of what decodes and resizes images."""
+    return {"pillow": PIL.__version__, "codecs": {name: features.version(name) for name in CODECS}}
 
 
 def planes(image: Image.Image) -> Tensor:
@@ -193,7 +212,8 @@ def planes(image: Image.Image) -> Tensor:
     return torch.frombuffer(content, dtype=torch.uint8).view(3, image.height, image.width)
 
 
-def _canary() -> Image.Image:
+def canary() -> Image.Image:
+    """A synthetic image, 131 x 97."""
     import numpy as np
 
     y, x = np.mgrid[0:97, 0:131]

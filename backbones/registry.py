@@ -27,6 +27,7 @@ ENTRY_POINT_GROUP = "beit3_bench.families"
 BUILT_IN = {
     "beit3": "beit3_bench.backbones.beit3.family:BEiT3Family",
     "vlmo": "beit3_bench.backbones.vlmo.family:VLMoFamily",
+    "openclip": "beit3_bench.backbones.openclip.family:OpenClipFamily",
 }
 
 DEFAULT_FAMILY = "beit3"

@@ -44,6 +44,8 @@ class ReleasedFile:
         published: scores printed for this very file.
         tokenizer: the released file that it goes with.
         family: its name.  location: address of the folder that it can be downloaded from.
+        remote: what it is called there, where that is not ``file`` (one name for many files).
+        sha256: hex, where the authors publish it; others are pinned, see `backbones.pins`.
     """
 
     name: str
@@ -62,11 +64,13 @@ class ReleasedFile:
     licence: str = "MIT"
     family: str = ""
     location: str = ""
+    remote: str = ""
+    sha256: str = ""
 
     @property
     def url(self) -> str:
         """Official download location."""
-        return f"{self.location}/{self.file}"
+        return f"{self.location}/{self.remote or self.file}"
 
 
 @cache

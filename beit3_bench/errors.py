@@ -58,6 +58,7 @@ INSTALL_LINES = {
     "pycocoevalcap": "pip install 'beit3-bench[captions]'",
     "faster_coco_eval": "pip install 'beit3-bench[fast]'",
     "transformers": "pip install 'beit3-bench[dev]'",
+    "open_clip": "pip install 'beit3-bench[peers]'",
     # pkg_resources, of which setuptools 82 has none; shapely cuts polygons where detectron2's own launcher trains
     "detectron2": (
         "pip install 'setuptools<82' wheel ninja shapely && "

@@ -28,7 +28,7 @@ from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.models import Located, load_asked, split_options
+from beit3_bench.harness.models import Located, load_asked, split_options, with_prompts_of
 from beit3_bench.harness.objects import plain_model
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.record.store import RunStore
@@ -293,7 +293,8 @@ def evaluate(
         request = RunRequest(
             task, source, Path(data_root), split=split, limit=limit, compute=compute, output=folder, options=words
         )
-        prepared = prepare(task_class(request.data_root, split_options(task_class, words)[0]), split, limit)
+        instance = task_class(request.data_root, split_options(task_class, words)[0])
+        prepared = prepare(with_prompts_of(instance, model.card.family if ready else ""), split, limit)
         loaded = (
             _for_split(model, prepared.task, prepared.split)
             if ready

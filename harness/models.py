@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outputs, family_options
-from beit3_bench.backbones.registry import families, find_family, locate
+from beit3_bench.backbones.registry import families, family_locations, find_family, get_family, locate
 from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RunRequest
@@ -54,13 +54,24 @@ def split_options(task_class: type[Task], options: Mapping[str, str]) -> tuple[d
     return {key: value for key, value in options.items() if key not in family}, family
 
 
-def make_task(task_class: type[Task], request: RunRequest) -> Task:
-    """The task with its options.
+def make_task(task_class: type[Task], request: RunRequest, located: Located | None = None) -> Task:
+    """The task with its options, and with the words of the model's family.
 
     Raises:
-        BenchError: an unknown option, or a value that does not convert.
+        BenchError: an unknown option, or a value that does not convert; no or several families.
     """
-    return task_class(request.data_root, split_options(task_class, request.options)[0])
+    task = task_class(request.data_root, split_options(task_class, request.options)[0])
+    if task.prompted and located is not None:
+        family = located.family or find_family(located.source, task.ability)
+        task.prompts = family.prompts(task.name)
+    return task
+
+
+def with_prompts_of(task: Task, family: str) -> Task:
+    """The same task, worded as for a model of a family by name; one that is not known words nothing."""
+    if task.prompted and family in family_locations():
+        task.prompts = get_family(family).prompts(task.name)
+    return task
 
 
 def load_model(located: Located, task: Task, split: Split, request: RunRequest) -> Model:

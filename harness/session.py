@@ -106,7 +106,7 @@ def run_task(
     """
     processes, clock = processes or Processes(), Clock()
     located = processes.together(lambda: Located.of(request.checkpoint))
-    prepared = processes.together(lambda: read(request, task_class, clock))
+    prepared = processes.together(lambda: read(request, task_class, clock, located))
     model, device = processes.together(lambda: load(request, located, prepared, processes, clock))
     return run_model(request, located, prepared, model, device, processes, clock, expected, replayed)
 
@@ -153,12 +153,12 @@ def run_model(
 # ---- the steps ------------------------------------------------------------------------------------------------------------
 
 
-def read(request: RunRequest, task_class: type[Task], clock: Clock) -> Prepared:
-    """The task and its split, and whether the run folder can be one."""
+def read(request: RunRequest, task_class: type[Task], clock: Clock, located: Located | None = None) -> Prepared:
+    """The task and its split, and whether the run folder can be one. located: the model, whose family may word the texts."""
     if request.output is not None:
         check_folder(request.output)
     with clock.stage("read"):
-        return prepare(make_task(task_class, request), request.split, request.limit)
+        return prepare(make_task(task_class, request, located), request.split, request.limit)
 
 
 def load(
@@ -297,7 +297,7 @@ def write(
 
 def warnings_of(prepared: Prepared, located: Located, model: Model) -> list[str]:
     """What a reader of the result must know: of the data (first), of the weights, and of what they have seen."""
-    leaks = find_leaks(prepared.task.name, prepared.split.name, located.path, model.metadata)
+    leaks = find_leaks(prepared.task.name, prepared.split.name, located.path, model.metadata, model.card.trained_on)
     return [*prepared.notes, *model.notes, *leaks]
 
 

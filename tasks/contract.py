@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.abilities import Ability, Item
-from beit3_bench.backbones.family import Asked, Outputs
+from beit3_bench.backbones.family import Asked, Outputs, Prompts
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.labels import first_difference
 from beit3_bench.tasks.options import parse_options
@@ -108,10 +108,13 @@ class Task(ABC):
         row_shape: kinds of the values of a row that `score` reads, as `harness.record.schema.check_shape` takes them; rows that were
             read from a folder are checked by it.
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
+        prompted: whether the model's family words the texts where the options do not (`prompts`).
         data_of: the task whose facts file says what the released data holds; "" = the task's own.
         score_files: the fields of `ScoreInputs` beside predictions that `score_file` reads; others are refused.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused. Every field has a line in
             its docstring. Options that a family knows (``num_beams``) are its protocol; None there = the family's own.
+
+    prompts: the family's words, for a task that is `prompted`; set before `read`. None = the task's own.
     """
 
     name: ClassVar[str] = ""
@@ -128,6 +131,9 @@ class Task(ABC):
     feature: ClassVar[str | None] = None
     row_shape: ClassVar[Mapping[str, Any]] = {}
     outputs: ClassVar[str] = "labels"
+    prompted: ClassVar[bool] = False
+
+    prompts: Prompts | None = None
 
     @dataclass
     class Options:
@@ -176,6 +182,10 @@ class Task(ABC):
             lambda outputs: self.check_outputs(split, outputs),
             dict(vars(self.options)),
         )
+
+    def options_in_force(self) -> dict[str, Any]:
+        """The options, with the name of the family's words where those stand in for one."""
+        return dict(vars(self.options))
 
     def labels_without_data(self) -> tuple[str, ...] | None:
         """What the outputs of released heads mean, where that is known without the data."""

@@ -2,7 +2,8 @@
 
 Retrieval form (BEiT-3 paper, section 3.2.2): class names are texts, an image gets the class of highest cosine. The class
 text is the WordNet lemma names of the synset joined by ", " (authors' reply, unilm issue 965), from timm's `ImageNetInfo`.
-A class-name file and prompt templates (averaged as CLIP does) can be given instead.
+A family of models may bring names and templates of its own (CLIP's do; texts of a class are averaged as CLIP does), and a
+class-name file and prompt templates can be given instead of either.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from beit3_bench.tasks.class_folders import (
     are_numbers,
     are_wordnet_ids,
     check_class_folders,
+    imagenet_classes,
     in_order,
     listed_order,
     names_by_number,
@@ -115,12 +117,14 @@ class ImageNet(ImageFolders, EmbeddingTask):
     """ImageNet-1K as retrieval of the class text."""
 
     name = "imagenet"
+    prompted = True
 
     @dataclass
     class Options:
         """class_names: JSON file, {folder: name} or a list in label order (WordNet ids sorted, or folders 0, 1, ...); default:
-        WordNet lemmas.
-        templates: JSON file, list of prompts with ``{}`` where the class goes; default: the bare class text.
+        the names of the model's family, or WordNet lemmas.
+        templates: JSON file, list of prompts with ``{}`` where the class goes; default: those of the model's family, or the bare
+        class text.
         """
 
         class_names: Path | None = None
@@ -129,8 +133,8 @@ class ImageNet(ImageFolders, EmbeddingTask):
     def class_texts(self) -> dict[str, list[str]]:
         """WordNet id -> the texts of its class, one per template."""
         classes = self.classes()
-        names = self._named(classes) if self.options.class_names else self._lemmas(classes)
-        templates = ["{}"]
+        names = self._named(classes) if self.options.class_names else self._by_default(classes)
+        templates: Sequence[str] = (self.prompts and self.prompts.templates) or ["{}"]
         if self.options.templates:
             path = self.options.templates
             templates = read_json(path, "prompt templates", TEMPLATES_FORM)
@@ -166,19 +170,32 @@ class ImageNet(ImageFolders, EmbeddingTask):
             )
         return content
 
-    @staticmethod
-    def _lemmas(classes: list[str]) -> list[str]:
+    def _by_default(self, classes: list[str]) -> Sequence[str]:
+        """The names of the model's family, or WordNet lemmas."""
         from timm.data import ImageNetInfo
 
-        info = ImageNetInfo("imagenet-1k")
-        known = set(info.label_names())
-        unknown = [c for c in classes if c not in known]
+        known = imagenet_classes()
+        if self.prompts is None or not self.prompts.class_names:
+            info = ImageNetInfo("imagenet-1k")
+            names = {wnid: info.label_name_to_description(wnid) for wnid in known}
+        elif are_numbers(classes):
+            return names_by_number(classes, self.prompts.class_names, self.data_root / "val")
+        else:
+            names = dict(zip(known, self.prompts.class_names, strict=True))
+        unknown = [c for c in classes if c not in names]
         if unknown:
             raise BenchError(
                 f"class folder {unknown[0]!r} is not a WordNet id of ImageNet-1K ({len(unknown)} such folders); "
                 "rename it, or name the classes with -o class_names=FILE.json"
             )
-        return [info.label_name_to_description(c) for c in classes]
+        return [names[c] for c in classes]
+
+    def options_in_force(self) -> dict[str, Any]:
+        given = super().options_in_force()
+        if self.prompts is None:
+            return given
+        brought = {name: self.prompts.name for name in given if vars(self.prompts)[name] and given[name] is None}
+        return {**given, **brought}
 
     def read(self, split: str) -> Split:
         images = self.labelled_images(split)

@@ -21,7 +21,7 @@ from beit3_bench.errors import INSTALL_LINES
 from beit3_bench.harness.console import echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
-DISTRIBUTIONS = {"PIL": "pillow", "mmseg": "mmsegmentation"}
+DISTRIBUTIONS = {"PIL": "pillow", "mmseg": "mmsegmentation", "open_clip": "open_clip_torch"}
 
 STACKS = {
     "pycocoevalcap": "METEOR and SPICE of coco-caption and nocaps",
@@ -31,7 +31,8 @@ STACKS = {
     "mmseg": "ade20k-seg",
     "mmdet": "ade20k-seg",
     "faster_coco_eval": "a faster scorer of coco-det (pycocotools serves without it)",
-    "transformers": "the tokenizer's second opinion in the tests",
+    "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
+    "transformers": "tokenizers of SigLIP and the second opinion in the tests",
 }
 """Optional module -> what cannot be done without it."""
 

@@ -37,7 +37,9 @@ def command(names: tuple[str, ...], folder: Path, base_url: str | None, sha256: 
     for weight in weights:
         url = f"{base_url.rstrip('/')}/{weight.file}" if base_url else weight.url
         with _Meter(weight.file) as meter:
-            path = download(url, folder / weight.file, sha256 or pins.get(weight.name), progress=meter.show)
+            path = download(
+                url, folder / weight.file, sha256 or weight.sha256 or pins.get(weight.name), progress=meter.show
+            )
         digest = pin_or_check(path, weight.name)
         echo(f"{path}  sha256 {digest}")
 

@@ -30,7 +30,7 @@ def command(name: str | None, params: bool, as_json: bool) -> None:
 
 
 def _record(weight: ReleasedFile, pins: dict[str, str]) -> dict:
-    return {**dataclasses.asdict(weight), "url": weight.url, "sha256": pins.get(weight.name)}
+    return {**dataclasses.asdict(weight), "url": weight.url, "sha256": pins.get(weight.name) or weight.sha256 or None}
 
 
 def _show_all(as_json: bool) -> None:
@@ -45,7 +45,17 @@ def _show_all(as_json: bool) -> None:
     for w in released_files():
         scores = ", ".join(f"{s.split} {s.metric} {s.value:g}" for s in w.published)
         size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
-        rows.append((w.name, w.task or w.kind, w.preset, size, count, scores, pins.get(w.name, "not seen yet")[:12]))
+        rows.append(
+            (
+                w.name,
+                w.task or w.kind,
+                w.preset,
+                size,
+                count,
+                scores,
+                (pins.get(w.name) or w.sha256 or "not seen yet")[:12],
+            )
+        )
     _print_columns(rows)
     echo("\nGet one with: beit3-bench download NAME. Details: beit3-bench models NAME. Parameters: models --params.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,14 @@ def trained_on(checkpoint: Path, metadata: Mapping[str, Any]) -> tuple[str, ...]
     return tuple(dict.fromkeys(seen))
 
 
-def find_leaks(task: str, split: str, checkpoint: Path, metadata: Mapping[str, Any]) -> list[str]:
-    """One line per data set that shows the evaluated samples or images to the checkpoint, the gravest first."""
-    data = trained_on(checkpoint, metadata)
+def find_leaks(
+    task: str, split: str, checkpoint: Path, metadata: Mapping[str, Any], known: Sequence[str] = ()
+) -> list[str]:
+    """One line per data set that shows the evaluated samples or images to the checkpoint, the gravest first.
+
+    known: data sets that the model's card says it has seen.
+    """
+    data = {*trained_on(checkpoint, metadata), *known}
     leaks = [leak for leak in read_facts(task).leaks if split in leak.splits and leak.data in data]
     order = list(SEEN)
     return [

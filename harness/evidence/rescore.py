@@ -31,7 +31,7 @@ def rescore(
         BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
             that the run saw.
     """
-    from beit3_bench.harness.models import split_options
+    from beit3_bench.harness.models import split_options, with_prompts_of
     from beit3_bench.harness.reading import prepare
     from beit3_bench.tasks.registry import get_task
 
@@ -44,7 +44,7 @@ def rescore(
         chosen = asked.options(task_class, card["given_options"], options or {})
         asked.check(folder, list(command) or ["beit3-bench", "score", "--run", str(folder)])
         assert place is not None
-        task = task_class(place, split_options(task_class, chosen)[0])
+        task = with_prompts_of(task_class(place, split_options(task_class, chosen)[0]), card.get("family", ""))
         if card["limit"] is not None and card["limit"] < 1:
             raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
         prepared = prepare(task, card["split"], card["limit"])

@@ -72,7 +72,7 @@ def card_of_file(request: RunRequest, located: Located) -> ModelCard:
 
 def options_in_force(task: Task, model: Model) -> dict[str, Any]:
     """The task's options, with what the family decided where it did."""
-    return {name: model.card.resolved.get(name, value) for name, value in vars(task.options).items()}
+    return {name: model.card.resolved.get(name, value) for name, value in task.options_in_force().items()}
 
 
 def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split) -> dict[str, str]:

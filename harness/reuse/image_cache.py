@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from beit3_bench.backbones.abilities import PixelTransform
 from beit3_bench.backbones.image_hashes import note
 from beit3_bench.backbones.images import read_image_file
-from beit3_bench.backbones.preprocess import decode
+from beit3_bench.backbones.preprocess import decode, decode_in_own_mode
 from beit3_bench.errors import BenchError
 from beit3_bench.files import open_regular, write_atomic
 
@@ -60,7 +60,7 @@ class ImageCache:
         self._prepare(Path(root), text)
 
     def load(self, path: str | Path) -> Tensor:
-        """Image file -> uint8 (3, S, S), as `Preprocessing.load`.
+        """Image file -> uint8 (3, S, S), as `PixelTransform.load`.
 
         Raises:
             BenchError: missing or undecodable file.
@@ -77,7 +77,8 @@ class ImageCache:
         if pixels is not None:
             self.hits += 1
             return pixels
-        pixels = self.preprocessing.pixels(decode(path, content))
+        image = decode(path, content) if self.as_rgb else decode_in_own_mode(path, content)
+        pixels = self.preprocessing.pixels(image)
         self.misses += 1
         if self.trouble is None:
             self._write(entry, digest, pixels)
@@ -86,6 +87,10 @@ class ImageCache:
     @property
     def size(self) -> int:
         return self.preprocessing.size
+
+    @property
+    def as_rgb(self) -> bool:
+        return self.preprocessing.as_rgb
 
     def pixels(self, image: Image.Image) -> Tensor:
         """PIL RGB -> uint8 (3, S, S); an image that is no file is not kept."""

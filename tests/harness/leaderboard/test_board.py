@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from leaderboard_cases import metric, result, retrieval_metrics, write_run
 
 from beit3_bench.backbones.beit3.weights import WEIGHTS
-from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.released import find_released, released_files
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.table import command
 from beit3_bench.harness.leaderboard.board import Table, build_table
@@ -63,8 +63,8 @@ def cells(table: Table, section: int = 0) -> list[str]:
 
 
 def test_all_published_values_are_there_with_their_sources(published: list[PublishedValue]) -> None:
-    assert len(published) == 1106
-    assert len({value.system for value in published}) == 58
+    assert len(published) == 1721
+    assert len({value.system for value in published}) == 67
     assert all(value.source for value in published)
 
 
@@ -80,6 +80,35 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
                     found.add((weight.name, split, name, value.value))
                     assert value.image_size == weight.image_size
     assert found == {(w.name, s.split, s.metric, s.value) for w in WEIGHTS for s in w.published}
+
+
+def test_published_scores_of_every_other_released_file_stand_in_the_tables(published: list[PublishedValue]) -> None:
+    printed = {(v.checkpoint, v.task, v.metric, v.value) for v in published if v.source_kind in SOURCE_KINDS[:2]}
+    others = [file for file in released_files() if file.family != "beit3"]
+    assert len(others) >= 49
+    for file in others:
+        for score in file.published:
+            task, metric = published_names()[score.task].metrics[score.metric]
+            assert (file.name, task, metric, score.value) in printed
+    named = {v.checkpoint for v in published if v.checkpoint}
+    assert named >= {file.name for file in others}
+
+
+def test_values_of_a_released_file_stand_at_its_resolution(published: list[PublishedValue]) -> None:
+    for value in published:
+        if value.checkpoint:
+            assert value.image_size == find_released(value.checkpoint).image_size, value.id
+
+
+def test_a_measured_file_of_another_family_is_judged_by_its_own_values(published: list[PublishedValue]) -> None:
+    name = "ViT-B-32.openai"
+    model = {**released(name), "family": "openclip", "protocol": "dual encoder"}
+    content = result("coco-retrieval", "test", model, metrics=retrieval_metrics(50.12, 30.2), setting="zero-shot")
+    sections = build_table([Run("clip", content)], published).sections
+    rows = next(section.rows for section in sections if section.regime == "zero-shot")
+    verdicts = next(row for row in rows if row.measured).verdicts
+    assert verdicts["TR@1"].kind == "reproduces"
+    assert verdicts["IR@1"].reference.value == 30.44
 
 
 def test_every_name_of_the_mapping_has_published_values(published: list[PublishedValue]) -> None:

@@ -1,0 +1,261 @@
+"""From a file to a model: which weights they are, the network, and what belongs to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, digest
+from beit3_bench.backbones.openclip.ability import OpenClipEmbedder
+from beit3_bench.backbones.openclip.library import offline, open_clip
+from beit3_bench.backbones.openclip.pixels import OpenClipPixels
+from beit3_bench.backbones.openclip.sources import CONFIG, Place, config_beside, place_of
+from beit3_bench.backbones.openclip.state import fill, weights_of
+from beit3_bench.backbones.openclip.texts import OpenClipReader, texts_of
+from beit3_bench.backbones.openclip.weights import WEIGHTS, tag_of
+from beit3_bench.backbones.pins import pin_or_check
+from beit3_bench.backbones.released import ReleasedFile, find_released
+from beit3_bench.backbones.sources import Source
+from beit3_bench.errors import BenchError, exhausted
+from beit3_bench.spelling import did_you_mean
+
+QUICK = "-quickgelu"
+PIXEL_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+@dataclass
+class Architecture:
+    """What a network is built from.
+
+    name: open_clip's; None for a config of its own.  config: ``model_cfg``.  pixels: fields of ``PreprocessCfg`` but its size.
+    notes: what was decided where the file does not say it.
+    """
+
+    name: str | None
+    config: dict[str, Any]
+    pixels: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
+    """See `family.Family.load`."""
+    library = open_clip(f"task {asked.task} with a checkpoint of open_clip")
+    if asked.values.get("features") == "patches":
+        raise BenchError(
+            f"{source.path}: open_clip models give the embedding of an image alone; leave --on patches out"
+        )
+    if options.preset is not None:
+        raise BenchError(
+            f"--preset {options.preset}: the architecture is part of the source; write openclip:ARCHITECTURE/FILE"
+        )
+    place = place_of(source.text)
+    beside = config_beside(source.path)
+    weights = weights_of(source)
+    tag = None if options.given is None else options.given.tag
+    released, notes = _released(source.path, weights.sha256)
+    architecture = _named(library, place, beside)
+    if tag is None and released is not None and _base(released.preset) == _base(architecture.name or ""):
+        tag = tag_of(released)
+    _decide(library, architecture, tag, beside, weights.scripted)
+    if released is None and tag is not None:
+        released = next(
+            (w for w in WEIGHTS if (_base(w.preset), tag_of(w)) == (_base(architecture.name or ""), tag)), None
+        )
+    module, resized = _built(library, architecture, place, source.path, options.image_size)
+    report = fill(module, weights, source.path, _words(architecture, source.path), options.allow_missing, resized)
+    if resized and "timm_model_name" in architecture.config["vision_cfg"]:
+        module.visual.set_input_size(options.image_size)
+    module.eval()
+    config = {**library.get_model_preprocess_cfg(module), **architecture.pixels}
+    if options.image_size is not None:
+        config["size"] = options.image_size
+    pixels = OpenClipPixels.of({"fill_color": 0, **config}, str(source.path))
+    name = _words(architecture, source.path)
+    text_config = architecture.config["text_cfg"]
+    texts = texts_of(text_config, name, source.path.parent, options.tokenizer) if asked.text else None
+    reader = OpenClipReader(pixels, texts, text_config.get("vocab_size"), source.path)
+    settings = {"architecture": architecture.name, **architecture.config, "open_clip": library.__version__}
+    card = ModelCard(
+        family="openclip",
+        checkpoint=source.path.name,
+        sha256=weights.sha256,
+        preset=architecture.name,
+        weight=released.name if released else None,
+        image_size=pixels.size,
+        params=sum(p.numel() for p in module.parameters()),
+        protocol="dual encoder",
+        trained_for=(released.task or "") if released else "",
+        trained_on=released.trained_on if released else (),
+        settings=settings,
+        preprocessing=pixels.to_dict(),
+    )
+    identity = Identity(
+        weights=weights.sha256,
+        architecture=digest({**settings, "image_size": pixels.size}),
+        pixels=pixels.canary_hash(),
+        tokens=texts.fingerprint if texts else None,
+    )
+    return Model(
+        OpenClipEmbedder(module, reader, pixels),
+        card,
+        identity,
+        notes=[*weights.notes, *notes, *report.notes],
+        assumptions=architecture.notes,
+        missing=report.missing,
+        unexpected=report.unexpected,
+        resized=report.resized,
+        random=bool(report.missing),
+        companions={"tokenizer": texts.file} if texts and texts.file else {},
+    )
+
+
+# ---- which weights they are -------------------------------------------------------------------------------------------------
+
+
+def _base(architecture: str) -> str:
+    return architecture.removesuffix(QUICK)
+
+
+def _released(path: Path, sha256: str) -> tuple[ReleasedFile | None, list[str]]:
+    """The record of a file: by content where the authors publish a checksum, else by name; and notes.
+
+    Raises:
+        BenchError: it differs from the hash that was pinned for its name.
+    """
+    known = next((file for file in WEIGHTS if file.sha256 == sha256), None)
+    if known is not None:
+        return known, []
+    named = find_released(path)
+    if named is None or named.family != "openclip":
+        return None, []
+    if named.sha256:
+        return None, [f"{path.name} is called like {named.name}, whose sha256 is another: it is taken for another file"]
+    pin_or_check(path, named.name, sha256)
+    return named, []
+
+
+def _named(library: Any, place: Place, beside: Mapping[str, Any] | None) -> Architecture:
+    """The architecture as SOURCE or the config beside the weights says it."""
+    if place.architecture is not None:
+        return Architecture(place.architecture, library.get_model_config(place.architecture))
+    if beside is None:  # the file was there when it was located
+        raise BenchError(f"{place.weights}: has no {CONFIG} beside it any more; put it back")
+    config = copy.deepcopy(beside["model_cfg"])
+    names = (name for name in library.list_models() if library.get_model_config(name) == config)
+    return Architecture(next(names, None), config)
+
+
+def _decide(
+    library: Any, architecture: Architecture, tag: str | None, beside: Mapping[str, Any] | None, scripted: bool
+) -> None:
+    """Set activation and pixels of an architecture as the weights were trained with, as far as anything says it.
+
+    A config beside the file is the file's own; then the tag counts; then what all of open_clip's weights of this architecture
+    have in common; and where even that says nothing, the architecture is taken at its word, with a note.
+
+    Raises:
+        BenchError: open_clip has no such tag for this architecture.
+    """
+    name, config = architecture.name, architecture.config
+    tags = _tags(library, name)
+    if tag is not None and tag not in tags:
+        raise BenchError(f"-o tag={tag}: open_clip has no such weights of {name}; {did_you_mean(tag, tags)}")
+    named = bool(config.get("quick_gelu", False))
+    trained: bool | None = None
+    if tag is not None:
+        trained = bool(tags[tag].get("quick_gelu", False))
+    elif scripted:  # OpenAI's form, and so does open_clip's own loader take it
+        trained = True
+    elif beside is not None:
+        trained = bool(beside["model_cfg"].get("quick_gelu", False))
+    elif name is not None and not named and f"{name}{QUICK}" in library.list_models():
+        architecture.notes.append(
+            f"the file does not say its activation: GELU, as {name} says; for weights of OpenAI, MetaCLIP or DFN name "
+            f"{name}{QUICK}"
+        )
+    if trained is not None and trained != named:
+        config["quick_gelu"] = trained
+        words = ("GELU", "QuickGELU")
+        architecture.notes.append(
+            f"the weights were trained with {words[trained]}; {name or CONFIG} says {words[named]}"
+        )
+    if beside is not None and beside["preprocess_cfg"]:
+        architecture.pixels = _pixels(beside["preprocess_cfg"])
+    elif tag is not None:
+        architecture.pixels = _pixels(tags[tag])
+    elif tags:
+        _pixels_of_all(architecture, tags)
+
+
+def _pixels_of_all(architecture: Architecture, tags: Mapping[str, Mapping[str, Any]]) -> None:
+    kinds = [_pixels(tags[tag]) for tag in tags]
+    architecture.pixels = max(kinds, key=kinds.count)
+    others = [tag for tag, kind in zip(tags, kinds, strict=True) if kind != architecture.pixels]
+    if others:
+        architecture.notes.append(
+            f"the file does not say its image preprocessing: that of most weights of {architecture.name} was taken; "
+            f"{', '.join(others)} was trained with another (-o tag={others[0]})"
+        )
+
+
+def _tags(library: Any, name: str | None) -> dict[str, dict[str, Any]]:
+    """open_clip's records of the pretrained weights of an architecture, with and without QuickGELU, by tag."""
+    names = [] if name is None else [name, _base(name), f"{_base(name)}{QUICK}"]
+    return {
+        tag: library.get_pretrained_cfg(n, tag)
+        for n in reversed(names)
+        for tag in library.list_pretrained_tags_by_model(n)
+    }
+
+
+def _pixels(config: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: config[key] for key in PIXEL_KEYS if config.get(key) is not None}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _words(architecture: Architecture, path: Path) -> str:
+    return architecture.name or f"the {CONFIG} in {path.parent}"
+
+
+# ---- the network --------------------------------------------------------------------------------------------------------------
+
+
+def _built(
+    library: Any, architecture: Architecture, place: Place, path: Path, image_size: int | None
+) -> tuple[nn.Module, bool]:
+    """The network with random weights, and whether its input is of another size than the architecture's.
+
+    Raises:
+        BenchError: open_clip cannot build it.
+    """
+    vision = architecture.config["vision_cfg"]
+    resized = image_size is not None and vision.get("image_size") != image_size
+    forced = image_size if resized and "timm_model_name" not in vision else None
+    name = place.architecture or f"local-dir:{path.parent}"
+    try:
+        with offline():
+            module = library.create_model(
+                name,
+                pretrained=None,
+                load_weights=False,
+                precision="fp32",
+                device="cpu",
+                pretrained_image=False,
+                pretrained_text=False,
+                force_image_size=forced,
+                quick_gelu=bool(architecture.config.get("quick_gelu", False)),
+            )
+    except Exception as error:  # open_clip, timm and transformers raise errors of many kinds for what they cannot build
+        if exhausted(error) is not None:
+            raise
+        line = " ".join(str(error).split())[:160] or type(error).__name__
+        tower = architecture.config["text_cfg"].get("hf_model_name")
+        if tower and isinstance(error, OSError):
+            line = f"its text tower is {tower!r}, whose config is not in Hugging Face's cache on this machine"
+        raise BenchError(f"{path}: open_clip cannot build {_words(architecture, path)}: {line}") from error
+    return module, resized
