@@ -11,7 +11,7 @@ pytest.importorskip("open_clip")
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    from tiny import make_zoo
+    from tiny_openclip import make_zoo
 
     return make_zoo(tmp_path_factory.mktemp("openclip"))
 

@@ -11,7 +11,7 @@ import torch
 from native import invoke
 from PIL import Image
 from run_requests import run_request, with_settings
-from tiny import KINDS
+from tiny_openclip import KINDS
 
 from beit3_bench import evaluate, load
 from beit3_bench.harness.evidence.rescore import rescore

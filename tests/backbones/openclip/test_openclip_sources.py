@@ -12,7 +12,7 @@ import torch
 from native import invoke
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import CONFIGS, TEXT, VISION, write_tokenizer
+from tiny_openclip import CONFIGS, TEXT, VISION, write_tokenizer
 
 from beit3_bench import load
 from beit3_bench.backbones.openclip import loading
