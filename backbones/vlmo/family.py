@@ -46,4 +46,6 @@ class VLMoFamily(Family):
         head_of(asked)
 
     def released(self) -> Sequence[ReleasedFile]:
-        return ()
+        from beit3_bench.backbones.vlmo.weights import WEIGHTS
+
+        return WEIGHTS

@@ -22,7 +22,7 @@ from beit3_bench.backbones.vlmo.config import FileShape, Settings, VLMoConfig, s
 from beit3_bench.backbones.vlmo.model import Retrieval, VisualQuestionAnswering, VisualReasoning, VLMo
 from beit3_bench.backbones.vlmo.native import AnswerClassifier, DualEncoder, NativeAbility, PairClassifier
 from beit3_bench.backbones.vlmo.resizing import resized_tables
-from beit3_bench.backbones.vlmo.tokenizer import WordPiece, find_vocabulary
+from beit3_bench.backbones.vlmo.tokenizer import WordPiece, compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
 
 IGNORED = (
@@ -87,12 +87,11 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         tokenizer, file = find_vocabulary(
             asked.task, options.tokenizer, source.path.parent, shape.config.max_text_length
         )
-    outputs, assumptions = _check_outputs(checkpoint, name, asked, options)
-    if tokenizer is not None and tokenizer.size != shape.config.vocab_size:
-        raise BenchError(
-            f"{origin}: has {shape.config.vocab_size:,} token embeddings, but {file} has {tokenizer.size:,} entries; give the "
-            "vocab.txt of this checkpoint with --tokenizer"
-        )
+    outputs, notes = _check_outputs(checkpoint, name, asked, options)
+    assumptions = list(notes)
+    if tokenizer is not None and file is not None:
+        rows = shape.config.vocab_size
+        assumptions += compare_vocabulary(tokenizer, file, rows, source.path, find_released(source.path))
     module, filled, resized = build(name, shape, outputs, checkpoint.tensors, origin, options.allow_missing)
     preprocessing = Preprocessing(shape.config.image_size)
     head = HEADS[name]

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.reading import pad_ids
+from beit3_bench.backbones.vlmo.weights import VOCABULARY_FILE, VOCABULARY_SHA256
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOCABULARY_FILE = "vocab.txt"
+    from beit3_bench.backbones.released import ReleasedFile
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 _LARGEST = 2**26  # bytes of a vocabulary; bert-base-uncased's has 232 kB
@@ -66,7 +68,7 @@ class WordPiece:
     """Text -> ids.
 
     max_tokens: longer texts are cut, [CLS] and [SEP] included.
-    fingerprint: SHA-256 of the vocabulary file.  size: number of entries.
+    fingerprint: SHA-256 of the entries, one a line; of the released file, whatever its ends of lines.  size: number of entries.
     """
 
     def __init__(self, content: bytes, source: str, max_tokens: int):
@@ -86,7 +88,7 @@ class WordPiece:
         if max_tokens < 3:
             raise BenchError(f"max_text_length is {max_tokens}; [CLS], one token and [SEP] need 3")
         self.max_tokens, self.size = max_tokens, len(entries)
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.fingerprint = hashlib.sha256("".join(f"{entry}\n" for entry in entries).encode()).hexdigest()
         self.special = {token: vocabulary[token] for token in SPECIAL}
         model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
         self._pieces = Tokenizer(model)
@@ -146,3 +148,32 @@ def find_vocabulary(task: str, given: Path | None, folder: Path, max_tokens: int
             "it with --tokenizer FILE"
         )
     return WordPiece.load(path, max_tokens), path
+
+
+def compare_vocabulary(
+    tokenizer: WordPiece, file: Path, rows: int, checkpoint: Path, released: ReleasedFile | None
+) -> list[str]:
+    """Compare a vocabulary with the one that a checkpoint was trained with, as far as anything tells.
+
+    Args:
+        rows: token embeddings of the checkpoint.  released: its record, where its authors released it.
+
+    Returns:
+        Notes for a result: what could not be known.
+
+    Raises:
+        BenchError: it has another number of entries; or it is not that of bert-base-uncased, for a released file.
+    """
+    if tokenizer.size != rows:
+        raise BenchError(
+            f"{checkpoint}: has {rows:,} token embeddings, but {file} has {tokenizer.size:,} entries; give the vocab.txt of this "
+            "checkpoint with --tokenizer"
+        )
+    if tokenizer.fingerprint == VOCABULARY_SHA256:
+        return []
+    if released is not None:
+        raise BenchError(
+            f"{file}: is not the vocabulary of bert-base-uncased, with which {checkpoint.name} was trained; get it with: "
+            "beit3-bench download bert-base-uncased"
+        )
+    return [f"the checkpoint does not say which vocabulary it was trained with; {file.name} has as many entries"]

@@ -15,7 +15,7 @@ from beit3_bench.text import visible, visible_values
 
 FIRST_FAMILY = "beit3"
 """The family of results that name none: those of earlier versions, which knew no other."""
-SYSTEMS = {FIRST_FAMILY: "BEiT-3", "openclip": "open_clip"}
+SYSTEMS = {FIRST_FAMILY: "BEiT-3", "openclip": "open_clip", "vlmo": "VLMo"}
 """Names of families as the published tables write them; any other family stands under its own name."""
 _LARGEST = 2**26  # bytes
 _MEND = "run again"

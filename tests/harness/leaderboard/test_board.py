@@ -69,7 +69,8 @@ def test_all_published_values_are_there_with_their_sources(published: list[Publi
 
 
 def test_published_values_of_a_released_file_agree_with_its_registry_record(published: list[PublishedValue]) -> None:
-    readme = [v for v in published if v.checkpoint and "README" in v.source]
+    ours = [v for v in published if v.checkpoint and find_released(v.checkpoint).family == "beit3"]
+    readme = [v for v in ours if "README" in v.source]
     found = set()
     for value in readme:
         for task, names in published_names().items():
@@ -91,7 +92,7 @@ def test_published_scores_of_every_other_released_file_stand_in_the_tables(publi
             task, metric = published_names()[score.task].metrics[score.metric]
             assert (file.name, task, metric, score.value) in printed
     named = {v.checkpoint for v in published if v.checkpoint}
-    assert named >= {file.name for file in others}
+    assert named >= {file.name for file in others if file.published}
 
 
 def test_values_of_a_released_file_stand_at_its_resolution(published: list[PublishedValue]) -> None:
