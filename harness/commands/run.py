@@ -66,7 +66,7 @@ class BatchSize(click.ParamType):
     "--tokenizer",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="SentencePiece model [default: beit3.spm beside the checkpoint].",
+    help="Tokenizer of the model [default: beside the checkpoint: beit3.spm, VLMo's vocab.txt].",
 )
 @click.option("--split", metavar="NAME", help="Split [default: the task's own].")
 @click.option(
