@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit3_bench.backbones.packing import PLAIN
 from beit3_bench.backbones.products import exact_linear, exact_products, onednn_layout
 
-_MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+_ATEN = torch.ops.aten
 
 
-class ExactRows(TorchFunctionMode):
+class ExactRows(TorchDispatchMode):
     """While it is entered, products with a network's parameters are made as `products.exact_products` says. Needs memory for a
     second copy of those parameters where that is over oneDNN's layout.
     """
@@ -46,14 +45,14 @@ class ExactRows(TorchFunctionMode):
         finally:
             torch.backends.mha.set_fastpath_enabled(before)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear and len(args) >= 2 and self._ours(args[0], args[1]):
-            bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            return exact_linear(self.way, args[0], self._layout(args[1]), bias)
-        if func in _MATMULS and len(args) == 2 and not kwargs and self._ours(*args):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not kwargs and func is _ATEN.linear.default and self._ours(args[0], args[1]):
+            return exact_linear(self.way, args[0], self._layout(args[1]), args[2] if len(args) > 2 else None)
+        if not kwargs and func is _ATEN.addmm.default and args[0].ndim == 1 and self._ours(args[1], args[2]):
+            return exact_linear(self.way, args[1], self._layout(args[2].t()), args[0])
+        if func in (_ATEN.mm.default, _ATEN.matmul.default) and self._ours(args[0], args[1]):
             return exact_linear(self.way, args[0], self._layout(args[1].t()), None)
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
     def _ours(self, x: Any, weight: Any) -> bool:
         """Whether this is a product of float32 rows with a parameter, or with a part of one."""

@@ -18,7 +18,7 @@ from beit3_bench.backbones.file_kinds import again
 from beit3_bench.backbones.inert_pickle import DamagedPickle, Inert, UnsafePickle, shown
 from beit3_bench.errors import BenchError, exhausted
 
-_DEEPEST = 64  # modules in modules
+_DEEPEST, _MOST = 64, 100_000  # modules in modules; modules, those that stand in several places counted in each
 
 
 def _as_it_is(value: Any, *_: Any) -> Any:
@@ -61,9 +61,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             raise
         line = " ".join(str(error).split())[:120] or type(error).__name__
         raise BenchError(f"{path}: not a whole TorchScript archive ({line}); {again(path)}") from error
-    tensors: dict[str, Tensor] = {}
     try:
-        _collect(content, "", tensors, 0)
+        tensors = _tensors_of(content)
     except DamagedPickle as error:
         raise BenchError(f"{path}: not a whole TorchScript archive ({error}); {again(path)}") from error
     if not tensors:
@@ -71,12 +70,16 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _collect(module: Any, prefix: str, tensors: dict[str, Tensor], depth: int) -> None:
-    if depth > _DEEPEST:
-        raise DamagedPickle("modules in modules without end")
-    state = module.state if type(module) is Inert else None
-    for name, value in state.items() if isinstance(state, dict) else ():
-        if isinstance(value, Tensor):
-            tensors[f"{prefix}{name}"] = value
-        elif type(value) is Inert:
-            _collect(value, f"{prefix}{name}.", tensors, depth + 1)
+def _tensors_of(root: Any) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    modules: list[tuple[str, int, Any]] = [("", 0, root)]
+    for prefix, depth, module in modules:  # grows on the way
+        if depth > _DEEPEST or len(modules) > _MOST:
+            raise DamagedPickle("modules in modules without end")
+        state = module.state if type(module) is Inert else None
+        for name, value in state.items() if isinstance(state, dict) else ():
+            if isinstance(value, Tensor):
+                tensors[f"{prefix}{name}"] = value
+            elif type(value) is Inert:
+                modules.append((f"{prefix}{name}.", depth + 1, value))
+    return tensors
