@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,9 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
 
     parts = [(int(m[1]), m[2]) for name in tensors if (m := _LAYER.match(name))]
     dim, _, _, patch = shape(PATCHES, 4)
-    depth = max((n for n, _ in parts), default=-1) + 1
+    if dim < 1 or patch < 1:
+        raise BenchError(f"{origin}: tensor {PATCHES!r} is empty; get this file again")
+    depth = _depth(parts)
     ffn = shape("transformer.blocks.0.mlp_imag.fc1.weight", 2)[0]
     relative = BIAS_TABLE in tensors
     rows = shape(TEXT_POSITIONS, 2)[0]
@@ -159,11 +162,20 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
         heads = _heads_of_table(origin, settings, table[1], depth)
         grid, initial, notes = _grid_of_table(tensors, origin, settings, table[0], length, patch)
     else:
-        grid = math.isqrt(max(shape(IMAGE_POSITIONS, 3)[1] - 1, 0))
+        positions = shape(IMAGE_POSITIONS, 3)[1]
+        grid = math.isqrt(max(positions - 1, 0))
+        if grid < 1 or grid**2 + 1 != positions:
+            raise BenchError(
+                f"{origin}: {IMAGE_POSITIONS!r} has {positions} rows, which are not those of a square image"
+            )
         heads = _heads(origin, settings, dim, depth)
-    if dim % heads:
+    if heads < 1 or dim % heads:
         raise BenchError(f"{origin}: a width of {dim} does not divide into {heads} heads; give another num_heads")
     size = settings.image_size or grid * patch
+    if relative and size != grid * patch and grid < 3:
+        raise BenchError(
+            f"{origin}: a table of {grid}x{grid} patches is too small to be resized; leave --image-size out"
+        )
     if size % patch or size < patch:
         raise BenchError(
             f"{origin}: an image of {size} pixels does not divide into patches of {patch}; give a multiple"
@@ -175,7 +187,7 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
         depth=depth,
         num_heads=heads,
         ffn_dim=ffn,
-        vl_start=min((n for n, part in parts if part.endswith("_vl")), default=depth),
+        vl_start=_vl_start(parts, depth, origin),
         vocab_size=shape(WORDS, 2)[0],
         max_text_length=length,
         text_rows=rows if relative else length,
@@ -190,6 +202,26 @@ def shape_of_file(tensors: Mapping[str, Tensor], origin: str, settings: Settings
             f"{config.vl_start}; leave --preset out"
         )
     return FileShape(config, grid, notes)
+
+
+def _depth(parts: Sequence[tuple[int, str]]) -> int:
+    """Layers from the first on that have half as many tensors as it or more: a stray name makes no layer."""
+    sizes = Counter(index for index, _ in parts)
+    depth = 0
+    while sizes[depth] and 2 * sizes[depth] >= sizes[0]:
+        depth += 1
+    return depth
+
+
+def _vl_start(parts: Sequence[tuple[int, str]], depth: int, origin: str) -> int:
+    """The first of the layers at the end that have a vision-language expert."""
+    having = {index for index, part in parts if part.endswith("_vl")}
+    start = depth
+    while start - 1 in having:
+        start -= 1
+    if start == depth:
+        raise BenchError(f"{origin}: has no vision-language expert in its last layer ('mlp_vl'); get this file again")
+    return start
 
 
 def _missing(tensors: Mapping[str, Tensor], origin: str, what: str) -> str:

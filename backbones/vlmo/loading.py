@@ -36,6 +36,7 @@ IGNORED = (
 class Head:
     """module: the network.  ability: how it is asked.  prefix: of the names of its tensors.
     multiple: texts are padded to a multiple of so many tokens (see `reading.NativeReader`).
+    token_types: rows that it reads of the table: one for texts, and one for each image.
     """
 
     module: type[VLMo]
@@ -43,13 +44,14 @@ class Head:
     prefix: str
     protocol: str
     multiple: int
+    token_types: int = 2
 
 
 HEADS: dict[str, Head] = {
     "retrieval": Head(Retrieval, DualEncoder, "itc_", "dual encoder", 1),  # texts of one length; nothing is padded
     # Most questions of an image then stand in one batch, and it is decoded once.
     "vqav2": Head(VisualQuestionAnswering, AnswerClassifier, "vqa_classifier.", "classification", 16),
-    "nlvr2": Head(VisualReasoning, PairClassifier, "nlvr2_classifier.", "classification", 8),
+    "nlvr2": Head(VisualReasoning, PairClassifier, "nlvr2_classifier.", "classification", 8, 3),
 }
 
 
@@ -165,6 +167,12 @@ def _check_outputs(checkpoint: Checkpoint, name: str, asked: Asked, options: Loa
         what = f"holds the head of {' and '.join(held)}" if held else "holds no head of a task"
         raise BenchError(
             f"{checkpoint.path}: {what}, {asked.task} needs tensors {head.prefix}*; give a checkpoint of {asked.task}"
+        )
+    types = checkpoint.tensors["token_type_embeddings.weight"]
+    if len(types) < head.token_types:
+        raise BenchError(
+            f"{checkpoint.path}: 'token_type_embeddings.weight' has {len(types)} rows, {asked.task} needs {head.token_types}; give a "
+            f"checkpoint of {asked.task}"
         )
     layer = head.module.output_layer
     if not layer:

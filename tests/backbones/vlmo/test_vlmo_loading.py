@@ -62,7 +62,9 @@ def test_one_name_too_few_or_too_many_is_named(name):
     for absent in whole:
         with pytest.raises(BenchError, match=re.escape(absent)):
             built({key: value for key, value in whole.items() if key != absent}, head)
-    for extra in ("foo", "transformer.blocks.3.norm3.weight", "vqa_classifier.4.weight", "relative_position"):
+    strays = ("foo", "relative_position", "vqa_classifier.4.weight")
+    layers = ("3.norm3.weight", "2.norm2_vl.bias", "12345.norm1.bias")
+    for extra in (*strays, *(f"transformer.blocks.{layer}" for layer in layers)):
         with pytest.raises(BenchError, match=rf"1 unexpected \({re.escape(extra)}\)"):
             built({**whole, extra: torch.empty(3, device="meta")}, head)
     for misshapen in ("transformer.norm.weight", "pooler.dense.weight"):
@@ -214,6 +216,48 @@ def test_a_tokenizer_that_is_missing_or_of_another_length(tmp_path):
 def test_options_that_do_not_fit(task, options, line, tmp_path):
     path = write_file(tmp_path / "irtr.pt", state("abspos", "irtr"))
     assert re.search(line, refused(f"vlmo:{path}", task, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "line"),
+    [
+        ("transformer.patch_embed.proj.weight", (32, 3, 0, 0), "'transformer.patch_embed.proj.weight' is empty"),
+        ("transformer.patch_embed.proj.weight", (32, 3), "has 2 dimensions instead of 4"),
+        (
+            "transformer.pos_embed",
+            (1, 19, 32),
+            "'transformer.pos_embed' has 19 rows, which are not those of a square image",
+        ),
+        ("token_type_embeddings.weight", (1, 32), "has 1 rows, flickr30k needs 2"),
+        ("text_embeddings.word_embeddings.weight", (0, 32), "has 0 token embeddings"),
+        ("transformer.blocks.1.attn.qkv.weight", (96, 31), "1 of another shape"),
+        ("transformer.blocks.1.attn.q_bias", (31,), "1 of another shape"),
+    ],
+)
+def test_misshapen_tensors(name, shape, line, tmp_path):
+    path = write_file(tmp_path / "irtr.pt", {**state("abspos", "irtr"), name: torch.zeros(shape)})
+    assert line in refused(path, "flickr30k", num_heads=4)
+
+
+def test_files_without_whole_parts(tmp_path):
+    weights = state("abspos", "irtr")
+    without = {name: value for name, value in weights.items() if "_vl." not in name}
+    path = write_file(tmp_path / "irtr.pt", without)
+    assert "has no vision-language expert in its last layer" in refused(path, "flickr30k", num_heads=4)
+    without = {name: value for name, value in state("relpos", "irtr").items() if "blocks.2." not in name}
+    path = write_file(tmp_path / "relpos.pt", without)
+    assert "no vision-language expert in its last layer" in refused(path, "flickr30k")
+
+
+def test_numbers_that_are_no_floats_and_heads_that_are_none(tmp_path):
+    weights = state("abspos", "irtr")
+    path = write_file(tmp_path / "irtr.pt", weights)
+    assert "does not divide into 0 heads" in refused(path, "flickr30k", num_heads=0)
+    whole = {**weights, "pooler.dense.bias": torch.zeros(32, dtype=torch.int64)}
+    path = write_file(tmp_path / "int.pt", whole)
+    assert "pooler.dense.bias torch.int64 instead of floating-point numbers" in refused(path, "flickr30k", num_heads=4)
+    pair = {**state("relpos", "nlvr2"), "token_type_embeddings.weight": torch.zeros(2, 48)}
+    assert "has 2 rows, nlvr2 needs 3" in refused(write_file(tmp_path / "nlvr2.pt", pair), "nlvr2")
 
 
 def test_heads_that_the_table_contradicts(tmp_path):
