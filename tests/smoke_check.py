@@ -26,8 +26,8 @@ def constant_caption_cider(world: Path) -> float:
     from beit3_bench.tasks.metrics.captions import score_captions
 
     task = CocoCaption(world / "coco")
-    references = {e.id: e.target for e in task.examples("test")}
-    common = Counter(e.text for e in task.training_examples()).most_common(20)
+    references = {e.id: e.target for e in task.read("test").examples}
+    common = Counter(e.text for e in task.training_split().examples).most_common(20)
     return max(
         score_captions(dict.fromkeys(references, text), references, ["CIDEr"]).metrics["CIDEr"] for text, _ in common
     )
