@@ -43,7 +43,9 @@ def _show_all(as_json: bool) -> None:
         return
     rows: list[tuple[str, ...]] = [("name", "task", "preset", "pixels", "params", "published", "sha256")]
     for w in released_files():
-        scores = ", ".join(f"{s.split} {s.metric} {s.value:g}" for s in w.published)
+        scores = ", ".join(
+            f"{'' if s.task == w.task else f'{s.task} '}{s.split} {s.metric} {s.value:g}" for s in w.published
+        )
         size, count = str(w.image_size or ""), f"{w.params}M" if w.params else ""
         rows.append(
             (
