@@ -9,7 +9,7 @@ from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
-from beit3_bench.backbones.vlmo.config import OWN_NAMES, PRESETS
+from beit3_bench.backbones.vlmo.config import OWN_NAMES
 
 
 class VLMoFamily(Family):
@@ -36,9 +36,6 @@ class VLMoFamily(Family):
         from beit3_bench.backbones.vlmo.loading import load_head
 
         return load_head(source, asked, options)
-
-    def presets(self) -> tuple[str, ...]:
-        return tuple(PRESETS)
 
     def check(self, asked: Asked) -> None:
         from beit3_bench.backbones.vlmo.loading import head_of

@@ -126,3 +126,32 @@ def test_half_precision_stays_close(native, files, tmp_path):
     assert (
         len(answers.answer(images, ["what is red ?", "what ?", "is it big ?", "how many boxes are on the left ?"])) == 4
     )
+
+
+def test_fine_tuning_is_refused(native, files, tmp_path):
+    words = (
+        "--task",
+        "vqav2",
+        "--checkpoint",
+        files["vqav2"],
+        "--data-root",
+        native.root("vqav2"),
+        "--output",
+        tmp_path / "x",
+    )
+    done = invoke("finetune", *words, "--device", "cpu")
+    assert done.exit_code == 2
+    assert "VLMo models have none at all; start from another family" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_images_alone_are_probed_without_a_vocabulary(native, files, tmp_path):
+    alone = tmp_path / "irtr.pt"
+    shutil.copy(files["flickr30k"], alone)
+    words = ("--checkpoint", alone, "--data-root", native.root("imagenet"), "--device", "cpu", "--workers", 0, "--json")
+    done = invoke("probe", *words)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]
+    done = invoke("probe", *words, "--on", "patches")
+    assert done.exit_code == 2
+    assert "VLMo has no head for it" in done.stderr
