@@ -19,7 +19,8 @@ from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.strict_loading import Filled, fill_strictly
 from beit3_bench.backbones.vlmo.config import FileShape, Settings, VLMoConfig, shape_of_file
-from beit3_bench.backbones.vlmo.model import Retrieval, VisualQuestionAnswering, VisualReasoning, VLMo
+from beit3_bench.backbones.vlmo.heads import Retrieval, VisualQuestionAnswering, VisualReasoning
+from beit3_bench.backbones.vlmo.model import VLMo
 from beit3_bench.backbones.vlmo.native import AnswerClassifier, DualEncoder, NativeAbility, PairClassifier
 from beit3_bench.backbones.vlmo.resizing import resized_tables
 from beit3_bench.backbones.vlmo.tokenizer import WordPiece, compare_vocabulary, find_vocabulary
