@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 from exactness import assert_same_rows
 from native import ROOTS, edit_json, invoke
+from ranks import run_ranks
 from vlmo_golden import for_answers, state, write_file
 
 from beit3_bench.harness.record.store import RunStore
@@ -49,6 +51,31 @@ def test_rows_and_metrics_do_not_depend_on_the_batch_size(native, files, task, t
     assert (model["family"], model["image_size"]) == ("vlmo", 40)
     assert model["protocol"] == ("classification" if task in ("vqav2", "nlvr2") else "dual encoder")
     assert results[1]["provenance"]["fingerprints"]["tokenizer"] != "none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_rows_are_the_same_on_several_processes(native, files, world, tmp_path):
+    tasks = ("flickr30k", "vqav2", "nlvr2")
+    named = ((flag, f"{task}={value}") for task in tasks for flag, value in (
+        ("--checkpoint", files[task]), ("--data-root", native.root(task)),
+    ))  # fmt: skip
+    words = [
+        "run",
+        "--task",
+        ",".join(tasks),
+        *(word for pair in named for word in pair),
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+    ]
+    command = [sys.executable, "-m", "beit3_bench.harness", *words, "--batch-size", 3, "--output", tmp_path / "many"]
+    done = run_ranks([command] * world)
+    assert [d.code for d in done] == [0] * world, [d.err for d in done]
+    for task in tasks:
+        finished(native, files, task, tmp_path / task)
+        assert_same_rows(next((tmp_path / "many").glob(f"{task}-*")), tmp_path / task, 1)
 
 
 def test_answers_differ(native, files, tmp_path):
