@@ -203,6 +203,7 @@ class Family(ABC):
 
     Class attributes:
         name: as `--checkpoint NAME:SOURCE` says it.  title: as people say it.
+        tokenizer_files: names under which a tokenizer is looked for beside a checkpoint.
         abilities: what its models can be asked; which of them a file holds, `load` finds.
         engines: those of them that a framework trains in its own way (`training_engine`) instead of by the harness's loop.
         scratch_presets: architectures that are meant to be trained without pretrained weights.
@@ -211,6 +212,7 @@ class Family(ABC):
 
     name: ClassVar[str] = ""
     title: ClassVar[str]
+    tokenizer_files: ClassVar[tuple[str, ...]] = ()
     abilities: ClassVar[tuple[type[Ability], ...]]
     engines: ClassVar[tuple[type[Ability], ...]] = ()
     scratch_presets: ClassVar[tuple[str, ...]] = ()

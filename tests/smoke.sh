@@ -5,6 +5,8 @@ set -eu
 
 out=$1
 shift
+everything=yes
+[ $# -gt 0 ] && everything=no
 tasks=${*:-flickr30k coco-retrieval imagenet imagenet-linear vqav2 nlvr2 coco-caption nocaps coco-det ade20k-seg}
 world=$out/world
 started=$(date +%s)
@@ -59,6 +61,17 @@ for task in $tasks; do
     beit3-bench run --task "$task" --checkpoint "$out/models/$model/best.pth" --data-root "$(data "$task")" \
         --tokenizer "$world/beit3.spm" ${split:+--split "$split"} --output "$out/runs/$task" --overwrite
 done
+
+# Two more families, with random towers: their rows stand near chance, which is said beside them.
+if [ "$everything" = yes ]; then
+    say "other families"
+    python tests/smoke_peers.py "$world" "$out/peers"
+    beit3-bench run --task flickr30k,nlvr2 --checkpoint "flickr30k=$out/peers/vlmo/retrieval.pt" \
+        --checkpoint "nlvr2=$out/peers/vlmo/nlvr2.pt" --data-root "flickr30k=$world/flickr30k" --data-root "nlvr2=$world/nlvr2" \
+        --output "$out/runs/vlmo" --overwrite
+    beit3-bench run --task flickr30k,imagenet --checkpoint "openclip:$out/peers/openclip" \
+        --data-root "flickr30k=$world/flickr30k" --data-root "imagenet=$world/imagenet" --output "$out/runs/openclip" --overwrite
+fi
 
 say "leaderboard"
 beit3-bench table --runs "$out/runs" --output "$out/leaderboard"

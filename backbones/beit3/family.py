@@ -27,6 +27,7 @@ class BEiT3Family(Family):
     """Released and fine-tuned BEiT-3 files, detectron2's detectors and mmsegmentation's segmentors around one."""
 
     name, title = "beit3", "BEiT-3"
+    tokenizer_files = ("beit3.spm",)
     abilities = (Embeds, Answers, Classifies, Captions, Detects, Segments)
     engines = (Segments,)
     scratch_presets = ("tiny",)

@@ -22,6 +22,14 @@ class OpenClipFamily(Family):
     """SOURCE is ``ARCHITECTURE/FILE``, a folder with ``open_clip_config.json`` (``local-dir:FOLDER`` is the same), or a file in one."""
 
     name, title = "openclip", "open_clip"
+    tokenizer_files = (
+        "tokenizer.json",
+        "spiece.model",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "vocab.txt",
+        "vocab.json",
+    )
     abilities = (Embeds,)
 
     @dataclass

@@ -16,6 +16,7 @@ class VLMoFamily(Family):
     """VLMo base, base plus and large: retrieval as a dual encoder, VQAv2 and NLVR2 by classification."""
 
     name, title = "vlmo", "VLMo"
+    tokenizer_files = ("vocab.txt",)
     abilities = (Embeds, Answers, Classifies)
 
     @dataclass

@@ -21,6 +21,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
+MEASURED = "measured"
+"""The word of ``--systems`` for a table without published rows."""
+
+
 @click.command("table")
 @click.option(
     "--runs",
@@ -35,7 +39,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 )
 @click.option("--tasks", callback=_names, metavar="T,...", help="Tasks to show [default: those measured, or all].")
 @click.option(
-    "--systems", callback=_names, metavar="S,...", help="Published systems, or all [default: BEiT-3 and the best]."
+    "--systems",
+    callback=_names,
+    metavar="S,...",
+    help="Published systems; all; or measured: none of them [default: BEiT-3 and the best].",
 )
 @click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Show only these rows.")
 @click.option("--paper-table", type=click.Choice(["1"]), help="The overview table of the paper, our columns added.")
@@ -99,7 +106,7 @@ def _render(table: Table, form: str) -> str:
 def _check_names(tasks: list[str] | None, systems: list[str] | None, measured: list[str], published: list[str]) -> None:
     from beit3_bench.tasks.facts import published_names
 
-    known_tasks, known_systems = {*published_names(), *measured}, {"all", *published}
+    known_tasks, known_systems = {*published_names(), *measured}, {"all", MEASURED, *published}
     lower = {name.casefold() for name in known_systems}
     checks = [("task", name, sorted(known_tasks)) for name in tasks or () if name not in known_tasks]
     checks += [("system", name, sorted(known_systems)) for name in systems or () if name.casefold() not in lower]

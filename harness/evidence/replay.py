@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit3_bench.backbones.registry import split_source
+from beit3_bench.backbones.registry import family_locations, get_family, split_source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.evidence.named_again import Asked
@@ -20,7 +20,7 @@ from beit3_bench.harness.models import Located, split_options
 from beit3_bench.harness.record.card import COMPILE_WORDS
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.provenance import cores
-from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.results import FIRST_FAMILY, read_result
 from beit3_bench.harness.record.schema import COMPILE_MODES
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
 from beit3_bench.harness.request import RunRequest
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 METRIC_TOLERANCE = 1e-9
-TOKENIZER = "beit3.spm"
-"""Looked for beside a checkpoint, and so not to be named."""
 _INPUTS = ("checkpoint", "data", "tokenizer")
 """Fingerprints that must be the run's own: with other inputs it would be another run, not a replay."""
 
@@ -149,7 +147,9 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
         checkpoint = asked.place("--checkpoint", overrides.checkpoint, card.get("source") or card["checkpoint"])
         data_root = asked.place("--data-root", overrides.data_root, card["data_root"])
         tokenizer = overrides.tokenizer
-        if tokenizer is not None or _tokenizer_to_name(checkpoint, card["tokenizer"]):
+        if tokenizer is not None or _tokenizer_to_name(
+            checkpoint, card["tokenizer"], card.get("family") or FIRST_FAMILY
+        ):
             asked.place("--tokenizer", tokenizer, card["tokenizer"])
         options = asked.options(task_class, card["given_options"], overrides.options)
         code = [text for text in card["given_options"].values() if text.endswith(".py")]
@@ -187,13 +187,19 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
     return request
 
 
-def _tokenizer_to_name(checkpoint: str | Path | None, recorded: str | None) -> bool:
-    """Whether the run's tokenizer is not the one beside the checkpoint that was named."""
+def _tokenizer_to_name(checkpoint: str | Path | None, recorded: str | None, family: str) -> bool:
+    """Whether the run's tokenizer is not the one that its family finds beside the checkpoint that was named."""
     if recorded is None:
         return False
-    if checkpoint is None:
-        return Path(recorded).name != TOKENIZER
-    return not (Located.of(checkpoint).path.parent / Path(recorded).name).is_file() or Path(recorded).name != TOKENIZER
+    name = Path(recorded).name
+    if family not in family_locations() or name not in get_family(family).tokenizer_files:
+        return True
+    return checkpoint is not None and not (folder_of(Located.of(checkpoint).path) / name).is_file()
+
+
+def folder_of(path: Path) -> Path:
+    """Where the files beside a checkpoint lie: in its folder, where it is one."""
+    return path if path.is_dir() else path.parent
 
 
 _WITHIN = {
