@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -277,3 +278,24 @@ def test_nothing_of_a_contract_is_found_by_getattr() -> None:
             if name.value in known and (module, name.value) not in OTHERS:
                 wrong.append(f"{module}:{node.lineno} {ast.unparse(node)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_of_modules_is_a_package_of_the_wheel():
+    root = Path(__file__).resolve().parents[1]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        path.parent for name in ("backbones", "tasks", "harness", "results") for path in (root / name).rglob("*.py")
+    }
+    expected = {"beit3_bench", *("beit3_bench." + ".".join(f.relative_to(root).parts) for f in folders)}
+    assert sorted(listed) == sorted(expected)
+
+
+def test_close_names_are_looked_up_in_one_place():
+    root = Path(__file__).resolve().parents[1]
+    users = {
+        path.relative_to(root).as_posix()
+        for name in ("beit3_bench", "backbones", "tasks", "harness", "results")
+        for path in (root / name).rglob("*.py")
+        if "difflib" in path.read_text() and "beit3_bench" not in path.relative_to(root).parts[1:]
+    }
+    assert users == {"beit3_bench/spelling.py"}
