@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from beit3_bench.harness.leaderboard.board import BEIT3, ApartRow, Cell, Section, Table, TableRow
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, row_label, row_protocol
+from beit3_bench.harness.record.results import SYSTEMS
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _environment(folder: Path) -> Environment:
         protocol_of,
         ranges_of,
     ]
-    shown += [size_of, url_of, verdicts_of, whisker_of]
+    shown += [size_of, system_of, url_of, verdicts_of, whisker_of]
     environment.filters |= {function.__name__: function for function in shown}
     return environment
 
@@ -85,10 +86,15 @@ def _filters(table: Table) -> list[tuple[str, str, list[str]]]:
     shown: list[Section | ApartRow] = [*table.sections, *table.apart]
     return [
         ("task", "Task", list(dict.fromkeys(item.task for item in shown))),
+        ("system", "System", sorted({system_of(row) for row in _rows_of(table)}, key=str.casefold)),
         ("regime", "Setting", list(dict.fromkeys(item.regime for item in shown))),
         ("size", "Size", [*SIZES, OTHERS]),
         ("origin", "Origin", ["measured", "published"]),
     ]
+
+
+def _rows_of(table: Table) -> list[TableRow]:
+    return [row for section in table.sections for row in section.rows] + [item.row for item in table.apart]
 
 
 # ---- filters of the template -----------------------------------------------------------------------------------------
@@ -100,6 +106,13 @@ def size_of(row: TableRow) -> str:
         return OTHERS
     words = f"{row.name} {row.variant}".replace("_", " ").split()
     return next((size for size in SIZES if size in words), "custom")
+
+
+def system_of(row: TableRow) -> str:
+    """The system of a published row; the family of a measured one, as the published tables write it."""
+    if not row.measured:
+        return row.name
+    return next((name for name in SYSTEMS.values() if row.name.startswith(f"{name} ")), row.name.partition(" ")[0])
 
 
 def label_of(row: TableRow) -> str:

@@ -24,9 +24,10 @@ function sort(header) {
   body.append(...rows.map(([, row]) => row));
 }
 function filter() {
-  const task = chosen("task"), regime = chosen("regime"), size = chosen("size"), origin = chosen("origin");
+  const task = chosen("task"), regime = chosen("regime"), size = chosen("size"), origin = chosen("origin"),
+    system = chosen("system");
   const words = chosen("find").trim().toLowerCase();
-  const fits = item => (!size || item.dataset.size === size) && (!origin || item.dataset.origin === origin)
+  const fits = item => (!system || item.dataset.system === system) && (!size || item.dataset.size === size) && (!origin || item.dataset.origin === origin)
     && (!task || !item.dataset.task || item.dataset.task === task)
     && (!regime || !item.dataset.regime || item.dataset.regime === regime)
     && (!words || item.textContent.toLowerCase().includes(words));

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from leaderboard_cases import metric, result, retrieval_metrics
 
 from beit3_bench.harness.leaderboard.board import Section, Table, TableRow, build_table
-from beit3_bench.harness.leaderboard.page import chart_of, size_of, to_html
+from beit3_bench.harness.leaderboard.page import chart_of, size_of, system_of, to_html
 from beit3_bench.harness.record.results import Run
 from beit3_bench.results.published.values import load_published
 
@@ -130,6 +130,20 @@ def test_rows_are_filtered_by_the_size_of_the_model(name: str, variant: str, siz
     assert size_of(TableRow(True, name, variant, "", "", "", "")) == size
 
 
+@pytest.mark.parametrize(
+    ("measured", "name", "system"),
+    [
+        (True, "BEiT-3 base", "BEiT-3"),
+        (True, "open_clip ViT-B-32", "open_clip"),
+        (True, "VLMo custom", "VLMo"),
+        (True, "mine custom", "mine"),
+        (False, "BEiT v2", "BEiT v2"),
+    ],
+)
+def test_rows_are_filtered_by_system_and_family(measured: bool, name: str, system: str) -> None:
+    assert system_of(TableRow(measured, name, "", "", "", "", "")) == system
+
+
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
 PROBE = """
@@ -155,7 +169,8 @@ try {
   set("origin", "measured"); step("measured", shown("tbody tr").map(row => row.className));
   step("dots", shown(".chart g").map(g => g.getAttribute("class")));
   set("origin", ""); set("size", "large"); step("large", shown("tbody tr").map(row => row.dataset.size));
-  set("size", ""); set("task", "imagenet-linear"); step("task", shown("main section h2").map(h => h.textContent));
+  set("size", ""); set("system", "BLIP"); step("system", shown("tbody tr").map(row => row.dataset.system));
+  set("system", ""); set("task", "imagenet-linear"); step("task", shown("main section h2").map(h => h.textContent));
   set("task", ""); set("regime", "zero-shot"); step("regime", shown("main section").map(s => s.dataset.regime || s.id));
   set("regime", ""); set("find", "beit3_base_patch16_224_in1k");
   step("find", shown("tbody tr").map(row => row.textContent));
@@ -218,6 +233,7 @@ def test_filters_hide_rows_sections_and_dots_and_give_them_back(told: dict) -> N
     assert steps["measured"] == ["measured"] * 4
     assert steps["dots"] == ["measured"] * 3
     assert set(steps["large"]) == {"large"}
+    assert set(steps["system"]) == {"BLIP"}
     assert steps["task"] == ["ImageNet-1K, linear head, val, fine-tuned", "Not comparable with published numbers"]
     assert set(steps["regime"]) == {"zero-shot"}
     assert steps["find"]
