@@ -238,6 +238,9 @@ DATA_ROOT/                        = ADEChallengeData2016
             rows.append(row)
         return rows
 
+    def labels_without_data(self) -> tuple[str, ...]:
+        return tuple(class_names())
+
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:

@@ -179,7 +179,7 @@ class Task(ABC):
             self.images,
             self.uses_text,
             split.labels,
-            lambda outputs: self.check_outputs(split, outputs),
+            lambda outputs: self.check_outputs(split, outputs) if split.labels is not None else [],
             dict(vars(self.options)),
         )
 

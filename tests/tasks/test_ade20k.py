@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_requests import run_request
 
+import beit3_bench
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.training.segmentation import OTHERS, SAME, apply_recipe, check_keys, divide_batch
 from beit3_bench.backbones.checkpoints import read_checkpoint
@@ -452,6 +453,23 @@ def evaluate(
 
 def pictures(folder: Path) -> dict[str, np.ndarray]:
     return {p.stem: np.asarray(Image.open(p)) for p in sorted((folder / "submission").glob("*.png"))}
+
+
+def test_python_segments_what_a_run_writes(trained: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """`load(...).segment` and `evaluate`, with data and without."""
+    expected = evaluate(trained["whole"], data, tmp_path / "run", save_png="true")
+    own = pictures(tmp_path / "run")
+    files = sorted((data / "images/validation").iterdir())
+    for model in (
+        beit3_bench.load(trained["whole"], "ade20k-seg", data, device="cpu"),
+        beit3_bench.load(trained["whole"], "ade20k-seg", device="cpu"),
+    ):
+        for path, classes in zip(files, model.segment([str(path) for path in files]), strict=True):
+            assert classes.dtype == np.uint8
+            assert np.array_equal(own[path.stem].astype(int) - 1, classes)
+        assert len(model.labels) == 150
+    result = beit3_bench.evaluate(model, "ade20k-seg", data)
+    assert result.metrics["mIoU"].value == expected["metrics"]["mIoU"]["value"]
 
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from random_detector import random_detector
 from run_requests import run_request, with_settings
 
+import beit3_bench
 from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.detection.options import DetectorOptions
@@ -35,6 +36,7 @@ from beit3_bench.harness.commands.finetune import describe
 from beit3_bench.harness.evidence.compare import compare
 from beit3_bench.harness.evidence.verify import verify
 from beit3_bench.harness.reading import prepare
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.coco_det import CocoDetection
 from beit3_bench.tasks.contract import ScoreInputs, Split
@@ -394,6 +396,32 @@ def test_a_run_reports_all_statistics_and_the_engine(coco, checkpoint, tmp_path)
     assert result["provenance"]["options"]["engine"] == "native"
     assert result["model"]["image_size"] == 96
     assert run_task(request, CocoDetection).was_finished
+
+
+def test_python_detects_what_the_rows_hold(coco, checkpoint, tmp_path):
+    """`load(...).detect` and `evaluate`, with data and without."""
+    options = {"engine": "native", "score_threshold": 0.2}
+    request = run_request(
+        "coco-det", checkpoint, coco, limit=4, output=tmp_path / "run", options={k: str(v) for k, v in options.items()}
+    )
+    expected = run_task(request, CocoDetection).result
+    rows = RunStore.read(tmp_path / "run").rows()
+    model = beit3_bench.load(checkpoint, "coco-det", coco, device="cpu", **options)
+    split = task(coco).read("val2017")
+    examples = split.examples[:4]
+    for example, found in zip(examples, model.detect([e.images[0] for e in examples]), strict=True):
+        detections = rows[example.id]["detections"]
+        assert len(found["boxes"]) == len(detections)
+        corners = np.array([d["bbox"] for d in detections]).reshape(-1, 4)
+        np.testing.assert_allclose(found["boxes"][:, :2], corners[:, :2], atol=1e-4)
+        np.testing.assert_allclose(found["scores"], [d["score"] for d in detections], atol=1e-6)
+        assert [split.truth[c]["id"] for c in found["classes"]] == [d["category_id"] for d in detections]
+        assert found["masks"].shape == (len(detections), example.meta["height"], example.meta["width"])
+    assert model.labels == split.labels
+    result = beit3_bench.evaluate(model, "coco-det", coco, limit=4, **options)
+    assert {n: m.value for n, m in result.metrics.items()} == {n: m["value"] for n, m in expected["metrics"].items()}
+    alone = beit3_bench.load(checkpoint, "coco-det", device="cpu", **options)
+    assert len(alone.detect([examples[0].images[0]])[0]["boxes"]) == len(rows[examples[0].id]["detections"])
 
 
 def detectron2_file(folder: Path) -> Path:
