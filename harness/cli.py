@@ -18,7 +18,7 @@ import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.errors import BenchError, exhausted
-from beit3_bench.harness.console import echo, open_missing_streams
+from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams
 from beit3_bench.harness.engine.memory import keep_freed_memory
 from beit3_bench.spelling import did_you_mean
 
@@ -46,7 +46,7 @@ VERBS = {
 """Verb -> (``"module:attribute"`` of its click command, the line shown by ``--help``)."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HelpGroup):
     """A group whose commands are imported when they are called; the list of them is not."""
 
     def __init__(self, *args: Any, verbs: dict[str, tuple[str, str]] | None = None, **kwargs: Any):

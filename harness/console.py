@@ -38,6 +38,16 @@ def open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
+class HelpGroup(click.Group):
+    """A group that alone prints its help, as help: on stdout, with exit code 0, whatever the version of click."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
 def columns(lines: Iterable[Sequence[str]]) -> list[str]:
     """Cells as left-aligned columns, one line of text per line."""
     cells = [[visible(cell) for cell in line] for line in lines]

@@ -9,14 +9,14 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import seed
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import HelpGroup, echo
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
     from beit3_bench.harness.evidence.findings import Verification
 
 
-@click.group("data")
+@click.group("data", cls=HelpGroup)
 def command() -> None:
     """Data sets."""
 

@@ -81,6 +81,15 @@ def test_every_verb_is_a_click_command_with_its_line():
         assert line[:40] in shown
 
 
+@pytest.mark.parametrize("words", [[], ["--debug"], ["data"]])
+def test_a_group_alone_prints_its_help(words):
+    alone, asked = run(main, *words), run(main, *words, "--help")
+    assert (alone.exit_code, alone.stderr) == (0, "")
+    assert alone.stdout == asked.stdout
+    assert alone.stdout.startswith("Usage: ")
+    assert alone.stdout.count("\n") > 5
+
+
 def test_module_form_is_the_same_program():
     done = subprocess.run(
         [sys.executable, "-m", "beit3_bench.harness", "rnu"], capture_output=True, text=True, check=False
