@@ -1,7 +1,7 @@
 """The command line: one lazily imported module per verb, and one line per failure.
 
 Exit codes: 0 done; 1 an error inside the program; 2 bad input, wrong usage or a full disk, told in one line on stderr;
-130 interrupted; 141 nobody reads stdout any more.  Nothing heavier than click is imported before a verb runs.
+130 interrupted; 141 nobody reads stdout any more; 143 terminated (SIGTERM).  Nothing heavier than click is imported before a verb runs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.errors import BenchError, exhausted
 from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams
 from beit3_bench.harness.engine.memory import keep_freed_memory
+from beit3_bench.harness.termination import EXIT_CODE, Terminated, heeding_sigterm
 from beit3_bench.spelling import did_you_mean
 
 _COMMANDS = "beit3_bench.harness.commands"
@@ -82,7 +83,8 @@ class LazyGroup(HelpGroup):
         words = [word for word in words if word != "--debug"]  # accepted before and after the verb
         extra["standalone_mode"] = False
         try:
-            status = super().main(words, prog_name or "beit3-bench", **extra)
+            with heeding_sigterm():
+                status = super().main(words, prog_name or "beit3-bench", **extra)
         except BaseException as error:
             if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
                 echo("".join(traceback.format_exception(error)), err=True, nl=False)
@@ -118,6 +120,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         notes = getattr(error.__cause__ or error, "__notes__", [])
         return "; ".join(["interrupted", *notes]), 130
+    if isinstance(error, Terminated):
+        notes = getattr(error, "__notes__", None) or ["give the same command again"]
+        return "; ".join(["terminated", *notes]), EXIT_CODE
     if isinstance(error, OSError) and error.errno in _STORAGE:
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{(error.strerror or str(error)).lower()}; {_STORAGE[error.errno]}", 2

@@ -108,5 +108,5 @@ def _encode(
     memory = MemoryStore()
     served = store.serve(prepared.split.examples, memory) if store is not None else 0
     sink: RowSink = memory if store is None else KeepingSink(memory, store)
-    facts = predict_all(prepared.task, prepared.split, model.ability, sink, device, request.compute)
+    facts = predict_all(prepared.task, prepared.split, model.ability, sink, device, request.compute, request.reporting)
     return Encoded(prepared, memory.rows, served, facts.samples)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from beit3_bench.harness.engine.compute import Compute
+from beit3_bench.harness.progress import Reporting
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RunRequest:
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
     options: the task's own and the family's, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
+    reporting: how progress is told.
     """
 
     task: str
@@ -38,3 +40,4 @@ class RunRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     image_cache: Path | None = None
     features: Path | None = None
+    reporting: Reporting = field(default=Reporting(), repr=False)

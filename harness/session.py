@@ -30,6 +30,7 @@ from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
+from beit3_bench.harness.termination import Terminated
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
 
@@ -134,7 +135,7 @@ def run_model(
     config = card.resolved_config(prepared, request, located, model, fingerprints, str(device))
     warnings = warnings_of(prepared, located, model)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
-    with store or RunStore.join(folder, processes.rank) as store:
+    with store or RunStore.join(folder, processes.rank) as store, kept(folder):
         with clock.stage("read"):
             mend = "restore them, use another --output, or --overwrite"
             processes.on_first(lambda: check_images(prepared.split.examples, store.image_hashes(), folder, mend))
@@ -148,6 +149,16 @@ def run_model(
             lambda: write(request, located, prepared, model, config, store, throughput, warnings, clock)
         )
         return Outcome(written or {}, folder)
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Let an interruption say how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as interrupt:
+        interrupt.add_note(f"the rows so far are kept in {folder}; give the same command again to go on from there")
+        raise
 
 
 # ---- the steps ------------------------------------------------------------------------------------------------------------
@@ -199,14 +210,17 @@ def predict(
     try:
         part = processes.together(
             lambda: predict_all(
-                task, split, model.ability, sink, device, request.compute, processes=processes, hash_images=True
+                task,
+                split,
+                model.ability,
+                sink,
+                device,
+                request.compute,
+                request.reporting,
+                processes,
+                hash_images=True,
             )
         )
-    except KeyboardInterrupt as interrupt:
-        interrupt.add_note(
-            f"the rows so far are kept in {store.store.folder}; give the same command again to go on from there"
-        )
-        raise
     finally:
         if features is not None:
             features.close()

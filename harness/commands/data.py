@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.commands.options import seed
+from beit3_bench.harness.commands.options import quiet, seed
 from beit3_bench.harness.console import HelpGroup, echo
 from beit3_bench.text import visible
 
@@ -33,18 +33,14 @@ def command() -> None:
 )
 def tiny(out: Path, seed: int, size: str) -> None:
     """Write a small world of coloured shapes that is the ground truth of every task, in the original layouts."""
-    import sys
-
-    from tqdm import tqdm
-
+    from beit3_bench.harness.progress import Reporting
     from beit3_bench.tasks.tinyworld import write_tiny_world
 
-    with tqdm(desc="tiny world", unit="step", disable=not sys.stderr.isatty(), file=sys.stderr, leave=False) as bar:
+    with Reporting().meter("tiny world", "step", leave=False) as meter:
 
         def progress(folder: str, done: int, total: int) -> None:
-            bar.total = total
-            bar.set_postfix_str(folder, refresh=False)
-            bar.update(done - bar.n)
+            meter.total = total
+            meter.advance(done - meter.done, folder=folder)
 
         manifest = write_tiny_world(out, seed=seed, progress=progress, size=size)
     echo(f"{out}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
@@ -64,28 +60,25 @@ def tiny(out: Path, seed: int, size: str) -> None:
     metavar="N",
     help="Images per split to decode without --all.",
 )
+@quiet
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(task: str, data_root: Path, split: str | None, all_images: bool, sample: int, as_json: bool) -> None:
+def verify(
+    task: str, data_root: Path, split: str | None, all_images: bool, sample: int, quiet: bool, as_json: bool
+) -> None:
     """Check files, checksums, counts, splits, captions and images of a data set against the released one.
 
     Annotation files without an official checksum are pinned when they are first seen, and compared from then on.
     Exit code 2 if anything is found; every finding is one line with its mend.
     """
     import json
-    import sys
-
-    from tqdm import tqdm
 
     from beit3_bench.harness.evidence.verify import verify as check
+    from beit3_bench.harness.progress import Reporting
     from beit3_bench.tasks.registry import get_task
 
-    with tqdm(desc="images", unit="image", disable=not sys.stderr.isatty(), file=sys.stderr, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        verification = check(get_task(task), data_root, split, all_images, sample, progress)
+    reporting = Reporting.unless(quiet)
+    with reporting.meter(f"{task}: decoding", "image", leave=False) as meter:
+        verification = check(get_task(task), data_root, split, all_images, sample, meter.reach)
     echo(json.dumps(verification.to_dict(), indent=1) if as_json else verification_as_text(verification))
     if not verification.whole:
         raise BenchError(f"{data_root}: {len(verification.findings)} findings for task {task}; see the lines above")

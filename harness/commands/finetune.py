@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, workers
+from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, quiet, workers
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.termination import Terminated
 
 if TYPE_CHECKING:
     from beit3_bench.harness.engine.processes import Processes
@@ -56,6 +57,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="A value of the recipe, or an option of the task."
 )
+@quiet
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
 def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Fine-tune with the published recipe of a task and preset.
@@ -68,11 +70,13 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     import json
 
     from beit3_bench.harness.engine.processes import Processes
+    from beit3_bench.harness.progress import Reporting
     from beit3_bench.harness.training.engines import check_processes, start_engine
     from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
 
     processes = Processes.start(settings["device"])
+    settings["reporting"] = Reporting.unless(settings.pop("quiet"))
 
     def asked() -> tuple[type[Task], FinetuneRequest, Origin]:
         task_class = get_task(settings["task"])
@@ -86,7 +90,11 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
         if task_class.ability in origin.family.engines:
             engine = processes.together(lambda: start_engine(request, task_class, origin, processes))
-            facts = engine.plan() if dry_run else engine.run()
+            try:
+                facts = engine.plan() if dry_run else engine.run()
+            except (KeyboardInterrupt, Terminated) as interrupt:
+                interrupt.add_note("go on with --resume from the last state that was saved")
+                raise
             text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
         elif dry_run:
             facts = plan_only(request, task_class, processes, origin)

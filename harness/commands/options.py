@@ -45,6 +45,11 @@ workers = click.option(
 )
 
 
+quiet = click.option(
+    "--quiet", is_flag=True, help="No progress: neither the bar nor, where stderr is no terminal, a line every 30 s."
+)
+
+
 def dtype(help: str = "Arithmetic of the network.") -> Callable:
     """``--dtype``, and what else its numbers do."""
     kinds = click.Choice(["fp32", "bf16", "fp16"])

@@ -15,6 +15,7 @@ from beit3_bench.harness.commands.options import (
     dtype,
     features,
     image_cache,
+    quiet,
     seed,
     workers,
 )
@@ -64,6 +65,7 @@ from beit3_bench.harness.console import echo
 @click.option("--image-size", type=click.IntRange(min=1), metavar="S", help="Input side [default: the checkpoint's].")
 @image_cache
 @features
+@quiet
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: metrics as fractions.")
 def command(
     method: str,
@@ -82,10 +84,12 @@ def command(
     import json
 
     from beit3_bench.harness.probe import probe
+    from beit3_bench.harness.progress import Reporting
     from beit3_bench.harness.request import RunRequest
     from beit3_bench.tasks.probing import Classifier
 
-    request = RunRequest(task="probe", compute=compute_of(settings), **settings)
+    reporting = Reporting.unless(settings.pop("quiet"))
+    request = RunRequest(task="probe", compute=compute_of(settings), reporting=reporting, **settings)
     result = probe(request, kind, Classifier(method, k, temperature, strengths))
     echo(json.dumps(result, indent=2) if as_json else describe(result))
 

@@ -19,6 +19,7 @@ from beit3_bench.harness.commands.options import (
     dtype,
     features,
     image_cache,
+    quiet,
     seed,
     workers,
 )
@@ -109,6 +110,7 @@ class BatchSize(click.ParamType):
 )
 @image_cache
 @features
+@quiet
 @click.option("--json", "as_json", is_flag=True, help="Print result.json and nothing else on stdout.")
 def command(
     tasks: str,
@@ -125,10 +127,12 @@ def command(
     import json
 
     from beit3_bench.harness.engine.processes import Processes
+    from beit3_bench.harness.progress import Reporting
     from beit3_bench.harness.record.report import result_as_text
 
     compute = compute_of(settings)
-    requests, skipped = plan(tasks, checkpoints, data_roots, options, {**settings, "compute": compute})
+    settings |= {"compute": compute, "reporting": Reporting.unless(settings.pop("quiet"))}
+    requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
     processes = Processes.start(compute.device)
     for name in skipped:
         echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)

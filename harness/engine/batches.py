@@ -16,6 +16,7 @@ from beit3_bench.backbones.abilities import Batch, Reader
 from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.reuse.image_cache import ImageCache
+from beit3_bench.harness.termination import outlive_first_sigterm
 from beit3_bench.tasks.contract import Example, Task
 
 _FILES, _FILES_PER_WORKER = 12, 6  # pipes to and from the workers, and what is on its way through them
@@ -46,6 +47,7 @@ def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pi
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
+        worker_init_fn=outlive_first_sigterm if workers else None,
     )
     for item in loader:
         if isinstance(item, Failure):

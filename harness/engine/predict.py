@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
+from tqdm import tqdm  # of it only `write`, which leaves a bar as it is
 
 from beit3_bench.backbones.abilities import Ability
 from beit3_bench.backbones.precision import DTYPES
@@ -32,7 +32,9 @@ from beit3_bench.harness.engine.devices import (
     to_device,
 )
 from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.progress import Meter, Reporting
 from beit3_bench.harness.record.rows import with_images
+from beit3_bench.harness.termination import deferred, end_if_asked
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.planning import plan_batches
 
@@ -144,24 +146,27 @@ def predict_all(
     store: RowSink,
     device: torch.device,
     compute: Compute | None = None,
-    progress: bool | None = None,
+    reporting: Reporting | None = None,
     processes: Processes | None = None,
     hash_images: bool = False,
+    title: str | None = None,
 ) -> Throughput:
     """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
 
     Args:
         ability: its network in eval mode, on any device; moved to ``device``. The reader has been prepared.
         compute: its device is ``device`` already.
-        progress: a bar on stderr; None = when stderr is a terminal.
+        reporting: how progress is told on stderr; None = by a bar on a terminal, by lines elsewhere.
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
         hash_images: rows for ``store`` hold the hashes of their image files, too.
+        title: of a pass within other work, whose bar goes when it is full; None = the task's name, as the whole work.
 
     Raises:
         BenchError: from reader or task (an image that does not decode, ...), a single example that does not fit into
             memory, rows that are not finite, or a folder that cannot be written.
+        Terminated: SIGTERM came; the batches so far are stored.
     """
-    compute = compute or Compute()
+    compute, reporting = compute or Compute(), reporting or Reporting()
     batch_size, workers = compute.batch_size, compute.workers
     processes = processes or Processes()
     started = time.perf_counter()
@@ -177,13 +182,16 @@ def predict_all(
     facts.images_distinct = len({path for batch in plan for e in batch for path in e.images})
     if plan:
         pass_ = _Pass(task, split, ability, store, device, compute, facts, hash_images)
-        hidden = not processes.first or not (sys.stderr.isatty() if progress is None else progress)
         total = sum(map(len, plan))
+        of = "" if processes.world == 1 else f", process 0 of {processes.world}"
         with (
-            tqdm(total=total, desc=task.name, unit="sample", disable=hidden, file=sys.stderr, smoothing=0.05) as bar,
+            reporting.meter(
+                f"{title or task.name}{of}", "sample", total, leave=title is None, shown=processes.first
+            ) as meter,
             dying_workers(workers),
+            deferred(),
         ):
-            pass_.over(plan, bar)
+            pass_.over(plan, meter)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -224,7 +232,7 @@ class _Pass:
         kind = DTYPES[compute.dtype]
         self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
 
-    def over(self, plan: list[list[Example]], bar: tqdm) -> None:
+    def over(self, plan: list[list[Example]], meter: Meter) -> None:
         """Predict and store all batches; where memory runs out, go on with halves from the batch that did not fit."""
         queue, workers = plan, self.facts.workers
         while queue:
@@ -247,8 +255,9 @@ class _Pass:
                 self.store.append(with_images(rows, collated.images))
                 clock = self._spent("write_seconds", clock)
                 self._count(collated, queue[finished])
-                bar.update(len(queue[finished]))
+                meter.advance(len(queue[finished]))
                 finished += 1
+                end_if_asked()
                 if self.may_compile and finished == MEASURED_BATCHES:
                     self._compile_if_it_pays(len(queue) - finished)
                     clock = time.perf_counter()

@@ -7,7 +7,6 @@ a state file holds weights, moments and a step, and a resumed training goes on e
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from beit3_bench.backbones.abilities import Batch
 from beit3_bench.backbones.recipe import Recipe
@@ -31,6 +29,7 @@ from beit3_bench.harness.engine.devices import default_workers, resolve_device, 
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.fingerprints import earlier_option_digests
 from beit3_bench.harness.scoring import headline
+from beit3_bench.harness.termination import Terminated, asked, deferred
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
 from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
@@ -129,6 +128,7 @@ class TrainingLoop:
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.saved = 0
+        self.unvalidated = False
 
     # ---- state --------------------------------------------------------------------------------------------------
 
@@ -169,6 +169,7 @@ class TrainingLoop:
             "recipe": self.recipe.to_dict(),
             "fingerprints": self.start.fingerprints,
             "best": self.best,
+            **({"unvalidated": True} if self.unvalidated else {}),
             "model": model,
             "average": averaged,
             "optimizer": optimizer,
@@ -222,6 +223,7 @@ class TrainingLoop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = self.saved = state["step"]
         self.best = state["best"]
+        self.unvalidated = state.get("unvalidated", False)
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
@@ -233,13 +235,18 @@ class TrainingLoop:
 
         Raises:
             BenchError: a loss that is not finite (the last saved state stays), or anything that the data does.
+            Terminated: SIGTERM came to one of the processes; the state is saved.
         """
         begun, at = time.perf_counter(), self.step
         journal = self.processes.on_first(lambda: Journal(self.folder, self.step))
         try:
             self._steps(journal)
-        except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"step {self.saved} is kept in {self.folder}; go on with --resume")
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            interrupt.add_note(
+                f"step {self.saved} is kept in {self.folder}; go on with --resume"
+                if self.saved
+                else f"no step of {self.folder} was saved yet; begin again with --overwrite"
+            )
             raise
         if journal is not None:
             journal.close()
@@ -256,23 +263,29 @@ class TrainingLoop:
             self.task, self.training, self.start.training_split.examples, plan.batches, plan.division, rank, left, workers,
             self.device.type == "cuda",
         )  # fmt: skip
-        hidden = not self.processes.first or not sys.stderr.isatty()
         clock, logged = time.perf_counter(), self.step
+        first, reporting = self.processes.first, self.request.reporting
         with (
-            tqdm(total=plan.steps, initial=self.step, desc=self.task.name, unit="step", disable=hidden) as bar,
+            reporting.meter(self.task.name, "step", plan.steps, self.step, shown=first) as meter,
             dying_workers(workers),
+            deferred(),
         ):
+            if self.unvalidated:
+                self._after(journal)
             for step in left:
                 loss, norm = self._update(step, batches)
                 self.step = step + 1
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                meter.advance(loss=f"{loss:.4g}")
                 if journal is not None and (self.step % recipe.log_steps == 0 or self.step == plan.steps):
                     now = time.perf_counter()
                     speed = (self.step - logged) * recipe.batch / (now - clock)
                     journal.write(LOG, self._line(step, loss, norm, speed))
                     clock, logged = now, self.step
                 self._after(journal)
+                if self.step < plan.steps and self._asked_to_end():
+                    if self.saved < self.step:
+                        self._keep(journal)
+                    raise Terminated
 
     def _update(self, step: int, batches: Any) -> tuple[float, float]:
         """One optimizer step: the mean loss over the global batch, and the gradient norm before clipping."""
@@ -323,16 +336,34 @@ class TrainingLoop:
         if end or (epoch_ends and recipe.validate_epochs and epoch % recipe.validate_epochs == 0):
             self._validate(journal)
         if end or (self.step % recipe.save_steps == 0 if recipe.save_steps else epoch_ends):
-            self.save()
-            if journal is not None:
-                journal.draw()
+            self._keep(journal)
+
+    def _keep(self, journal: Journal | None) -> None:
+        self.save()
+        if journal is not None:
+            journal.draw()
+
+    def _asked_to_end(self) -> bool:
+        """Whether SIGTERM has come to any process; the same answer on all."""
+        came = asked()
+        if self.processes.world == 1:
+            return came
+        return bool(self.accelerator.reduce(torch.tensor(float(came), device=self.device), "sum"))
 
     def _validate(self, journal: Journal | None) -> None:
-        with self.result() as result:
-            compute = Compute(self.request.device, self.request.dtype, workers=self.request.workers)
-            ability = self.training.ability.of(result)
-            scores = validate(self.task, self.start.validation_split, ability, self.device, compute, self.processes)
-            self._keep_best(result, scores, journal)
+        """Score the network and keep it if it is the best; a SIGTERM meanwhile leaves this to the resumed training."""
+        reporting = self.request.reporting
+        compute = Compute(self.request.device, self.request.dtype, workers=self.request.workers)
+        self.unvalidated = True
+        try:
+            with self.result() as result:
+                ability, split = self.training.ability.of(result), self.start.validation_split
+                scores = validate(self.task, split, ability, self.device, compute, self.processes, reporting)
+                self._keep_best(result, scores, journal)
+        except Terminated:
+            self._keep(journal)
+            raise
+        self.unvalidated = False
 
     def _keep_best(self, result: nn.Module, scores: Scores, journal: Journal | None) -> None:
         metric = headline(self.task)

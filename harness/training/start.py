@@ -13,6 +13,7 @@ from beit3_bench.backbones.registry import DEFAULT_FAMILY, find_family, get_fami
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.training import Training, TrainingOptions
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.progress import Reporting
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import data_fingerprint, digest, option_fingerprints
 from beit3_bench.harness.reuse.image_cache import ImageCache
@@ -32,6 +33,7 @@ class FinetuneRequest:
     parallel: ``"ddp"``, ``"fsdp"``, or None = as `accelerate launch` announces, else ``"ddp"``.
     image_cache: folder of preprocessed images for validation, which then decodes them once; None = not kept.
     options: ``-o key=value``: fields of the recipe, and options of the task.
+    reporting: how progress is told.
     """
 
     task: str
@@ -51,6 +53,7 @@ class FinetuneRequest:
     overwrite: bool = False
     from_scratch: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    reporting: Reporting = field(default=Reporting(), repr=False)
 
 
 class Origin(NamedTuple):

@@ -33,13 +33,17 @@ class Best(TypedDict):
 
 
 class State(TypedDict, total=False):
-    """A state file, beside its version: everything that a training is resumed from."""
+    """A state file, beside its version: everything that a training is resumed from.
+
+    unvalidated: the step is one to validate at, and the training ended before it was; absent where it was.
+    """
 
     step: int
     seed: int
     recipe: dict
     fingerprints: dict[str, str]
     best: Best | None
+    unvalidated: bool
     model: dict
     average: dict | None
     optimizer: dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,9 @@ from beit3_bench.backbones.precision import DTYPES
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import resolve_device
-from beit3_bench.harness.engine.predict import Throughput, predict_all
+from beit3_bench.harness.engine.predict import MemoryStore, Throughput, predict_all
 from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.progress import Reporting
 from beit3_bench.harness.record.store import RunStore
 
 CPU = torch.device("cpu")
@@ -38,10 +40,10 @@ def ability():
     return toy_ability()
 
 
-def predict(task, ability, folder, split=None, progress=None, **settings):
+def predict(task, ability, folder, split=None, reporting=None, **settings):
     compute = Compute("cpu", **{"workers": 0, **settings})
     with RunStore.open(folder, CONFIG) as store:
-        facts = predict_all(task, split or task.read("test"), ability, store, CPU, compute, progress)
+        facts = predict_all(task, split or task.read("test"), ability, store, CPU, compute, reporting)
         return store.rows(), facts
 
 
@@ -254,8 +256,29 @@ def test_no_bar_where_stderr_is_no_terminal(task, ability, tmp_path, capsys):
 
 
 def test_progress_bar_when_asked_for(task, ability, tmp_path, capsys):
-    predict(task, ability, tmp_path / "run", progress=True)
+    predict(task, ability, tmp_path / "run", reporting=Reporting("bar"))
     assert "40/40" in capsys.readouterr().err
+
+
+def test_lines_where_stderr_is_no_terminal_and_the_run_is_long(task, ability, tmp_path, capsys):
+    predict(task, ability, tmp_path / "run", reporting=Reporting(interval=0), batch_size=10)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"toy: 10 of 40 samples \(25%\), .* samples/s, 00:00 left", first)
+    assert last == "toy: 40 of 40 samples (100%) in 00:00"
+
+
+def test_only_process_0_tells_how_far_it_is(task, ability, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Processes, "broadcast", lambda self, value: value)
+    for rank, lines in ((0, 3), (1, 0)):
+        store = MemoryStore()
+        split = task.read("test")
+        told = Reporting(interval=0)
+        predict_all(
+            task, split, ability, store, CPU, Compute("cpu", batch_size=10, workers=0), told, Processes(rank, 2)
+        )
+        err = capsys.readouterr().err
+        assert err.count("\n") == lines
+        assert err.startswith("toy, process 0 of 2: 10 of 20 samples" if lines else "")
 
 
 # ---- devices --------------------------------------------------------------------------------------------------------

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from ranks import run_ranks, strike
 from run_requests import run_request
 from training_cases import (
     HEAD_OF,
     LAUNCH,
     ROOTS,
+    finetune_words,
     furthest,
     launched,
     mini_world,
@@ -30,8 +37,10 @@ from training_cases import (
 from beit3_bench.backbones.checkpoints import read_checkpoint
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.finetune import command, parse_pairs
+from beit3_bench.harness.progress import Reporting
 from beit3_bench.harness.record.fingerprints import digest, earlier_option_digests
 from beit3_bench.harness.reuse.image_cache import ImageCache
+from beit3_bench.harness.termination import Terminated, heeding_sigterm
 from beit3_bench.harness.training import loop
 from beit3_bench.harness.training.journal import read_table
 from beit3_bench.harness.training.start import prepare
@@ -120,6 +129,106 @@ def test_interrupted_and_resumed_equals_straight(world, tmp_path, monkeypatch):
     assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
     a, b = (read_table(tmp_path / name / "log.csv") for name in ("straight", "broken"))
     assert [(r["step"], r["loss"]) for r in a] == [(r["step"], r["loss"]) for r in b]
+
+
+@pytest.mark.parametrize("strikes", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_sigterm_saves_at_the_end_of_the_step_and_the_resumed_training_equals_a_straight_one(
+    strikes, world, tmp_path, monkeypatch
+):
+    options = {"steps": "20", "drop_path": "0.3", "ema_decay": "0.9"}
+    train(request_for(world, tmp_path / "straight", options=options))
+    at = sorted(random.Random(strikes).sample(range(19), strikes))
+    update = loop.TrainingLoop._update
+
+    def struck(self, step, batches):
+        if step in at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, step, batches)
+
+    monkeypatch.setattr(loop.TrainingLoop, "_update", struck)
+    for number, step in enumerate(at):
+        request = request_for(world, tmp_path / "broken", options=options, resume=number > 0)
+        with pytest.raises(Terminated) as caught, heeding_sigterm():
+            train(request)
+        assert caught.value.__notes__ == [f"step {step + 1} is kept in {tmp_path / 'broken'}; go on with --resume"]
+    train(request_for(world, tmp_path / "broken", options=options, resume=True))
+    assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+    a, b = (read_table(tmp_path / name / "log.csv") for name in ("straight", "broken"))
+    assert [(r["step"], r["loss"]) for r in a] == [(r["step"], r["loss"]) for r in b]
+
+
+def test_sigterm_during_a_validation_leaves_it_to_the_resumed_training(world, tmp_path, monkeypatch):
+    options = {"steps": "15", "validate_epochs": "1", "lr": "1e-3"}  # 40 images: 5 steps per epoch
+    straight = train(request_for(world, tmp_path / "straight", "imagenet-linear", options))
+    validate, passes = loop.validate, itertools.count(1)
+
+    def struck(*args, **kwargs):
+        if next(passes) in (2, 4):  # of step 10; of step 15, behind that of step 10 again
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "validate", struck)
+    for step, resume in ((10, False), (15, True)):
+        with pytest.raises(Terminated) as caught, heeding_sigterm():
+            train(request_for(world, tmp_path / "broken", "imagenet-linear", options, resume=resume))
+        assert f"step {step} is kept" in caught.value.__notes__[0]
+    broken = train(request_for(world, tmp_path / "broken", "imagenet-linear", options, resume=True))
+    assert broken["best"] == straight["best"]
+    for name in (BEST, LAST):
+        assert furthest(weights(tmp_path / "straight", name), weights(tmp_path / "broken", name)) == 0
+    a, b = (read_table(tmp_path / name / "validation.csv") for name in ("straight", "broken"))
+    assert [row["step"] for row in a] == ["5", "10", "15"]
+    assert a == b
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_the_whole_job_at_a_random_moment_ten_times(workers, world, tmp_path):
+    options = {"steps": "120", "save_steps": "1000"}
+    train(request_for(world, tmp_path / "straight", options=options))
+    request = request_for(world, tmp_path / "broken", options=options)
+    command_line = [sys.executable, "-m", "beit3_bench.harness", *finetune_words(request), "--workers", str(workers)]
+    draw, log = random.Random(workers), tmp_path / "broken" / "log.csv"
+    for number in range(10):
+        resume = ["--resume"] if number else []
+        before = log.stat().st_size if number else 0
+        job = subprocess.Popen([*command_line, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while not log.exists() or log.stat().st_size <= before:
+            assert job.poll() is None, job.communicate()
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        os.killpg(job.pid, signal.SIGTERM)
+        err = job.communicate()[1]
+        step = read_state(tmp_path / "broken" / STATE)["step"]
+        assert job.returncode == 143, err
+        assert err == f"terminated; step {step} is kept in {tmp_path / 'broken'}; go on with --resume\n"
+    done = subprocess.run([*command_line, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert furthest(weights(tmp_path / "straight"), weights(tmp_path / "broken")) <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(parallel, world, tmp_path):
+    options = {"steps": "60", "save_steps": "1000", "batch": "8", "lr": "1e-4"}
+    request = request_for(world, tmp_path / "x", options=options, parallel=parallel)
+    command_line = [sys.executable, "-m", "beit3_bench.harness", *finetune_words(request)]
+    first, second = run_ranks([command_line] * 2, strike(tmp_path / "x" / "log.csv", 1, signal.SIGTERM))
+    assert (first.code, second.code) == (143, 143), first.err + second.err
+    step = read_state(tmp_path / "x" / STATE)["step"]
+    assert f"[rank 0] terminated; step {step} is kept in {tmp_path / 'x'}; go on with --resume" in first.err
+    assert "terminated" not in second.err
+    done = train(dataclasses.replace(request, parallel=None, resume=True))
+    assert done["steps_done_now"] == 60 - step
+
+
+def test_progress_is_told_with_the_loss(world, tmp_path, capsys):
+    train(request_for(world, tmp_path / "x", reporting=Reporting(interval=0)))
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("flickr30k: ") and "left" in line]
+    assert [line.split(",")[0] for line in steps] == [f"flickr30k: {n} of 4 steps ({n / 4:.0%})" for n in (1, 2, 3, 4)]
+    assert all(re.search(r", loss \d", line) for line in steps)
+    assert any(line.startswith("flickr30k, validation: ") for line in lines)
 
 
 @pytest.mark.slow
