@@ -187,9 +187,14 @@ def load_recipe(
     return make_recipe({**values, **given}, f"recipe {name} of {task}")
 
 
+def recipe_keys() -> list[str]:
+    """The fields of `Recipe` that ``-o key=value`` sets."""
+    return [f.name for f in dataclasses.fields(Recipe) if f.name != "options"]
+
+
 def is_recipe_key(key: str) -> bool:
     """Whether ``-o key=value`` sets a field of `Recipe`."""
-    return key.replace("-", "_") in {f.name for f in dataclasses.fields(Recipe)} - {"options"}
+    return key.replace("-", "_") in recipe_keys()
 
 
 def recipe_key(key: str, owner: str) -> str:

@@ -25,6 +25,8 @@ from beit3_bench.tasks.contract import Row, Task
 from beit3_bench.tasks.scores import ClusterTable
 
 MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
+CLASSES = 5
+"""So many numbers of classes are read at a glance."""
 SHARED_CLUSTERS = (
     "samples of one image or sentence are not independent, as McNemar's test assumes; see the bootstrap p value"
 )
@@ -284,12 +286,19 @@ def _show_predictions(comparisons: Sequence[MetricComparison], a: RunStore, b: R
         return
     of_a, of_b = a.rows(ids), b.rows(ids)
     for one in comparisons:
-        one.flips = [Flip(f.id, f.a, f.b, _short(of_a.get(f.id, {})), _short(of_b.get(f.id, {}))) for f in one.flips]
+        one.flips = [
+            Flip(f.id, f.a, f.b, readable(of_a.get(f.id, {})), readable(of_b.get(f.id, {}))) for f in one.flips
+        ]
 
 
-def _short(row: Row) -> dict[str, Any]:
-    """What of a row a person reads: answers, labels and captions, no ids, scores, tokens or embeddings."""
-    return {key: value for key, value in row.items() if key != "id" and isinstance(value, (str, bool))}
+def readable(row: Row) -> dict[str, Any]:
+    """What of a row a person reads: answers, labels, captions and the best classes, no ids, scores, tokens or embeddings."""
+    words = {key: value for key, value in row.items() if key != "id" and isinstance(value, (str, bool))}
+    return words or {
+        key: [int(number) for number in value]
+        for key, value in row.items()
+        if isinstance(value, (list, np.ndarray)) and 0 < len(value) <= CLASSES and np.asarray(value).dtype.kind in "iu"
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -231,7 +231,8 @@ class RunStore:
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
         if names:
             differences = "; ".join(
-                f"{name} is {_short(mine.get(name))}, there {_short(theirs.get(name))}" for name in names
+                f"{name} is {_short(here)}, there {_short(there)}"
+                for name, here, there in _differences(names, self.config, stored)
             )
             raise BenchError(
                 f"{self.folder}: holds a run that differs from this one: {differences}; use another --output, or --overwrite"
@@ -318,6 +319,24 @@ def has_parts(folder: Path) -> bool:
 
 def _damaged(path: Path, why: str) -> BenchError:
     return BenchError(f"{path}: damaged or edited ({why}); run again with --overwrite")
+
+
+_BEHIND = {"data": ("split", "limit")}
+"""Fingerprint -> the options of the command line that change it, under their names in config.json."""
+
+
+def _differences(
+    names: Iterable[str], config: Mapping[str, Any], stored: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """What differs, here and there: in the words of the command line where they tell it, else by its fingerprint."""
+    for name in names:
+        if name == "options":
+            here, there = config.get("options", {}), stored.get("options", {})
+            pairs = [(f"-o {key}", here.get(key), there.get(key)) for key in dict.fromkeys([*here, *there])]
+        else:
+            pairs = [(f"--{key}", config.get(key), stored.get(key)) for key in _BEHIND.get(name, ())]
+        told = [pair for pair in pairs if pair[1] != pair[2]]
+        yield from told or [(name, *(card.get("fingerprints", {}).get(name) for card in (config, stored)))]
 
 
 def _short(value: Any) -> str:

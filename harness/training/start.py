@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit3_bench.backbones.family import Family
-from beit3_bench.backbones.recipe import Recipe
+from beit3_bench.backbones.recipe import Recipe, recipe_keys
 from beit3_bench.backbones.registry import DEFAULT_FAMILY, find_family, get_family, locate, split_source
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.training import Training, TrainingOptions
@@ -153,15 +154,18 @@ def choose_preset(origin: Origin, from_scratch: bool) -> str:
 
 
 def make_task(task_class: type[Task], request: FinetuneRequest, task_options: Mapping[str, str]) -> Task:
-    """The task, with options that may belong to the recipe told apart in the error."""
-    try:
-        return task_class(request.data_root, task_options)
-    except BenchError as error:
-        if "has no option" in str(error):
-            raise BenchError(
-                f"{error}; recipe keys: see beit3-bench finetune --task {request.task} --dry-run"
-            ) from error
-        raise
+    """The task with its options.
+
+    Raises:
+        BenchError: a value that does not convert; an option that neither the task nor a recipe has, with the nearest of both.
+    """
+    own = {field.name for field in dataclasses.fields(task_class.Options)}
+    for key in task_options:
+        if (name := key.replace("-", "_")) not in own:
+            see = f"see all keys of the recipe with: beit3-bench finetune --task {request.task} --dry-run"
+            hint = did_you_mean(name, [*recipe_keys(), *sorted(own)], otherwise=see)
+            raise BenchError(f"task {request.task} and its recipe have no option {key!r}; {hint}")
+    return task_class(request.data_root, task_options)
 
 
 def read_training_split(task: Task) -> Split:

@@ -107,16 +107,17 @@ def test_overwrite_runs_again(request_):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"dtype": "bf16"}, "dtype"),
-        ({"options": {"bias": "0.5"}}, "options"),
-        ({"limit": 10}, "data"),
-        ({"setting": "zero-shot"}, "setting"),
+        ({"dtype": "bf16"}, "dtype is bf16, there fp32;"),
+        ({"options": {"bias": "0.5"}}, "-o bias is 0.5, there 0.0;"),
+        ({"limit": 10}, "--limit is 10, there absent;"),
+        ({"split": "hidden", "limit": 7}, "--split is hidden, there test; --limit is 7, there absent;"),
+        ({"setting": "zero-shot"}, "setting is zero-shot, there default;"),
     ],
 )
 def test_other_configuration_in_the_same_folder_is_refused(request_, tmp_path, change, named):
     here = with_settings(request_, output=tmp_path / "run")
     run_task(here, ToyTask)
-    with pytest.raises(BenchError, match=rf"differs from this one: {named} is"):
+    with pytest.raises(BenchError, match=f"differs from this one: {named} use"):
         run_task(with_settings(here, **change), ToyTask)
 
 

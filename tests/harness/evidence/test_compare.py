@@ -16,7 +16,14 @@ from toy_task import ToyTask, write_toy_data
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands.compare import verdict
-from beit3_bench.harness.evidence.compare import BOOTSTRAP, MCNEMAR, SHARED_CLUSTERS, MetricComparison, compare
+from beit3_bench.harness.evidence.compare import (
+    BOOTSTRAP,
+    MCNEMAR,
+    SHARED_CLUSTERS,
+    MetricComparison,
+    compare,
+    readable,
+)
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
 from beit3_bench.tasks.scores import ClusterTable, Scores
@@ -157,6 +164,20 @@ def test_text_and_json_say_the_same(toy):
     assert parsed["metrics"][0]["only_a"] == 10
     refused = CliRunner().invoke(main, ["compare", str(a), str(Path("nope"))])
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"id": "7", "question_id": 7, "answer": "two"}, {"answer": "two"}),
+        ({"id": "7", "label": True, "margin": 0.5}, {"label": True}),
+        ({"id": "7", "top5": [3, 1, 9, 2, 4]}, {"top5": [3, 1, 9, 2, 4]}),
+        ({"id": "7", "top5": np.array([3, 1])}, {"top5": [3, 1]}),
+        ({"id": "7", "embedding": np.ones(3, np.float32), "counts": np.ones(150, int)}, {}),
+    ],
+)
+def test_of_a_row_what_a_person_reads_is_shown(row, shown):
+    assert readable(row) == shown
 
 
 @pytest.mark.parametrize(
