@@ -46,6 +46,7 @@ class ReleasedFile:
         family: its name.  location: address of the folder that it can be downloaded from.
         remote: what it is called there, where that is not ``file`` (one name for many files).
         sha256: hex, where the authors publish it; others are pinned, see `backbones.pins`.
+        zero_shot: tasks that it is evaluated on as it was pre-trained, beyond those it has published scores of.
     """
 
     name: str
@@ -66,6 +67,11 @@ class ReleasedFile:
     location: str = ""
     remote: str = ""
     sha256: str = ""
+    zero_shot: tuple[str, ...] = ()
+
+    def answers(self, task: str) -> bool:
+        """Whether it is evaluated on a task as it is."""
+        return task in (self.task, *self.zero_shot) or any(score.task == task for score in self.published)
 
     @property
     def url(self) -> str:

@@ -25,6 +25,7 @@ from beit3_bench.spelling import did_you_mean
 
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {
+    "init": (f"{_COMMANDS}.init:command", "Write a beit3-bench.toml: where data and checkpoints are, device, caches."),
     "run": (f"{_COMMANDS}.run:command", "Evaluate a checkpoint on one task, several, or all."),
     "probe": (f"{_COMMANDS}.probe:command", "Classify ImageNet from frozen features: k-NN or a linear probe."),
     "finetune": (f"{_COMMANDS}.finetune:command", "Fine-tune a checkpoint on a task."),

@@ -9,6 +9,9 @@ from pathlib import Path
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.progress import Reporting
 
+RUNS = Path("results") / "runs"
+"""Where run folders are made by default, below the current folder."""
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -16,11 +19,12 @@ class RunRequest:
 
     checkpoint: ``[FAMILY:]SOURCE``.
     tokenizer: file; None = beside the checkpoint.
-    output: the run folder; None = a folder below ``results/runs`` named after task, split, checkpoint and fingerprints.
+    output: the run folder; None = a folder below ``runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
     options: the task's own and the family's, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
     reporting: how progress is told.
+    resolved_from: where it was said what these fields are: field -> command line, environment variable, or file and key.
     """
 
     task: str
@@ -41,3 +45,5 @@ class RunRequest:
     image_cache: Path | None = None
     features: Path | None = None
     reporting: Reporting = field(default=Reporting(), repr=False)
+    runs: Path = RUNS
+    resolved_from: Mapping[str, str] = field(default_factory=dict)

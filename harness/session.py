@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from beit3_bench.harness.engine.predict import RowSink, Throughput
     from beit3_bench.harness.reuse.features import Features
 
-RUNS = Path("results") / "runs"
 NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
 
 
@@ -131,7 +130,9 @@ def run_model(
         processes.together(lambda: check_expected(expected, fingerprints, request, located, prepared))
     if replayed is not None:
         processes.on_first(lambda: check_replayed(replayed, prepared))
-    folder = request.output or default_folder(request.task, prepared.split.name, located.stem, short(fingerprints))
+    folder = request.output or default_folder(
+        request.runs, request.task, prepared.split.name, located.stem, short(fingerprints)
+    )
     config = card.resolved_config(prepared, request, located, model, fingerprints, str(device))
     warnings = warnings_of(prepared, located, model)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
@@ -302,7 +303,7 @@ def write(
     result["timing"] = card.timing(clock.seconds, throughput, time.perf_counter() - clock.started)
     store.write_result(result, scored.scores)
     if request.output is None:
-        forget_not_installed(task.name, split.name, located)
+        forget_not_installed(request.runs, task.name, split.name, located)
     return store.result()
 
 
@@ -339,9 +340,9 @@ def check_replayed(replayed: RunStore, prepared: Prepared) -> None:
     check_images(prepared.split.examples, replayed.image_hashes(), replayed.folder, mend)
 
 
-def default_folder(task: str, split: str, checkpoint: str, tail: str) -> Path:
-    """``results/runs/<task>-<split>-<checkpoint>-<tail>`` below the current folder."""
-    return RUNS / f"{task}-{split}-{checkpoint}-{tail}"
+def default_folder(runs: Path, task: str, split: str, checkpoint: str, tail: str) -> Path:
+    """``<task>-<split>-<checkpoint>-<tail>`` below the folder of runs."""
+    return runs / f"{task}-{split}-{checkpoint}-{tail}"
 
 
 def is_not_installed(error: BenchError) -> bool:
@@ -353,15 +354,15 @@ def not_installed(request: RunRequest, task_class: type[Task], error: BenchError
     """Record that a task could not run because an optional stack is missing; its install line is the note."""
     located = Located.of(request.checkpoint)
     split = choose_split(task_class, request.split)
-    folder = request.output or default_folder(task_class.name, split, located.stem, NOT_INSTALLED)
+    folder = request.output or default_folder(request.runs, task_class.name, split, located.stem, NOT_INSTALLED)
     result = card.empty_result(task_class, split, request, located, str(error))
     write_bare_result(folder, result)
     return Outcome(result, folder)
 
 
-def forget_not_installed(task: str, split: str, located: Located) -> None:
+def forget_not_installed(runs: Path, task: str, split: str, located: Located) -> None:
     """Remove the record of an earlier attempt without the optional stack, now that the task has run."""
-    folder = default_folder(task, split, located.stem, NOT_INSTALLED)
+    folder = default_folder(runs, task, split, located.stem, NOT_INSTALLED)
     if folder.is_dir():
         (folder / RESULT).unlink(missing_ok=True)
         with suppress(OSError):  # somebody keeps a file of his own there

@@ -97,6 +97,8 @@ class KarpathyFile:
 class ReleasedData:
     """needs: files and folders.  splits: counts by split.
 
+    folders: what the folder of the data set is called, in a folder that holds several data sets.
+
     ids: digest (`harness.record.released.digest_of_ids`) of the examples with images, by split; several where ids can be
         written in several ways.
     id_form: what of an example's id is compared: the groups of this regular expression; "" = the whole id.
@@ -107,6 +109,7 @@ class ReleasedData:
     """
 
     needs: tuple[Need, ...] = ()
+    folders: tuple[str, ...] = ()
     splits: Mapping[str, Counts] = field(default_factory=dict)
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     id_form: str = ""
@@ -190,6 +193,7 @@ class Facts:
         leaks: training data that shows samples or images of this task.
         published: published values, each by the columns of results/published (see its README); what is not said is "".
         published_csv: name of a file with such columns that lies beside the facts.
+        checkpoints: what its usual training code calls a checkpoint, where that says which task it is of.
     """
 
     title: str = ""
@@ -200,6 +204,7 @@ class Facts:
     leaks: tuple[Leak, ...] = ()
     published: tuple[Mapping[str, str], ...] = ()
     published_csv: str = ""
+    checkpoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data_of and self.data != ReleasedData():

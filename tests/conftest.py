@@ -18,3 +18,11 @@ def native(tmp_path_factory):
     from native import make_native
 
     return make_native(tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_ones_own(tmp_path_factory):
+    """Who runs the tests may have a config.toml; what it says is no matter of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("own")))
+        yield

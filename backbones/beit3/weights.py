@@ -82,7 +82,10 @@ _FINE_TUNED_FILES = (
 def _pretrained(preset: str, stage: str, params: int) -> ReleasedFile:
     name = f"beit3_{preset}_{stage}patch16_224"
     note, seen = _PRETRAINED[stage]
-    return _released(name, f"{name}.pth", "pretrained", preset, 224, params=params, trained_on=seen, note=note)
+    tasks = ("imagenet", "coco-retrieval", "flickr30k") if stage == "itc_" else ()
+    return _released(
+        name, f"{name}.pth", "pretrained", preset, 224, params=params, trained_on=seen, note=note, zero_shot=tasks
+    )
 
 
 def _fine_tuned(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.commands.options import quiet, seed
+from beit3_bench.harness.commands.options import data_root, quiet, seed, settle
 from beit3_bench.harness.console import HelpGroup, echo
 from beit3_bench.text import visible
 
@@ -49,7 +49,7 @@ def tiny(out: Path, seed: int, size: str) -> None:
 
 @command.command("verify")
 @click.option("--task", required=True, metavar="NAME", help="Task whose data is checked.")
-@click.option("--data-root", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data.")
+@data_root("Folder of the data")
 @click.option("--split", metavar="NAME", help="[default: the task's default split, and all others that are there]")
 @click.option("--all", "all_images", is_flag=True, help="Decode every image.")
 @click.option(
@@ -62,8 +62,16 @@ def tiny(out: Path, seed: int, size: str) -> None:
 )
 @quiet
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def verify(
-    task: str, data_root: Path, split: str | None, all_images: bool, sample: int, quiet: bool, as_json: bool
+    context: click.Context,
+    task: str,
+    data_root: Path | None,
+    split: str | None,
+    all_images: bool,
+    sample: int,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Check files, checksums, counts, splits, captions and images of a data set against the released one.
 
@@ -76,12 +84,16 @@ def verify(
     from beit3_bench.harness.progress import Reporting
     from beit3_bench.tasks.registry import get_task
 
+    settings = {"data_root": data_root}
+    settle(context, get_task(task).name, settings)
+    root = settings["data_root"]
+    assert root is not None
     reporting = Reporting.unless(quiet)
     with reporting.meter(f"{task}: decoding", "image", leave=False) as meter:
-        verification = check(get_task(task), data_root, split, all_images, sample, meter.reach)
+        verification = check(get_task(task), root, split, all_images, sample, meter.reach)
     echo(json.dumps(verification.to_dict(), indent=1) if as_json else verification_as_text(verification))
     if not verification.whole:
-        raise BenchError(f"{data_root}: {len(verification.findings)} findings for task {task}; see the lines above")
+        raise BenchError(f"{root}: {len(verification.findings)} findings for task {task}; see the lines above")
 
 
 def verification_as_text(verification: Verification) -> str:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.harness.commands.options import device, dtype, image_cache, parse_pairs, quiet, workers
+from beit3_bench.harness.commands.options import (
+    data_root,
+    device,
+    dtype,
+    image_cache,
+    parse_pairs,
+    quiet,
+    settle,
+    workers,
+)
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.termination import Terminated
 
@@ -24,13 +33,17 @@ FILE = click.Path(path_type=Path)
 
 @click.command("finetune")
 @click.option("--task", required=True, metavar="T", help="Task name (see: beit3-bench tasks).")
-@click.option("--data-root", required=True, type=FILE, metavar="DIR", help="Folder of the task's data.")
+@data_root("Folder of the task's data")
 @click.option("--preset", metavar="[FAMILY:]NAME", help="tiny, base, large or giant [default: the checkpoint's].")
 @click.option("--recipe", metavar="NAME", help="Section of the task's recipe [default: the preset].")
 @click.option("--checkpoint", metavar="[FAMILY:]FILE", help="Pretrained weights to start from.")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights, whatever the preset.")
 @click.option(
-    "--tokenizer", type=FILE, metavar="FILE", help="SentencePiece model [default: beit3.spm beside checkpoint or data]."
+    "--tokenizer",
+    type=FILE,
+    envvar="BEIT3_BENCH_TOKENIZER",
+    metavar="FILE",
+    help="SentencePiece model [default: beit3.spm beside checkpoint or data].",
 )
 @click.option("--output", type=FILE, metavar="DIR", help="Folder of the training [default: below results/runs].")
 @device
@@ -59,7 +72,8 @@ FILE = click.Path(path_type=Path)
 )
 @quiet
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
-def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: Any) -> None:
+@click.pass_context
+def command(context: click.Context, options: Sequence[str], dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Fine-tune with the published recipe of a task and preset.
 
     \b
@@ -75,6 +89,7 @@ def command(options: Sequence[str], dry_run: bool, as_json: bool, **settings: An
     from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
 
+    settle(context, get_task(settings["task"]).name, settings)
     processes = Processes.start(settings["device"])
     settings["reporting"] = Reporting.unless(settings.pop("quiet"))
 

@@ -73,6 +73,7 @@ def _show_one(name: str, as_json: bool) -> None:
         return
     scores = "; ".join(f"{s.task} {s.split} {s.metric} {s.value:g}" for s in weight.published)
     lines = {**record, "published": scores, "trained_on": ", ".join(weight.trained_on)}
+    lines["zero_shot"] = ", ".join(weight.zero_shot)
     _print_columns([(key, str(value)) for key, value in lines.items() if value not in ("", None, 0)])
 
 

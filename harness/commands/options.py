@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.schema import COMPILE_MODES
 
@@ -39,9 +40,20 @@ compile_mode = click.option(
 )
 
 
-device = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+device = click.option(
+    "--device",
+    default="auto",
+    envvar="BEIT3_BENCH_DEVICE",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda or cuda:N.",
+)
 workers = click.option(
-    "--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: from the cores]."
+    "--workers",
+    envvar="BEIT3_BENCH_WORKERS",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Decoding processes [default: from the cores].",
 )
 
 
@@ -53,12 +65,35 @@ quiet = click.option(
 def dtype(help: str = "Arithmetic of the network.") -> Callable:
     """``--dtype``, and what else its numbers do."""
     kinds = click.Choice(["fp32", "bf16", "fp16"])
-    return click.option("--dtype", type=kinds, default="fp32", show_default=True, help=help)
+    return click.option("--dtype", type=kinds, default="fp32", envvar="BEIT3_BENCH_DTYPE", show_default=True, help=help)
 
 
 def seed(help: str) -> Callable:
     """``--seed``, and what it decides."""
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
+
+
+def data_root(help: str) -> Callable:
+    """``--data-root`` of a verb that does one task."""
+    folder = click.Path(path_type=Path)
+    where = "[default: $BEIT3_BENCH_DATA_ROOT, beit3-bench.toml]"
+    return click.option("--data-root", type=folder, metavar="DIR", help=f"{help}, or of several data sets {where}.")
+
+
+def settle(context: click.Context, task: str, settings: dict[str, Any]) -> None:
+    """Put into a verb's parameters what the environment and beit3-bench.toml say: the data root of its task, device, ...
+
+    Each is told on stderr.
+    """
+    from beit3_bench.backbones.environment import announced
+    from beit3_bench.harness.settings.choices import Choices, one_data_root
+
+    choices = Choices.of(context)
+    settings["data_root"] = Path(one_data_root(choices, task).value)
+    choices.settle(settings)
+    if not announced("RANK"):
+        for line in choices.spoken:
+            echo(line, err=True)
 
 
 def compute_of(settings: dict[str, Any]) -> Compute:

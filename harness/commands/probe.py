@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +10,14 @@ import click
 from beit3_bench.harness.commands.options import (
     compile_mode,
     compute_of,
+    data_root,
     device,
     dtype,
     features,
     image_cache,
     quiet,
     seed,
+    settle,
     workers,
 )
 from beit3_bench.harness.commands.run import BatchSize
@@ -25,9 +26,7 @@ from beit3_bench.harness.console import echo
 
 @click.command("probe")
 @click.option("--checkpoint", required=True, metavar="[FAMILY:]FILE", help="Checkpoint.")
-@click.option(
-    "--data-root", required=True, type=click.Path(path_type=Path), metavar="DIR", help="ImageNet: train/ and val/."
-)
+@data_root("ImageNet: train/ and val/")
 @click.option("--method", type=click.Choice(["knn", "linear"]), default="knn", show_default=True, help="Classifier.")
 @click.option(
     "--on",
@@ -67,7 +66,9 @@ from beit3_bench.harness.console import echo
 @features
 @quiet
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: metrics as fractions.")
+@click.pass_context
 def command(
+    context: click.Context,
     method: str,
     kind: str,
     k: int | None,
@@ -88,6 +89,7 @@ def command(
     from beit3_bench.harness.request import RunRequest
     from beit3_bench.tasks.probing import Classifier
 
+    settle(context, "imagenet", settings)
     reporting = Reporting.unless(settings.pop("quiet"))
     request = RunRequest(task="probe", compute=compute_of(settings), reporting=reporting, **settings)
     result = probe(request, kind, Classifier(method, k, temperature, strengths))

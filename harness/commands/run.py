@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.request import RunRequest
     from beit3_bench.harness.session import Outcome
+    from beit3_bench.harness.settings.choices import Choices
+    from beit3_bench.harness.settings.plan import Plan
     from beit3_bench.tasks.contract import Task
 
 
@@ -46,26 +48,27 @@ class BatchSize(click.ParamType):
 
 
 @click.command("run")
-@click.option("--task", "tasks", required=True, metavar="T[,T2]|all", help="Task name, a comma list, or all.")
+@click.option("--task", "tasks", metavar="T[,T2]|all", help="Task name, a comma list, or all.")
 @click.option(
     "--checkpoint",
     "checkpoints",
-    required=True,
     multiple=True,
     metavar="[T=][FAMILY:]FILE",
-    help="Checkpoint, or the folder of one in several files; T=FILE for one task of a list; FAMILY: where files do not say it.",
+    help="Checkpoint, or the folder of one in several files; T=FILE for one task of a list; FAMILY: where files do not say it; "
+    "a folder of several: found by released names, TASK.pth or TASK/best.pth [default: $BEIT3_BENCH_CHECKPOINT, beit3-bench.toml].",
 )
 @click.option(
     "--data-root",
     "data_roots",
-    required=True,
     multiple=True,
     metavar="[T=]DIR",
-    help="Folder of the data; T=DIR for one task.",
+    help="Folder of the data, or of several data sets under their usual names; T=DIR for one task "
+    "[default: $BEIT3_BENCH_DATA_ROOT, beit3-bench.toml].",
 )
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
+    envvar="BEIT3_BENCH_TOKENIZER",
     metavar="FILE",
     help="Tokenizer of the model [default: beside the checkpoint: beit3.spm, VLMo's vocab.txt].",
 )
@@ -111,48 +114,113 @@ class BatchSize(click.ParamType):
 @image_cache
 @features
 @quiet
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Do all runs of a TOML file: [[run]] tables whose keys are the options of this verb.",
+)
+@click.option("--index", type=int, metavar="N", help="Only run N of --config, from 1, as the tasks of a job array do.")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json and nothing else on stdout.")
+@click.pass_context
 def command(
-    tasks: str,
-    checkpoints: Sequence[str],
-    data_roots: Sequence[str],
-    options: Sequence[str],
+    context: click.Context,
     as_json: bool,
-    **settings: Any,
+    config: Path | None,
+    index: int | None,
+    **parameters: Any,
 ) -> None:
     """Evaluate a checkpoint. The same command on an unfinished run folder goes on where it stopped.
 
-    Exit code 2 if any task failed; the others of a list are evaluated nevertheless.
+    What is not said here is taken from environment variables, then from beit3-bench.toml (see: beit3-bench init). Exit code 2
+    if any task failed; the others of a list are evaluated nevertheless.
     """
     import json
 
-    from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.progress import Reporting
-    from beit3_bench.harness.record.report import result_as_text
+    from beit3_bench.harness.settings.choices import Choices
 
-    compute = compute_of(settings)
-    settings |= {"compute": compute, "reporting": Reporting.unless(settings.pop("quiet"))}
-    requests, skipped = plan(tasks, checkpoints, data_roots, options, settings)
-    processes = Processes.start(compute.device)
-    for name in skipped:
-        echo(f"{name}: skipped, no --checkpoint or --data-root is given for it", err=True)
+    if config is not None:
+        from beit3_bench.harness.commands.run_file import run_file
+
+        run_file(context, config, index, as_json)
+        return
+    if index is not None:
+        raise click.UsageError("--index belongs to --config FILE", context)
+    if parameters["tasks"] is None:
+        raise click.UsageError("Missing option '--task'.", context)
+    job = Job.of(parameters, Choices.of(context))
+    processes = job.start()
+    job.say(processes)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
+    requests = job.plan.requests
     for request, task_class in requests:
-        outcome = _one(request, task_class, processes, failed, alone=len(requests) == 1, all_tasks=tasks == "all")
+        outcome = _one(request, task_class, processes, failed, len(requests) == 1, job.all_tasks)
         if outcome is None or not processes.first:
             continue
         results.append(outcome.result)
         if not as_json:
+            from beit3_bench.harness.record.report import result_as_text
+
             echo(result_as_text(outcome.result, outcome.folder, outcome.was_finished))
         elif outcome.was_finished:
             echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
     if as_json and processes.first and results:
         echo(json.dumps(results[0] if len(requests) == 1 else results, indent=2))
     if failed:
-        error = BenchError(f"{len(failed)} of {len(requests)} tasks failed: {', '.join(failed)}")
-        error.shared = True  # type: ignore[attr-defined]
-        raise error
+        raise shared(f"{len(failed)} of {len(requests)} tasks failed: {', '.join(failed)}")
+
+
+def shared(line: str) -> BenchError:
+    """An error that every process knows, and the first one tells."""
+    error = BenchError(line)
+    error.shared = True  # type: ignore[attr-defined]
+    return error
+
+
+@dataclasses.dataclass
+class Job:
+    """What one command line of `run` amounts to. lines: where its places come from."""
+
+    plan: Plan
+    device: str
+    lines: Sequence[str]
+    all_tasks: bool
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], choices: Choices) -> Job:
+        """The job of a command's parameters.
+
+        Raises:
+            BenchError: see `settings.plan.plan`.
+        """
+        from beit3_bench.harness.progress import Reporting
+        from beit3_bench.harness.settings.plan import ALL, plan
+
+        settings = {k: v for k, v in parameters.items() if k not in ("tasks", "checkpoints", "data_roots", "options")}
+        origins = choices.settle(settings)
+        compute = compute_of(settings)
+        settings |= {
+            "compute": compute,
+            "reporting": Reporting.unless(settings.pop("quiet")),
+            "resolved_from": origins,
+        }
+        tasks = parameters["tasks"]
+        planned = plan(tasks, parameters["options"], settings, choices)
+        return cls(planned, compute.device, choices.spoken, tasks == ALL)
+
+    def start(self) -> Processes:
+        from beit3_bench.harness.engine.processes import Processes
+
+        return Processes.start(self.device)
+
+    def say(self, processes: Processes) -> None:
+        """Print where places come from, and what is skipped."""
+        if processes.first:
+            for line in self.lines:
+                echo(line, err=True)
+            for name, why in self.plan.skipped.items():
+                echo(f"{name}: skipped, {why.removeprefix(f'task {name}: ')}", err=True)
 
 
 def _one(
@@ -175,105 +243,3 @@ def _one(
     if not (missing and all_tasks):
         failed.append(request.task)
     return outcome
-
-
-# ---- from words to requests --------------------------------------------------------------------------------
-
-
-def plan(
-    tasks: str, checkpoints: Sequence[str], data_roots: Sequence[str], options: Sequence[str], settings: dict[str, Any]
-) -> tuple[list[tuple[RunRequest, type[Task]]], list[str]]:
-    """One request per task, and the tasks of ``all`` for which no checkpoint or data is given.
-
-    Raises:
-        BenchError: unknown task or option, or a task of a comma list without checkpoint or data.
-    """
-    from beit3_bench.harness.request import RunRequest
-    from beit3_bench.tasks.registry import get_task, task_names
-
-    names = (
-        task_names()
-        if tasks == "all"
-        else list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
-    )
-    if not names:
-        raise BenchError("--task: no task is named; see: beit3-bench tasks")
-    classes = {name: get_task(name) for name in names}
-    files = _per_task(checkpoints, names, "--checkpoint")
-    roots = _per_task(data_roots, names, "--data-root")
-    given = _task_options(options, classes)
-    output = settings.pop("output")
-    requests, skipped = [], []
-    for name, task_class in classes.items():
-        if name not in files or name not in roots:
-            if tasks != "all":
-                raise BenchError(
-                    f"task {name}: no {'--checkpoint' if name not in files else '--data-root'} is given for it; "
-                    f"add {name}=PATH"
-                )
-            skipped.append(name)
-            continue
-        split = settings["split"]
-        if split is not None and tasks == "all" and split not in task_class.splits:
-            split = None
-        folder = output if output is None or len(names) == 1 else output / f"{name}-{split or task_class.default_split}"
-        request = RunRequest(
-            **{**settings, "split": split},
-            task=name,
-            checkpoint=files[name],
-            data_root=Path(roots[name]),
-            output=folder,
-            options=given[name],
-        )
-        requests.append((request, task_class))
-    if not requests:
-        raise BenchError("--task all: no task has both a --checkpoint and a --data-root")
-    return requests, skipped
-
-
-def _per_task(values: Sequence[str], names: Sequence[str], option: str) -> dict[str, Path | str]:
-    """``FILE`` for every task, ``task=FILE`` for one; the latter wins."""
-    from beit3_bench.tasks.registry import task_names
-
-    general: list[str] = []
-    special: dict[str, Path | str] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if equals and name in {*names, *task_names()}:
-            special[name] = _expanded(path)
-        else:
-            general.append(value)
-    if len(general) > 1:
-        raise BenchError(
-            f"{option} is given {len(general)} times for all tasks ({', '.join(general)}); "
-            "write TASK=PATH to tell them apart"
-        )
-    for_all = {name: _expanded(general[0]) for name in names} if general else {}
-    return {**for_all, **{name: path for name, path in special.items() if name in names}}
-
-
-def _expanded(path: str) -> Path | str:
-    """A path with its home folder; ``FAMILY:SOURCE`` as it is."""
-    if not path.startswith("~"):
-        return path
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise BenchError(f"{path}: no such home folder is known; write the path out, or set HOME") from error
-
-
-def _task_options(options: Sequence[str], classes: dict[str, type[Task]]) -> dict[str, dict[str, str]]:
-    """``key=value`` for each task that knows the key; a single task gets all, so that it can name the unknown one."""
-    given: dict[str, dict[str, str]] = {name: {} for name in classes}
-    for text in options:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise BenchError(f"-o {text!r}: write KEY=VALUE")
-        takers = [
-            name
-            for name, cls in classes.items()
-            if key.replace("-", "_") in {f.name for f in dataclasses.fields(cls.Options)}
-        ]
-        for name in takers or classes:
-            given[name][key] = value
-    return given

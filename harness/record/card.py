@@ -130,6 +130,7 @@ def resolved_config(
         "workers": compute.workers,
         "seed": request.seed,
         "fingerprints": fingerprints,
+        **({"resolved_from": dict(request.resolved_from)} if request.resolved_from else {}),
     }
 
 

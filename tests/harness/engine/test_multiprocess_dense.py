@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from exactness import close
-from random_detector import random_detector
+from random_detector import save_detector
 from ranks import run_ranks
 from run_requests import run_request
 from training_cases import furthest, mini_world, one_thread, weights
 
-from beit3_bench.backbones.beit3.config import BEiT3Config
-from beit3_bench.backbones.checkpoints import METADATA_KEY
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
 from beit3_bench.harness.training.journal import read_table
@@ -28,19 +26,6 @@ ROOTS = {"coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mini_world(tmp_path_factory.mktemp("world"))
-
-
-def detector(path: Path) -> Path:
-    """A small detector with random weights that finds something."""
-    from beit3_bench.backbones.beit3.detection.plan import DetectorPlan
-
-    tower = BEiT3Config(image_size=64, patch_size=16, embed_dim=32, num_heads=2, ffn_dim=64, depth=4)
-    plan = DetectorPlan(
-        head="mask_rcnn", num_classes=6, image_size=96, window_size=3, out_channels=16, fc_dim=24, proposals=50
-    )
-    own = {"head": "detection", "task": "coco-det", "config": tower.to_dict(), "head_arguments": plan.to_dict()}
-    torch.save({"model": random_detector(plan, tower).state_dict(), METADATA_KEY: own}, path)
-    return path
 
 
 def segmentor(path: Path) -> Path:
@@ -68,7 +53,7 @@ def segmentor(path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("task", "make", "metric", "processes", "size"),
-    [("coco-det", detector, "bbox/AP", 2, 2)]
+    [("coco-det", save_detector, "bbox/AP", 2, 2)]
     + [("ade20k-seg", segmentor, "mIoU", processes, size) for processes in (2, 3) for size in (1, 3, 16)],
 )
 def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, processes, size, world, tmp_path):

@@ -1,0 +1,125 @@
+"""From the words of ``beit3-bench run`` to the requests that it amounts to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.request import RUNS, RunRequest
+from beit3_bench.harness.settings.choices import Choice, Choices, three_ways
+from beit3_bench.harness.settings.places import NotThere
+from beit3_bench.tasks import registry
+from beit3_bench.tasks.contract import Task
+
+ALL = "all"
+
+
+@dataclasses.dataclass
+class Plan:
+    """What one command runs.
+
+    skipped: tasks of ``all`` that lack a checkpoint or data, and why.
+    """
+
+    requests: list[tuple[RunRequest, type[Task]]] = dataclasses.field(default_factory=list)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choices: Choices) -> Plan:
+    """One request per task.
+
+    Args:
+        tasks: a name, names with commas between, or ``all``.
+        options: ``KEY=VALUE`` of the tasks.
+        settings: the other fields of `RunRequest`, after `Choices.settle`; ``resolved_from`` holds their origins.
+
+    Raises:
+        BenchError: unknown task or option, a task that was named without checkpoint or data, or several checkpoints for one.
+    """
+    settings = dict(settings)
+    classes = {name: registry.get_task(name) for name in names_of(tasks)}
+    given = task_options(options, classes)
+    output, origins = settings.pop("output"), settings.pop("resolved_from", {})
+    below = choices.runs_folder() if output is None else None
+    planned = Plan()
+    for name, task_class in classes.items():
+        places = _places(name, choices, planned.skipped if tasks == ALL else None)
+        if places is None:
+            continue
+        checkpoint, data_root = places
+        split = settings["split"]
+        if split is not None and tasks == ALL and split not in task_class.splits:
+            split = None
+        folder = (
+            output if output is None or len(classes) == 1 else output / f"{name}-{split or task_class.default_split}"
+        )
+        resolved = {"checkpoint": checkpoint.origin, "data_root": data_root.origin, **origins}
+        request = RunRequest(
+            **{**settings, "split": split},
+            task=name,
+            checkpoint=checkpoint.value,
+            data_root=Path(data_root.value),
+            output=folder,
+            options=given[name],
+            runs=RUNS if below is None else below.value,
+            resolved_from=resolved if below is None else {**resolved, "output": below.origin},
+        )
+        planned.requests.append((request, task_class))
+    if not planned.requests:
+        raise BenchError(
+            f"--task all: no task has both a --checkpoint and a --data-root; {next(iter(planned.skipped.values()))}"
+        )
+    return planned
+
+
+def names_of(tasks: str) -> list[str]:
+    """Names of tasks, each once.
+
+    Raises:
+        BenchError: none.
+    """
+    listed = dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())
+    names = registry.task_names() if tasks == ALL else list(listed)
+    if not names:
+        raise BenchError("--task: no task is named; see: beit3-bench tasks")
+    return names
+
+
+def _places(task: str, choices: Choices, skipped: dict[str, str] | None) -> tuple[Choice, Choice] | None:
+    """Checkpoint and data of a task; None where it lacks one, and that is noted in ``skipped``, if there is such a list."""
+    try:
+        checkpoint, data_root = choices.checkpoint(task), choices.data_root(task)
+        if checkpoint is not None and data_root is not None:
+            return checkpoint, data_root
+        missing = [o for o, choice in (("--checkpoint", checkpoint), ("--data-root", data_root)) if choice is None]
+        lacking = three_ways(task, missing)
+    except NotThere as error:
+        lacking = error
+    if skipped is None:
+        raise lacking
+    skipped[task] = str(lacking)
+    return None
+
+
+def task_options(options: Sequence[str], classes: Mapping[str, type[Task]]) -> dict[str, dict[str, str]]:
+    """``key=value`` for each task that knows the key; a single task gets all, so that it can name the unknown one.
+
+    Raises:
+        BenchError: no equals sign.
+    """
+    given: dict[str, dict[str, str]] = {name: {} for name in classes}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BenchError(f"-o {text!r}: write KEY=VALUE")
+        takers = [
+            name
+            for name, cls in classes.items()
+            if key.replace("-", "_") in {f.name for f in dataclasses.fields(cls.Options)}
+        ]
+        for name in takers or classes:
+            given[name][key] = value
+    return given
