@@ -54,20 +54,25 @@ def exhausted(error: BaseException) -> str | None:
     return None
 
 
+# As in pyproject.toml's extras, which the tests compare: these packages are on the registry, beit3-bench itself is not.
+_DENSE = (
+    "pip install --no-build-isolation 'onedl-mmcv>=2.3.6,<2.4' 'onedl-mmengine>=0.10.12,<0.11' "
+    "'onedl-mmsegmentation>=1.4.2,<1.5' 'onedl-mmdetection>=3.5.1,<3.6'"
+)
 INSTALL_LINES = {
-    "pycocoevalcap": "pip install 'beit3-bench[captions]'",
-    "faster_coco_eval": "pip install 'beit3-bench[fast]'",
-    "transformers": "pip install 'beit3-bench[dev]'",
-    "open_clip": "pip install 'beit3-bench[peers]'",
+    "pycocoevalcap": "pip install 'pycocoevalcap>=1.2,<2'",
+    "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
+    "transformers": "pip install 'transformers>=4.50'",
+    "open_clip": "pip install 'open_clip_torch>=3.2,<4' 'transformers>=4.50'",
     # pkg_resources, of which setuptools 82 has none; shapely cuts polygons where detectron2's own launcher trains
     "detectron2": (
         "pip install 'setuptools<82' wheel ninja shapely && "
         "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
     ),
-    "mmcv": "pip install 'setuptools<81' wheel ninja && pip install --no-build-isolation 'beit3-bench[dense]'",
-    "mmengine": "pip install --no-build-isolation 'beit3-bench[dense]'",
-    "mmseg": "pip install --no-build-isolation 'beit3-bench[dense]'",
-    "mmdet": "pip install --no-build-isolation 'beit3-bench[dense]'",
+    "mmcv": f"pip install 'setuptools<81' wheel 'ninja>=1.11' && {_DENSE}",
+    "mmengine": _DENSE,
+    "mmseg": _DENSE,
+    "mmdet": _DENSE,
 }
 
 

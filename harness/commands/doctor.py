@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,19 @@ from beit3_bench.errors import INSTALL_LINES
 from beit3_bench.harness.console import echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
-DISTRIBUTIONS = {"PIL": "pillow", "mmseg": "mmsegmentation", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {
+    "PIL": ("pillow",),
+    "mmcv": ("onedl-mmcv", "mmcv"),
+    "mmengine": ("onedl-mmengine", "mmengine"),
+    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+    "mmdet": ("onedl-mmdetection", "mmdet"),
+    "open_clip": ("open_clip_torch",),
+}
+"""Module -> names of the distributions that may hold it, where these are others."""
+SLOW = ("torchvision", "timm")
+"""Of the core, what takes longer to import than torch."""
+COMPILED = ("_C*.so", "_ext*.so")
+"""Of a package that is not imported, what may be built for another torch."""
 
 STACKS = {
     "pycocoevalcap": "METEOR and SPICE of coco-caption and nocaps",
@@ -32,9 +46,11 @@ STACKS = {
     "mmdet": "ade20k-seg",
     "faster_coco_eval": "a faster scorer of coco-det (pycocotools serves without it)",
     "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
-    "transformers": "tokenizers of SigLIP and the second opinion in the tests",
+    "transformers": "tokenizers of SigLIP",
 }
 """Optional module -> what cannot be done without it."""
+NEEDS = {"ade20k-seg": ("mmcv", "mmengine", "mmseg", "mmdet")}
+"""Task -> the optional modules without which it cannot run at all."""
 
 SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 LARGEST_CHECKPOINT = 3_000_000_000
@@ -58,57 +74,96 @@ class Finding:
 
 
 @click.command("doctor")
+@click.option(
+    "--imports",
+    is_flag=True,
+    help="Import every package, which takes several times as long: finds those that are there and do not work.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
-    """Say what is installed, what is missing for which task, and how to mend it.
+def command(imports: bool, as_json: bool) -> None:
+    """Say what is installed, what is missing for which task, and how to mend it; the last line says which tasks can run.
 
     Changes nothing, and exits with 0 whatever it finds.
     """
-    findings = examine()
+    findings = examine(imports)
     if as_json:
         echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
         return
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
+    *checks, verdict = findings
+    width = max(len(finding.name) for finding in checks)
+    for finding in checks:
         echo(f"{finding.state:<8} {finding.name:<{width}}  {finding.detail}")
         if finding.state != "ok":
             echo(f"{'':<8} {'':<{width}}  needed for: {finding.needed_for}")
             echo(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
-    wrong = [finding for finding in findings if finding.state != "ok"]
-    echo(f"\n{len(findings) - len(wrong)} of {len(findings)} checks are ok.")
+    wrong = [finding for finding in checks if finding.state != "ok"]
+    echo(f"\n{len(checks) - len(wrong)} of {len(checks)} checks are ok.\n{verdict.detail}")
 
 
-def examine() -> list[Finding]:
-    """All checks, cheap ones first."""
+def examine(imports: bool = False) -> list[Finding]:
+    """All checks, and last which tasks can run. imports: every package is imported, torch and small ones always are."""
     findings = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")]
-    findings += [module_finding(name, "every task", "pip install beit3-bench") for name in CORE]
+    findings += [module_finding(name, "every task", core_install(name), imports or name not in SLOW) for name in CORE]
     findings += [_guarded("device", _device), _guarded("matrix products", _products)]
-    findings += [stack_finding(name, purpose) for name, purpose in STACKS.items()]
-    findings += [_guarded("java", _java), _guarded("SPICE model", _spice), _guarded("tasks", _tasks)]
+    findings += [stack_finding(name, purpose, imports) for name, purpose in STACKS.items()]
+    findings += [_guarded("java", _java), _guarded("SPICE model", _spice)]
     findings += [_guarded("pinned hashes", _pins), _guarded("free disk space", lambda: _disk(Path.cwd()))]
-    return findings
+    return [*findings, _guarded("tasks", lambda: _tasks(findings))]
 
 
-def module_finding(name: str, purpose: str, install: str) -> Finding:
-    """Whether a module imports; installed but broken is told apart from missing."""
-    if importlib.util.find_spec(name) is None:
+def core_install(name: str) -> str:
+    """The line that installs a package that every task needs, in the range that this program wants."""
+    distribution = DISTRIBUTIONS.get(name, (name,))[0]
+    try:
+        wanted = importlib.metadata.requires("beit3-bench") or ()
+    except importlib.metadata.PackageNotFoundError:
+        wanted = ()
+    ranges = (text for text in wanted if re.fullmatch(rf"{distribution}\b[^;\w-][^;]*", text))
+    return f"pip install '{next(ranges, distribution)}'"
+
+
+def module_finding(name: str, purpose: str, install: str, imports: bool = True) -> Finding:
+    """Whether a module is there; installed but broken is told apart from missing.
+
+    imports: it is imported; else only what may be compiled for another torch is loaded.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None:
         return Finding(name, "missing", "not installed", purpose, install)
     try:
-        importlib.import_module(name)
+        if imports:
+            importlib.import_module(name)
+        else:
+            load_compiled(spec.submodule_search_locations or ())
     except Exception as error:  # a compiled extension can fail in any way
         reason = str(error).strip().split("\n")[0]
         return Finding(name, "broken", f"does not import: {type(error).__name__}: {reason}", purpose, install)
-    try:
-        version = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
-    except importlib.metadata.PackageNotFoundError:
-        version = "installed"
-    return Finding(name, "ok", version, purpose)
+    return Finding(name, "ok", _version(name), purpose)
 
 
-def stack_finding(name: str, purpose: str) -> Finding:
-    """As `module_finding`, of an optional stack; it must import with all that a family needs of it."""
-    finding = module_finding(name, purpose, INSTALL_LINES[name])
-    if finding.state == "ok":
+def load_compiled(folders: Iterable[str]) -> None:
+    """Load the extensions of a package as its import would; torch has been imported, whose libraries they use.
+
+    Raises:
+        OSError: one is for another torch, another machine, or lacks a library.
+    """
+    for path in sorted(path for folder in folders for pattern in COMPILED for path in Path(folder).glob(pattern)):
+        ctypes.CDLL(str(path))
+
+
+def _version(name: str) -> str:
+    for distribution in DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "installed"
+
+
+def stack_finding(name: str, purpose: str, imports: bool = True) -> Finding:
+    """As `module_finding`, of an optional stack; where it is imported, all that a family needs of it must be, too."""
+    finding = module_finding(name, purpose, INSTALL_LINES[name], imports)
+    if finding.state == "ok" and imports:
         from beit3_bench.backbones.registry import families
 
         if problem := next(filter(None, (family.problem(name) for family in families())), None):
@@ -129,7 +184,7 @@ def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
 
 def _device() -> Finding:
     if importlib.util.find_spec("torch") is None:
-        return Finding("device", "missing", "unknown without torch", "every task", "pip install beit3-bench")
+        return Finding("device", "missing", "unknown without torch", "every task", core_install("torch"))
     import torch
 
     if torch.cuda.is_available():
@@ -185,13 +240,25 @@ def _spice() -> Finding:
     return Finding("SPICE model", "ok", str(folder), purpose)
 
 
-def _tasks() -> Finding:
+def _tasks(findings: Sequence[Finding]) -> Finding:
+    """Which tasks can run here, and what lets the others run."""
     from beit3_bench.tasks.registry import get_task, task_names
 
     names = task_names()
     for name in names:
         get_task(name)
-    return Finding("tasks", "ok", ", ".join(names))
+    mends = {f.name: f.mend for f in findings if f.state != "ok"}
+    for_all = [mends[module] for module in CORE if module in mends]
+    blocked = {
+        name: for_all or list(dict.fromkeys(mends[module] for module in NEEDS.get(name, ()) if module in mends))[:1]
+        for name in names
+    }
+    blocked = {name: steps for name, steps in blocked.items() if steps}
+    verdict = f"{len(names) - len(blocked)} of {len(names)} tasks can run here"
+    if not blocked:
+        return Finding("tasks", "ok", f"{verdict}: {', '.join(names)}")
+    mend = " && ".join(for_all) or "; ".join(f"{name}: {steps[0]}" for name, steps in blocked.items())
+    return Finding("tasks", "missing", f"{verdict}; {mend}", ", ".join(blocked), mend)
 
 
 def _pins() -> Finding:

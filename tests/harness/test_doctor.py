@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from click.testing import CliRunner
 
 from beit3_bench.errors import INSTALL_LINES
 from beit3_bench.harness.commands import doctor
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_a_detectron2_whose_engine_does_not_import_is_broken(monkeypatch: pytest
     from beit3_bench.backbones.beit3 import detectron2_adapter
 
     monkeypatch.setattr(
-        doctor, "module_finding", lambda name, purpose, install: doctor.Finding(name, "ok", "0.6", purpose)
+        doctor, "module_finding", lambda name, purpose, install, imports: doctor.Finding(name, "ok", "0.6", purpose)
     )
     monkeypatch.setattr(detectron2_adapter, "problem", lambda: "no pkg_resources; install it with: pip install ...")
     found = doctor.stack_finding("detectron2", "coco-det")
@@ -106,7 +111,73 @@ def test_the_report_names_the_mend_of_everything_that_is_not_ok(place: Path) -> 
         if line.startswith(("missing", "broken")):
             assert "needed for: " in lines[number + 1]
             assert len(lines[number + 2].split("mend: ")[1]) > 10
-    assert lines[-1].endswith("checks are ok.")
+    assert lines[-2].endswith("checks are ok.")
+    assert re.match(r"\d+ of \d+ tasks can run here", lines[-1])
+    assert "beit3-bench" not in "".join(re.findall(r"pip install.*", result.stdout))
+    assert "tests" not in result.stdout
+
+
+def findings_without(*names: str) -> list[doctor.Finding]:
+    modules = {**dict.fromkeys(doctor.CORE, ""), **doctor.STACKS}
+    return [doctor.Finding(name, "missing" if name in names else "ok", "", "", f"get {name}") for name in modules]
+
+
+@pytest.mark.parametrize(
+    ("missing", "verdict"),
+    [
+        ((), r"10 of 10 tasks can run here: vqav2, .*"),
+        (("detectron2", "open_clip", "pycocoevalcap"), r"10 of 10 tasks can run here: .*"),
+        (("mmcv", "mmseg"), r"9 of 10 tasks can run here; ade20k-seg: get mmcv"),
+        (("mmdet",), r"9 of 10 tasks can run here; ade20k-seg: get mmdet"),
+        (("torch", "timm", "mmcv"), r"0 of 10 tasks can run here; get torch && get timm"),
+    ],
+)
+def test_the_verdict_counts_the_tasks_and_says_what_the_others_need(missing: tuple[str, ...], verdict: str) -> None:
+    found = doctor._tasks(findings_without(*missing))
+    assert re.fullmatch(verdict, found.detail)
+    assert found.state == ("missing" if ";" in verdict else "ok")
+
+
+def test_install_lines_name_what_pyproject_names() -> None:
+    """The packages themselves: beit3-bench is on no registry."""
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    lines = {
+        "pycocoevalcap": extras["captions"],
+        "faster_coco_eval": extras["fast"],
+        "open_clip": extras["peers"],
+        "mmcv": extras["dense"],
+    }
+    for module, requirements in lines.items():
+        assert set(requirements) <= set(re.findall(r"[^\s']+", INSTALL_LINES[module]))
+    assert not any("beit3-bench" in line for line in INSTALL_LINES.values())
+
+
+def test_core_packages_are_installed_in_the_range_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["torchvision>=0.20", "torch>=2.5", "pillow<14,>=10", "timm<2; extra == 'dev'"]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
+    assert doctor.core_install("torch") == "pip install 'torch>=2.5'"
+    assert doctor.core_install("PIL") == "pip install 'pillow<14,>=10'"
+    assert doctor.core_install("timm") == "pip install 'timm'"
+
+
+def test_an_extension_of_another_torch_is_broken_without_importing_its_package(place: Path) -> None:
+    folder = place / "stack_with_extension"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    assert doctor.module_finding(folder.name, "x", "get it", imports=False).state == "ok"
+    (folder / "_ext.cpython-311-x86_64-linux-gnu.so").write_bytes(b"no library")
+    found = doctor.module_finding(folder.name, "x", "get it", imports=False)
+    assert found.state == "broken"
+    assert "_ext.cpython" in found.detail
+
+
+def test_torch_is_the_one_large_package_that_is_imported() -> None:
+    code = (
+        "import sys; from beit3_bench.harness.commands.doctor import examine; examine(); "
+        "print(sorted({'torch', 'timm', 'transformers', 'open_clip', 'mmcv', 'torchvision.models'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['torch']\n"
 
 
 def test_little_disk_space_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
