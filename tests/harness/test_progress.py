@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 import pytest
+import toy_task
+from click.testing import CliRunner
+from training_cases import mini_world
 
+from beit3_bench.backbones.released import released_files
 from beit3_bench.harness import progress
+from beit3_bench.harness.cli import main
 from beit3_bench.harness.progress import INTERVAL, Bar, Lines, Meter, Reporting
 
 
@@ -80,3 +86,50 @@ def test_a_bar_shows_what_is_done_and_the_loss(capsys):
     assert "4/4" in err
     assert "loss=0.5" in err
     assert meter.done == 4
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Lines without waiting, unless they are not wanted."""
+    monkeypatch.setattr(Reporting, "unless", classmethod(lambda cls, quiet: cls("none" if quiet else "lines", 0)))
+
+
+def stderr_of(*words):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+def test_run_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path, monkeypatch):
+    toy_task.register(monkeypatch.setattr)
+    data = toy_task.write_toy_data(tmp_path / "data")
+    words = ["run", "--task", "toy", "--checkpoint", data / "toy.pth", "--data-root", data, "--device", "cpu"]
+    words += ["--workers", 0, "--batch-size", 20, "--output"]
+    loud, silent = stderr_of(*words, tmp_path / "a"), stderr_of(*words, tmp_path / "b", "--quiet")
+    assert "toy: 20 of 40 samples (50%)" in loud
+    assert " samples" not in silent
+
+
+def test_a_verification_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path):
+    world = mini_world(tmp_path / "world")
+    words = ["data", "verify", "--task", "flickr30k", "--data-root", world / "flickr30k"]
+    loud, silent = stderr_of(*words), stderr_of(*words, "--quiet")
+    assert "flickr30k: decoding: 1 of " in loud
+    assert silent == ""
+
+
+def test_a_download_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path, monkeypatch):
+    """From a file beside, in place of a server."""
+
+    def fetched(url, path, sha256, progress):
+        path.write_bytes(b"x" * 4096)
+        progress(1024, 4096)
+        progress(4096, 4096)
+        return path
+
+    monkeypatch.setattr("beit3_bench.backbones.download.download", fetched)
+    monkeypatch.setattr("beit3_bench.backbones.pins.pin_or_check", lambda path, name: hashlib.sha256(b"").hexdigest())
+    name = released_files()[0].name
+    loud = stderr_of("download", name, "--to", tmp_path)
+    assert "1.00kB of 4.00kB (25%)" in loud
+    assert stderr_of("download", name, "--to", tmp_path, "--quiet") == ""
