@@ -10,15 +10,24 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
+
+NOT_FINITE = (
+    "the model's output is not finite ({}); run with --dtype fp32 or bf16, and check that the checkpoint is whole"
+)
+"""Of an overflow, and of weights that are none: no prediction."""
 
 Batch = dict[str, Any]
 """What a reader makes and an ability takes: a dict of tensors, moved to the device in between. Where there are ``token_ids``
@@ -124,6 +133,14 @@ class Ability(ABC):
     def predict(self, batch: Batch) -> list[Any]:
         """One value per item of the batch, on the CPU. Called in inference mode, under autocast where that is asked for."""
 
+    def checked(self, value: Any) -> Any:
+        """A value as the class says it; numbers may be lists or torch's tensors, too, where arrays are said.
+
+        Raises:
+            ValueError: it is none; says how it is instead.
+        """
+        return value
+
     def make_ready(self, device: torch.device, compiled: bool) -> None:
         """Do once what makes `predict` faster on a device and does not change its values beyond rounding; the network is still where it
         was loaded.
@@ -152,17 +169,27 @@ class Embeds(Ability):
 
     word, value = "embed", "a vector of unit length"
 
+    def checked(self, value: Any) -> np.ndarray:
+        """A vector of any length but 0: float32, or the floating point type that it has."""
+        return _vector(value, "an embedding")
+
 
 class Matches(Ability):
     """Items with an image and ``texts``, or a text and ``images`` -> float32 (candidates,) match scores, higher = better."""
 
     word, value = "match", "a score per candidate"
 
+    def checked(self, value: Any) -> np.ndarray:
+        return _vector(value, "scores")
+
 
 class Answers(Ability):
     """Items with an image and a question -> str."""
 
     word, value = "answer", "a text"
+
+    def checked(self, value: Any) -> str:
+        return _text(value, "an answer")
 
 
 class Classifies(Ability):
@@ -172,6 +199,12 @@ class Classifies(Ability):
     """
 
     word, value = "classify", "a score per label"
+
+    def checked(self, value: Any) -> np.ndarray:
+        scores = _vector(value, "scores")
+        if self.labels is not None and len(scores) != len(self.labels):
+            raise ValueError(f"{len(scores)} scores for {len(self.labels)} labels")
+        return scores
 
 
 @dataclass(frozen=True)
@@ -187,6 +220,12 @@ class Captions(Ability):
 
     word, value = "caption", "a text"
 
+    def checked(self, value: Any) -> Caption:
+        if not isinstance(value, Caption):
+            raise ValueError(f"a caption is a {type(value).__name__}")
+        _text(value.text, "a caption")
+        return value
+
 
 class Detects(Ability):
     """Items with one image -> ``{"boxes": float32 (n, 4) x1 y1 x2 y2 in pixels of the upright image, "scores": float32 (n,) falling,
@@ -195,11 +234,113 @@ class Detects(Ability):
 
     word, value = "detect", "boxes"
 
+    def checked(self, value: Any) -> dict[str, np.ndarray]:
+        missing = [
+            name for name in ("boxes", "scores", "classes") if not isinstance(value, Mapping) or name not in value
+        ]
+        if missing:
+            raise ValueError(f"detections have no {missing[0]!r}")
+        boxes, scores = _numbers(value["boxes"], "boxes"), _numbers(value["scores"], "scores")
+        boxes = boxes.reshape(0, 4) if not boxes.size else boxes
+        if boxes.shape != (len(scores), 4) or scores.ndim != 1:
+            raise ValueError(
+                f"boxes {boxes.shape} and scores {scores.shape}; there are four numbers and a score per box"
+            )
+        classes = _places(value["classes"], "classes", self.labels)
+        if classes.shape != scores.shape:
+            raise ValueError(f"classes {classes.shape} of {len(scores)} boxes")
+        detections = {**value, "boxes": boxes, "scores": scores, "classes": classes}
+        if "masks" in value:
+            detections["masks"] = masks = _array(value["masks"], "masks")
+            if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(scores):
+                raise ValueError(f"masks are {masks.dtype} {masks.shape}; there is a bool (H, W) per box")
+        return detections
+
 
 class Segments(Ability):
     """Items with one image -> uint8 (H, W), positions in the identity's labels."""
 
     word, value = "segment", "a label map"
 
+    def checked(self, value: Any) -> np.ndarray:
+        places = _places(value, "a label map", self.labels)
+        if places.ndim != 2:
+            raise ValueError(f"a label map is of shape {places.shape}, not (H, W)")
+        return places
+
 
 ABILITIES: tuple[type[Ability], ...] = (Embeds, Matches, Answers, Classifies, Captions, Detects, Segments)
+
+
+# ---- what a value is ----------------------------------------------------------------------------------------------------
+
+
+def checked_values(ability: Ability, values: Sequence[Any], ids: Sequence[str]) -> list[Any]:
+    """The values of a batch, each as the ability promises it.
+
+    Raises:
+        BenchError: one is not; names its id and what it is instead.
+    """
+    checked = []
+    for value, name in zip(values, ids, strict=True):
+        try:
+            checked.append(ability.checked(value))
+        except FloatingPointError as error:
+            raise BenchError(f"row {name}: {NOT_FINITE.format(error)}") from error
+        except ValueError as error:
+            raise BenchError(
+                f"row {name}: the model was asked to {ability.word} and gave no value of that kind ({error}); expected is "
+                f"{ability.value}"
+            ) from error
+    return checked
+
+
+def _array(value: Any, what: str) -> np.ndarray:
+    if hasattr(value, "detach"):  # a torch tensor, without importing torch
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{what} of uneven lengths") from error
+
+
+def _numbers(value: Any, what: str) -> np.ndarray:
+    """An array of finite numbers: of its floating point type, else float32."""
+    array = _array(value, what)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{what} of type {type(value).__name__ if array.dtype.kind == 'O' else array.dtype}")
+    array = array if array.dtype.kind == "f" else array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise FloatingPointError("an array holds NaN or infinity")
+    return array
+
+
+def _vector(value: Any, what: str) -> np.ndarray:
+    array = _numbers(value, what)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{what} of shape {array.shape}")
+    return array
+
+
+def _places(value: Any, what: str, labels: Sequence[str] | None) -> np.ndarray:
+    """Whole numbers, positions in the labels where those are known."""
+    array = _array(value, what)
+    if array.dtype.kind not in "iu" and array.size:
+        raise ValueError(f"{what} of {array.dtype}, not of whole numbers")
+    if array.size and (array.min() < 0 or (labels is not None and array.max() >= len(labels))):
+        worst = int(array.min() if array.min() < 0 else array.max())
+        raise ValueError(
+            f"{what}: {worst} is no position in {'the labels' if labels is None else f'{len(labels)} labels'}"
+        )
+    return array if array.size else array.astype(np.int64)
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is a {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is not Unicode (lone surrogates)") from error
+    return value

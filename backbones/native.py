@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.abilities import Ability, Answers, Batch, Classifies, Embeds
+from beit3_bench.backbones.abilities import NOT_FINITE, Ability, Answers, Batch, Classifies, Embeds
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class AnswerClassifier(NativeAbility, Answers):
     """The answer of the greatest logit of ``module(images, token_ids, padding_mask, image_index)``; ``labels`` are the answers."""
 
     def predict(self, batch: Batch) -> list[str]:
-        """Raises: BenchError: nothing says what the outputs mean."""
+        """Raises: BenchError: nothing says what the outputs mean, or they are not finite."""
         if self.labels is None:
             raise BenchError(
                 f"{self.reader.checkpoint}: does not say which answers its outputs are; give the annotations, or the official "
@@ -61,6 +61,8 @@ class AnswerClassifier(NativeAbility, Answers):
         logits = self.module(
             self.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], batch["image_index"]
         )
+        if not bool(logits.isfinite().all()):
+            raise BenchError(f"{self.reader.checkpoint}: {NOT_FINITE.format('a logit is NaN or infinity')}")
         return [self.labels[best] for best in logits.argmax(dim=-1).tolist()]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,14 +75,21 @@ class _Object(Ability):
 
     def predict(self, batch: Batch) -> list[Any]:
         items: list[Item] = batch["items"]
-        values = list(self.values(items))
+        given = self.values(items)
+        if isinstance(given, (str, bytes, Mapping, Set)) or not isinstance(given, Iterable):
+            raise BenchError(
+                f"{type(self.asked).__name__}.{self.word}: gave a {type(given).__name__}; expected is a list, with {self.value} "
+                "for each thing that it was asked about"
+            )
+        values = list(given)
         if len(values) != len(items):
             raise BenchError(
                 f"{type(self.asked).__name__}.{self.word}: gave {len(values)} values for {len(items)} items"
             )
         return values
 
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
+        """What the method gives, as it stands."""
         raise NotImplementedError
 
     def images(self, items: Sequence[Item]) -> list[Any]:
@@ -90,44 +97,70 @@ class _Object(Ability):
 
 
 class _Embedding(_Object, Embeds):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
         given = {"images": self.images(items)} if items[0].images else {"texts": [item.text for item in items]}
-        return list(np.asarray(self.asked.embed(**given), dtype=np.float32))
+        return self.asked.embed(**given)
+
+    def checked(self, value: Any) -> np.ndarray:
+        with np.errstate(over="ignore"):  # refused below
+            return super().checked(super().checked(value).astype(np.float32))
 
 
 class _Answering(_Object, Answers):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
         return self.asked.answer(images=self.images(items), questions=[item.text for item in items])
 
 
 class _Captioning(_Object, Captions):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
-        return [Caption(text) for text in self.asked.caption(images=self.images(items))]
+    def values(self, items: Sequence[Item]) -> Any:
+        return self.asked.caption(images=self.images(items))
+
+    def checked(self, value: Any) -> Caption:
+        return value if isinstance(value, Caption) else super().checked(Caption(value))
 
 
 class _Classifying(_Object, Classifies):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
         texts = {} if items[0].text is None else {"texts": [item.text for item in items]}
-        return [self._scores(value) for value in self.asked.classify(images=self.images(items), **texts)]
+        return self.asked.classify(images=self.images(items), **texts)
 
-    def _scores(self, value: Any) -> np.ndarray:
+    def checked(self, value: Any) -> np.ndarray:
         """Scores, or the best (label, score), as scores over the data's labels."""
-        if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)):
-            return np.asarray(value, dtype=np.float32)
-        if self.labels is None or value[0] not in self.labels:
-            raise BenchError(f"{type(self.asked).__name__}.classify: label {value[0]!r} is none of the data's")
+        listed = value if isinstance(value, (tuple, list)) else ()
+        if any(isinstance(part, (bool, np.bool_)) for part in listed):
+            raise ValueError(f"{value!r} holds true or false; name a label as text, such as {self._some_label()!r}")
+        if not (len(listed) == 2 and isinstance(listed[0], str)):
+            if (
+                isinstance(value, tuple)
+                and len(value) == 2
+                and isinstance(value[0], int)
+                and isinstance(value[1], float)
+            ):
+                raise ValueError(
+                    f"{value!r} may be two scores or a number and its score; give scores as a list, a label as text, such as "
+                    f"{self._some_label()!r}"
+                )
+            return super().checked(value)
+        label, score = listed
+        if self.labels is None or label not in self.labels:
+            raise ValueError(f"label {label!r} is none of the data's, such as {self._some_label()!r}")
         scores = np.zeros(len(self.labels), dtype=np.float32)
-        scores[self.labels.index(value[0])] = max(value[1], np.finfo(np.float32).tiny)
+        scores[self.labels.index(label)] = max(
+            super().checked([score] * len(self.labels))[0], np.finfo(np.float32).tiny
+        )
         return scores
+
+    def _some_label(self) -> str:
+        return self.labels[0] if self.labels else ""
 
 
 class _Detecting(_Object, Detects):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
         return self.asked.detect(images=self.images(items))
 
 
 class _Segmenting(_Object, Segments):
-    def values(self, items: Sequence[Item]) -> Sequence[Any]:
+    def values(self, items: Sequence[Item]) -> Any:
         return self.asked.segment(images=self.images(items))
 
 
@@ -148,6 +181,8 @@ def plain_model(asked: Any, task: Task, split: Split) -> Model:
         BenchError: it lacks the method that the task asks for.
     """
     needed, kind = _KINDS[task.ability]
+    if isinstance(asked, type):
+        raise BenchError(f"{asked.__name__}: is a class; give an object of it, {asked.__name__}(...)")
     if not isinstance(asked, needed):
         raise BenchError(
             f"{type(asked).__name__}: task {task.name} asks {task.ability.word}, and it has no method of that name; "

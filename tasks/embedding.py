@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.abilities import Embeds
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 
 
@@ -24,3 +25,19 @@ class EmbeddingTask(Task):
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """Unit-length embeddings, float32 (D,)."""
         return [{"id": e.id, "embedding": value} for e, value in zip(examples, values, strict=True)]
+
+
+def embeddings_of(examples: Sequence[Example], rows: Mapping[str, Row]) -> np.ndarray:
+    """Their embeddings, (n, D), in their order.
+
+    Raises:
+        BenchError: they are not all of one length; names two rows.
+    """
+    vectors = [rows[example.id]["embedding"] for example in examples]
+    for example, vector in zip(examples, vectors, strict=True):
+        if vector.shape != vectors[0].shape:
+            raise BenchError(
+                f"rows {examples[0].id} and {example.id}: embeddings of shapes {vectors[0].shape} and {vector.shape}; a model gives "
+                "vectors of one length"
+            )
+    return np.stack(vectors)

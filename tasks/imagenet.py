@@ -29,7 +29,7 @@ from beit3_bench.tasks.class_folders import (
     names_by_number,
 )
 from beit3_bench.tasks.contract import Example, Row, Split, Task
-from beit3_bench.tasks.embedding import EmbeddingTask
+from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
 from beit3_bench.tasks.metrics.topk import (
@@ -212,9 +212,9 @@ class ImageNet(ImageFolders, EmbeddingTask):
         texts = [e for e in examples if e.kind == "text"]
         images = [e for e in examples if e.kind == "image"]
         num_classes = max(e.target for e in texts) + 1
-        features = np.stack([rows[e.id]["embedding"] for e in texts])
+        features = embeddings_of(texts, rows)
         weights = zero_shot_weights(features.reshape(num_classes, -1, features.shape[-1]))
-        embeddings = np.stack([rows[e.id]["embedding"] for e in images])
+        embeddings = embeddings_of(images, rows)
         labels = np.array([e.target for e in images])
         ranks = np.concatenate(
             [

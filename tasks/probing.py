@@ -16,7 +16,7 @@ import numpy as np
 
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, Split
-from beit3_bench.tasks.embedding import EmbeddingTask
+from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.imagenet import ImageFolders, ranked_scores
 from beit3_bench.tasks.scores import Scores
 
@@ -125,7 +125,7 @@ def features_of(rows: Mapping[str, Row], examples: Sequence[Example]) -> torch.T
     """float32 (n, D), in the order of the examples."""
     import torch
 
-    return torch.from_numpy(np.stack([rows[e.id]["embedding"] for e in examples]))
+    return torch.from_numpy(embeddings_of(examples, rows))
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split
-from beit3_bench.tasks.embedding import EmbeddingTask
+from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.karpathy import read_karpathy, select
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, retrieval_ranks, unit_rows
@@ -66,9 +66,9 @@ class Retrieval(EmbeddingTask):
         images = [e for e in split.examples if e.kind == "image"]
         texts = [e for e in split.examples if e.kind == "text"]
         return score_embeddings(
-            np.stack([rows[e.id]["embedding"] for e in images]),
+            embeddings_of(images, rows),
             np.array([e.target for e in images]),
-            np.stack([rows[e.id]["embedding"] for e in texts]),
+            embeddings_of(texts, rows),
             np.array([e.target for e in texts]),
             ([e.id for e in images], [e.id for e in texts]),
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from beit3_bench.backbones import native
-from beit3_bench.backbones.abilities import Batch, Captions, Classifies, Embeds
+from beit3_bench.backbones.abilities import NOT_FINITE, Batch, Captions, Classifies, Embeds
+from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +99,12 @@ class Captioner(NativeAbility, Captions):
 
         d, tokenizer = self.decoding, cast("Tokenizer", self.reader.tokenizer)
         images = self.normalise(batch["images"])
-        generated = self.module.generate(images, d.num_beams, d.max_length, d.length_penalty, d.decoder)
-        return [Caption(tokenizer.decode(ids), tuple(ids)) for ids in generated]
+        found = self.module.hypotheses(images, d)
+        if not all(math.isfinite(hypothesis.score) for hypothesis in found):
+            raise BenchError(
+                f"{self.reader.checkpoint}: {NOT_FINITE.format('the score of a caption is NaN or infinity')}"
+            )
+        return [Caption(tokenizer.decode(h.ids), tuple(h.ids)) for h in found]
 
 
 def decoding_of(values: Mapping[str, Any]) -> Decoding:

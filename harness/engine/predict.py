@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm  # of it only `write`, which leaves a bar as it is
 
-from beit3_bench.backbones.abilities import Ability
+from beit3_bench.backbones.abilities import Ability, checked_values
 from beit3_bench.backbones.precision import DTYPES
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
@@ -286,6 +286,7 @@ class _Pass:
             raise RuntimeError(
                 f"task {self.task.name}: the model gave {len(values)} values for {len(examples)} items of a batch"
             )
+        values = checked_values(self.ability, values, [e.id for e in examples])
         rows = self.task.rows(examples, values, self.split, collated.ahead)
         if [row["id"] for row in rows] != [e.id for e in examples]:
             raise RuntimeError(f"task {self.task.name}: its rows have other ids than the examples of the batch")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import NOT_FINITE
 from beit3_bench.errors import BenchError
 from beit3_bench.files import has_other_names, open_own, open_regular, storage_error
 from beit3_bench.locks import lock_file
@@ -44,10 +45,7 @@ def encode_row(row: Row) -> bytes:
         ordered = {**first, **row}
         return json.dumps(ordered, separators=(",", ":"), allow_nan=False, default=encode_value).encode("ascii") + b"\n"
     except ValueError as error:
-        raise BenchError(
-            f"row {row['id']}: the model's output is not finite ({error}); "
-            "run with --dtype fp32 or bf16, and check that the checkpoint is whole"
-        ) from error
+        raise BenchError(f"row {row['id']}: {NOT_FINITE.format(error)}") from error
 
 
 def encode_value(value: Any) -> Any:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from beit3_bench.backbones.abilities import NOT_FINITE
 from beit3_bench.backbones.beit3.detection.boxes import (
     cell_anchors,
     clip_boxes,
@@ -88,7 +89,8 @@ class RPN(nn.Module):
         Top k per level by logit, decode, clip, drop empty boxes, NMS within each level, top k of all levels.
 
         Raises:
-            BenchError: in training, on a prediction that is not finite; in evaluation such rows are dropped.
+            BenchError: in training, on a prediction that is not finite; in evaluation such rows are dropped, and an image
+                without any other refused.
         """
         topk = self.pre_nms_topk[int(self.training)]
         boxes, scores, level_ids = [], [], []
@@ -104,6 +106,8 @@ class RPN(nn.Module):
             raise BenchError(
                 "the RPN predicts values that are not finite: training has diverged; lower the learning rate"
             )
+        if valid.shape[1] and not valid.any(dim=1).all():
+            raise BenchError(NOT_FINITE.format("no proposal of the RPN is"))
         box = clip_boxes(box, sizes[:, None])
         valid &= nonempty(box)
         proposals = []
