@@ -65,6 +65,8 @@ class _Reader:
                 raise BenchError(
                     self.unknown.format(owner=owner, key=key, hint=hint, known=f"known: {', '.join(fields)}")
                 )
+            if name in converted:
+                raise BenchError(f"{owner}: {name} is given twice, with - and with _; give it once")
             converted[name] = self.convert(value, hints[name], f"{owner}: {key}")
         for name, field in fields.items():
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -11,21 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from beit3_bench.backbones.abilities import (
     Ability,
     Answers,
-    Batch,
     Captions,
     Classifies,
     Detects,
     Embeds,
     Item,
     Segments,
+    checked_values,
 )
 from beit3_bench.backbones.family import Asked, Model
 from beit3_bench.backbones.sources import Source
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, exhausted
+from beit3_bench.harness.arguments import (
+    Loading,
+    as_answers,
+    as_device,
+    as_dtype,
+    as_path,
+    as_texts,
+    check_image,
+    image_items,
+    pair_items,
+)
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.models import Located, load_asked, split_options, with_prompts_of
@@ -34,7 +46,10 @@ from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.session import Clock, run_model
+from beit3_bench.plain import fill
 from beit3_bench.tasks.contract import Split, Task
+from beit3_bench.tasks.labels import first_difference
+from beit3_bench.tasks.options import option_names
 from beit3_bench.tasks.registry import get_task
 
 if TYPE_CHECKING:
@@ -43,8 +58,6 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Items per forward pass of `ReadyModel`."""
-LOADING = ("preset", "image_size", "allow_missing")
-"""Options of `load` that say how a file is to be loaded."""
 
 
 class ReadyModel:
@@ -60,9 +73,9 @@ class ReadyModel:
     Images are paths or PIL images. A method of another ability raises BenchError.
     """
 
-    def __init__(self, model: Model, path: Path, task: type[Task], device: torch.device, compute: Compute):
-        self.path = path
-        self.model, self.task, self.device, self.compute = model, task, device, compute
+    def __init__(self, model: Model, located: Located, task: type[Task], device: torch.device, request: RunRequest):
+        self.located, self.request = located, request
+        self.model, self.task, self.device, self.compute = model, task, device, request.compute
         self.card, self.identity = model.card, model.identity
         self.notes = [*model.notes, *model.assumptions]
 
@@ -79,28 +92,25 @@ class ReadyModel:
         if (images is None) == (texts is None):
             raise BenchError("embed: give images=[...] or texts=[...], one of them")
         if images is not None:
-            items = [Item(str(n), (image,)) for n, image in enumerate(images)]
+            items = image_items(images)
         else:
-            items = [Item(str(n), text=text) for n, text in enumerate(texts or ())]
+            items = [Item(str(n), text=text) for n, text in enumerate(as_texts(texts, "texts"))]
         return np.stack(self.ask(Embeds, items)) if items else np.zeros((0, 0), np.float32)
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[str]:
         """One answer per image and question."""
-        return self.ask(Answers, _pairs(images, questions, "answer"))
+        return self.ask(Answers, pair_items(images, questions, "questions"))
 
     def caption(self, images: Sequence[Any]) -> list[str]:
         """One caption per image."""
-        return [caption.text for caption in self.ask(Captions, [Item(str(n), (i,)) for n, i in enumerate(images)])]
+        return [caption.text for caption in self.ask(Captions, image_items(images))]
 
     def classify(self, images: Sequence[Any], texts: Sequence[str] | None = None) -> list[tuple[str, float]]:
         """The best label of each image (pair of images, for a model that takes two) and its probability.
 
         Where nothing says what the outputs mean, the label is the number of the output.
         """
-        if texts is None:
-            items = [Item(str(n), _tuple(image)) for n, image in enumerate(images)]
-        else:
-            items = _pairs(images, texts, "classify")
+        items = image_items(images) if texts is None else pair_items(images, texts, "texts")
         best = []
         for scores in self.ask(Classifies, items):
             shifted = np.exp(scores - scores.max())
@@ -112,23 +122,26 @@ class ReadyModel:
         """Per image ``boxes`` (n, 4) x1 y1 x2 y2 in pixels, ``scores`` (n,), ``classes`` (n,) positions in `labels`, and with a mask
         head ``masks`` (n, H, W).
         """
-        return self.ask(Detects, [Item(str(n), (image,)) for n, image in enumerate(images)])
+        return self.ask(Detects, image_items(images))
 
     def segment(self, images: Sequence[Any]) -> list[np.ndarray]:
         """Per image uint8 (H, W), positions in `labels`."""
-        return self.ask(Segments, [Item(str(n), (image,)) for n, image in enumerate(images)])
+        return self.ask(Segments, image_items(images))
 
     def ask(self, kind: type[Ability], items: Sequence[Item]) -> list[Any]:
         """The ability's values, in the order of the items; a value does not depend on the items beside it.
 
         Raises:
-            BenchError: the model has another ability, an image that does not decode, a text that cannot be taken.
+            BenchError: the model has another ability, or takes another number of images or no text; an image that is none or does
+                not decode, a text that cannot be taken; outputs that are not finite.
         """
         ability = self.model.ability
         if not isinstance(ability, kind):
             raise BenchError(
                 f"{self.card.checkpoint}: was loaded to {ability.word}, not to {kind.word}; load it for a task that asks {kind.word}"
             )
+        for item in items:
+            self._check(item, kind)
         reader = ability.reader
         reader.prepare(items)
         values: dict[int, Any] = {}
@@ -142,22 +155,48 @@ class ReadyModel:
                 or (items[n].text is None) != (items[batch[0]].text is None)
             )
             if full:
-                values.update(zip(batch, self._predict(reader.collate([items[i] for i in batch])), strict=True))
+                values.update(zip(batch, self._predict([items[i] for i in batch]), strict=True))
                 batch = []
             if n is not None:
                 batch.append(n)
         return [values[n] for n in range(len(items))]
 
-    def _predict(self, batch: Batch) -> list[Any]:
+    def _check(self, item: Item, kind: type[Ability]) -> None:
+        """Raise for what the model cannot be asked."""
+        alone = issubclass(kind, Embeds)  # an image or a text
+        wanted = int(item.text is None) if alone else self.task.images
+        if len(item.images) != wanted:
+            number = "an image alone is" if wanted == 1 else f"{wanted} images, as a pair, are"
+            raise BenchError(
+                f"images[{item.id}]: holds {len(item.images)} images; {number} what {self.task.name} asks about"
+            )
+        if not alone and (item.text is not None) != self.task.uses_text:
+            how = "give a text per image" if self.task.uses_text else "give images alone"
+            raise BenchError(
+                f"example {item.id}: {self.task.name} asks {'with' if self.task.uses_text else 'without'} a text; {how}"
+            )
+        for image in item.images:
+            if not isinstance(image, (str, Path, Image.Image)):
+                raise BenchError(
+                    f"images[{item.id}]: is a {type(image).__name__}; give a path or a PIL image (of an array: Image.fromarray)"
+                )
+
+    def _predict(self, items: Sequence[Item]) -> list[Any]:
         import torch
 
         from beit3_bench.backbones.precision import DTYPES
         from beit3_bench.harness.engine.devices import to_device
 
+        for item in items:
+            for image in item.images:
+                check_image(image, f"images[{item.id}]")
+        ability = self.model.ability
+        batch = ability.reader.collate(items)
         kind = DTYPES[self.compute.dtype]
         precision = nullcontext() if kind is torch.float32 else torch.autocast(self.device.type, dtype=kind)
         with torch.inference_mode(), precision:
-            return self.model.ability.predict(to_device(batch, self.device))
+            values = ability.predict(to_device(batch, self.device))
+        return checked_values(ability, values, [item.id for item in items])
 
 
 def load(
@@ -177,48 +216,60 @@ def load(
         data_root: folder of the task's data: what its outputs mean is then compared with the data, and taken from it where the
             file does not say it.
         tokenizer: file; None = beside the checkpoint.
-        options: ``preset``, ``image_size`` (pixels), ``allow_missing`` (patterns of tensors); ``answers`` (a list, or the official
-            ``answer2label.txt``) for vqav2; options of the task (``num_beams``) and of the family (``num_heads``).
+        options: ``preset``, ``image_size`` (pixels), ``allow_missing`` (patterns of tensors); ``answers`` (in the order of the
+            outputs: a list, or the official ``answer2label.txt``) for vqav2, instead of those of the data; options of the task
+            (``num_beams``) and of the family (``num_heads``).
 
     Raises:
-        BenchError: no such file, task or option; a file that does not hold what the task asks, or does not fit the data.
+        BenchError: no such file, task, option, device or dtype, or a value of another kind; a file that does not hold what the task
+            asks, or does not fit the data.
     """
     from beit3_bench.harness.engine.devices import resolve_device
 
     task_class = get_task(task)
     answers = options.pop("answers", None)
+    if answers is not None and not issubclass(task_class.ability, Answers):
+        raise BenchError(f"answers: task {task} asks {task_class.ability.word}, and has none; leave them out")
     if isinstance(answers, (str, Path)):
         options["answer_vocab"], answers = answers, None
-    how = {name: options.pop(name) for name in LOADING if name in options}
-    if isinstance(how.get("allow_missing"), list):
-        how["allow_missing"] = tuple(how["allow_missing"])
+    labels = None if answers is None else as_answers(answers)
+    how = fill(
+        Loading, {name: options.pop(name) for name in option_names(Loading) if name in options}, "load", texts=False
+    )
     words = {name: str(value) for name, value in options.items() if value is not None}
-    compute = Compute(device, dtype)
     request = RunRequest(
         task,
-        source,
-        Path(data_root or "."),
-        tokenizer=None if tokenizer is None else Path(tokenizer),
-        compute=compute,
+        as_path(source, "source"),
+        as_path("." if data_root is None else data_root, "data_root"),
+        tokenizer=None if tokenizer is None else as_path(tokenizer, "tokenizer"),
+        compute=Compute(as_device(device), as_dtype(dtype)),
         options=words,
-        **how,
+        preset=how.preset,
+        image_size=how.image_size,
+        allow_missing=how.allow_missing,
     )
     own, of_family = split_options(task_class, words)
     instance = task_class(request.data_root, own)
     located = Located.of(source)
-    model = load_asked(located, _asked(instance, data_root, answers), request, of_family)
-    where = resolve_device(device)
-    model.ability.make_ready(where, compiled=False)
-    if model.module is not None:
-        model.module.to(where).eval()
-    return ReadyModel(model, located.path, task_class, where, compute)
+    where = resolve_device(request.compute.device)
+    try:
+        model = load_asked(located, _asked(instance, data_root, labels), request, of_family)
+        model.ability.make_ready(where, compiled=False)
+        if model.module is not None:
+            model.module.to(where).eval()
+    except (RuntimeError, MemoryError) as error:
+        line = exhausted(error)
+        if line is None:
+            raise
+        raise BenchError(f"{located.path}: {line}") from error
+    return ReadyModel(model, located, task_class, where, request)
 
 
-def _asked(task: Task, data_root: str | Path | None, answers: Sequence[str] | None) -> Asked:
+def _asked(task: Task, data_root: str | Path | None, answers: tuple[str, ...] | None) -> Asked:
     """What a task asks, with labels from the data, from the caller, or as far as the task knows them by itself."""
     if data_root is not None and answers is None:
         return task.asked(task.read(task.default_split))
-    labels = tuple(answers) if answers is not None else task.labels_without_data()
+    labels = task.labels_without_data() if answers is None else answers
     return task.asked(Split(task.default_split, (), labels, Path("answers")))
 
 
@@ -277,32 +328,50 @@ def evaluate(
             ``detect(images=)``, ``segment(images=)`` as of `ReadyModel`. Images are paths (pairs of paths for tasks with two).
         limit: only so many examples, by the task's rule.
         output: run folder, kept and resumable; None = nothing is kept.
-        options: of the task.
+        options: of the task; those that a model from `load` was loaded with stay in force, and cannot be others.
 
     Raises:
-        BenchError: bad input; see `load` and `harness.session.run_task`.
+        BenchError: bad input; see `load` and `harness.session.run_task`.  What an object's own method raises passes through.
     """
     from beit3_bench.harness.engine.devices import resolve_device
 
     task_class = get_task(task)
     words = {name: str(value) for name, value in options.items() if value is not None}
+    ready = model if isinstance(model, ReadyModel) else None
+    own, of_family = split_options(task_class, words)
+    if of_family:
+        raise BenchError(f"{min(of_family)}: says how a file is loaded; give it to load")
     with _folder(output) as folder:
-        ready = isinstance(model, ReadyModel)
-        compute = model.compute if ready else Compute("cpu", workers=0)
-        source = str(model.path) if ready else type(model).__name__
-        request = RunRequest(
-            task, source, Path(data_root), split=split, limit=limit, compute=compute, output=folder, options=words
+        if ready is None:
+            name = type(model).__name__
+            located, begun = (
+                Located(None, Source(name, Path(name))),
+                RunRequest(task, name, Path(), compute=Compute("cpu", workers=0)),
+            )
+        else:
+            located, begun = ready.located, ready.request
+            words = {**_kept_options(ready, task_class), **words}
+            own = split_options(task_class, words)[0]
+        request = dataclasses.replace(
+            begun,
+            task=task,
+            data_root=as_path(data_root, "data_root"),
+            split=split,
+            limit=limit,
+            output=folder,
+            options=words,
         )
-        instance = task_class(request.data_root, split_options(task_class, words)[0])
-        prepared = prepare(with_prompts_of(instance, model.card.family if ready else ""), split, limit)
+        instance = task_class(request.data_root, own)
+        if ready is not None:
+            _check_options(ready, instance)
+        prepared = prepare(with_prompts_of(instance, "" if ready is None else ready.card.family), split, limit)
         loaded = (
-            _for_split(model, prepared.task, prepared.split)
-            if ready
-            else plain_model(model, prepared.task, prepared.split)
+            plain_model(model, prepared.task, prepared.split)
+            if ready is None
+            else _for_split(ready, prepared.task, prepared.split)
         )
         loaded.ability.reader.prepare([prepared.task.item(example) for example in prepared.split.examples])
-        located = Located(None, Source(source, Path(source)))
-        device = resolve_device(compute.device)
+        device = resolve_device(request.compute.device)
         outcome = run_model(request, located, prepared, loaded, device, Processes(), Clock())
         rows = RunStore.read(outcome.folder).rows()
     metrics = {
@@ -323,10 +392,31 @@ def evaluate(
 @contextmanager
 def _folder(output: str | Path | None) -> Iterator[Path]:
     if output is not None:
-        yield Path(output)
+        yield as_path(output, "output")
         return
     with tempfile.TemporaryDirectory(prefix="beit3-bench-") as folder:
         yield Path(folder) / "run"
+
+
+def _kept_options(ready: ReadyModel, task_class: type[Task]) -> dict[str, str]:
+    """Options that a model was loaded with, as far as a task or the family knows them."""
+    own = option_names(task_class.Options)
+    _, of_family = split_options(task_class, ready.request.options)
+    return {
+        name: value
+        for name, value in ready.request.options.items()
+        if name.replace("-", "_") in own or name in of_family
+    }
+
+
+def _check_options(ready: ReadyModel, task: Task) -> None:
+    """Raise for options that are decided when a model is loaded and were decided otherwise."""
+    for name, value in vars(task.options).items():
+        decided = ready.card.resolved.get(name, value)
+        if value is not None and value != decided:
+            raise BenchError(
+                f"{name}: the model was loaded with {name}={decided}, not {value}; load it again with {name}={value}"
+            )
 
 
 def _for_split(ready: ReadyModel, task: Task, split: Split) -> Model:
@@ -343,18 +433,14 @@ def _for_split(ready: ReadyModel, task: Task, split: Split) -> Model:
         )
     if split.labels is None:
         return model
+    loaded = model.ability.labels
+    if loaded is not None and loaded != split.labels:
+        raise BenchError(
+            f"{model.card.checkpoint}: was loaded for other {task.outputs} than those of {split.labels_source}: "
+            f"{first_difference(loaded, split.labels, 'output')}; load it for this data"
+        )
     ability = model.ability.of(model.module)
     ability.labels = split.labels
     assumptions = task.check_outputs(split, model.outputs) if model.outputs is not None else []
     kept = [line for line in model.assumptions if line not in assumptions]
     return dataclasses.replace(model, ability=ability, assumptions=[*kept, *assumptions])
-
-
-def _tuple(image: Any) -> tuple[Any, ...]:
-    return tuple(image) if isinstance(image, (tuple, list)) else (image,)
-
-
-def _pairs(images: Sequence[Any], texts: Sequence[str], method: str) -> list[Item]:
-    if len(images) != len(texts):
-        raise BenchError(f"{method}: {len(images)} images and {len(texts)} texts; give one text per image")
-    return [Item(str(n), _tuple(image), text) for n, (image, text) in enumerate(zip(images, texts, strict=True))]

@@ -38,6 +38,8 @@ def choose_split(task: type[Task] | Task, split: str | None) -> str:
     """
     if split is None:
         return task.default_split
+    if not isinstance(split, str):
+        raise BenchError(f"a split is named by a text, not a {type(split).__name__}; it has: {', '.join(task.splits)}")
     if split not in task.splits:
         raise BenchError(f"task {task.name} has no split {split!r}; {did_you_mean(split, task.splits, 'it has')}")
     return split
@@ -86,6 +88,8 @@ def limited(task: Task, whole: Split, limit: int | None) -> tuple[Split, dict[st
     """
     part, subset = whole, None
     if limit is not None:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise BenchError(f"limit is {limit!r}; give a whole number of samples, 1 or more")
         chosen = task.limited(whole, limit)
         if len(chosen.examples) < len(whole.examples):
             part, subset = chosen, {"limit": limit}

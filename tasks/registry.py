@@ -64,6 +64,8 @@ def get_task(name: str) -> type[Task]:
         BenchError: an unknown name (with the nearest known one), or a class that does not import.
     """
     known = task_locations()
+    if not isinstance(name, str):
+        raise BenchError(f"a task is named by a text, not a {type(name).__name__}; known: {', '.join(known)}")
     if name not in known:
         raise BenchError(f"unknown task {name!r}; {did_you_mean(name, known)} (see: beit3-bench tasks)")
     module, _, attribute = known[name].partition(":")

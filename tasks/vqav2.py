@@ -203,6 +203,10 @@ The json files may also lie in DATA_ROOT itself."""
                 )
         return self._vocabulary
 
+    def labels_without_data(self) -> tuple[str, ...] | None:
+        """The answers of ``answer_vocab``, where it is given."""
+        return tuple(self.vocabulary()) if self.options.answer_vocab else None
+
     def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         """As of every task; a head without an answer list of its own is taken to have the official order."""
         notes = super().check_outputs(split, outputs)

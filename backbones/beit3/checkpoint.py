@@ -356,6 +356,8 @@ def load_model_for(
             **({"image_size": image_size} if image_size else {}),
         }
         config = BEiT3Config.from_dict({**own, **runtime}, f"{origin}: its configuration")
+        if num_heads not in (None, config.num_heads):
+            raise BenchError(f"{origin}: has {config.num_heads} attention heads, not {num_heads}; leave num_heads out")
         config_from_tensors(source.tensors, origin, preset, image_size, config.num_heads)  # a preset given must agree
     trained_for = source.metadata.get("head")
     if trained_for and not allow_missing and HEADS.get(trained_for, trained_for) is not HEADS.get(head, head):
