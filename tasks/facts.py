@@ -109,7 +109,6 @@ class ReleasedData:
     """
 
     needs: tuple[Need, ...] = ()
-    folders: tuple[str, ...] = ()
     splits: Mapping[str, Counts] = field(default_factory=dict)
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     id_form: str = ""
@@ -118,6 +117,7 @@ class ReleasedData:
     references_per_sample: tuple[int, int] | None = None
     counted_as: str = ""
     karpathy: KarpathyFile | None = None
+    folders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split, digests in self.ids.items():

@@ -22,7 +22,7 @@ from beit3_bench.harness.settings.files import (
     find_files,
     read_settings,
 )
-from beit3_bench.harness.settings.places import data_folders, find_checkpoint, find_data
+from beit3_bench.harness.settings.places import NotThere, data_folders, find_checkpoint, find_data
 from beit3_bench.tasks import registry
 
 TYPED = "command line"
@@ -120,8 +120,12 @@ class Choices:
 
     # ---- data and checkpoints ----------------------------------------------------------------------------------------
 
-    def data_root(self, task: str) -> Choice | None:
+    def data_root(self, task: str, one_of_all: bool = False) -> Choice | None:
         """The data root of a task; None where nobody says one.
+
+        Args:
+            one_of_all: nobody named the task, so that a folder without its data need not be meant. One that the command line
+                gives for a task by name is left to the reader, who names the file that is missing.
 
         Raises:
             NotThere: a folder of several data sets has none for the task.
@@ -130,7 +134,12 @@ class Choices:
         said = self._said("data_root", task)
         if said is None:
             return None
-        place = find_data(task, expanded(said.value))
+        place = expanded(said.value)
+        try:
+            place = find_data(task, place)
+        except NotThere:
+            if one_of_all or said.origin != TYPED:
+                raise
         return self._resolved("data_root", task, said, place)
 
     def checkpoint(self, task: str) -> Choice | None:

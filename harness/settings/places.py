@@ -57,7 +57,7 @@ def _only_holds(task: str, folder: Path) -> bool:
 def find_data(task: str, folder: Path) -> Path:
     """The data root of a task: a folder itself, or the one in it that is called as the data set is.
 
-    A path that is no folder is the reader's to judge.
+    A path that is no folder, and a folder that is called as the data set and lacks something, are the reader's to judge.
 
     Raises:
         NotThere: the folder is there, and neither.
@@ -77,6 +77,8 @@ def find_data(task: str, folder: Path) -> Path:
         return folder
     if inner:
         return (filled or inner)[0]
+    if folder.name in data_folders(task):
+        return folder
     names = ", ".join(data_folders(task)) or task
     raise NotThere(
         f"{folder}: has no data of {task}: neither its files (see: beit3-bench tasks {task}) nor a folder {names}; "

@@ -91,7 +91,7 @@ def names_of(tasks: str) -> list[str]:
 def _places(task: str, choices: Choices, skipped: dict[str, str] | None) -> tuple[Choice, Choice] | None:
     """Checkpoint and data of a task; None where it lacks one, and that is noted in ``skipped``, if there is such a list."""
     try:
-        checkpoint, data_root = choices.checkpoint(task), choices.data_root(task)
+        checkpoint, data_root = choices.checkpoint(task), choices.data_root(task, one_of_all=skipped is not None)
         if checkpoint is not None and data_root is not None:
             return checkpoint, data_root
         missing = [o for o, choice in (("--checkpoint", checkpoint), ("--data-root", data_root)) if choice is None]

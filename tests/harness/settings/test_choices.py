@@ -182,6 +182,24 @@ def test_nothing_configured_is_one_line_with_the_three_ways(here):
     assert "no --data-root is given for it; add --data-root PATH" in verify.stderr
 
 
+def test_a_folder_without_the_data_is_the_readers_where_it_was_typed_for_a_task(weights, here):
+    (here / "empty").mkdir()
+    words = ["run", "--checkpoint", "weights", "--data-root", "empty"]
+    done = invoke(*words, "--task", "nlvr2")
+    assert done.exit_code == 2
+    assert "empty" in done.stderr
+    assert "test1.json" in done.stderr
+    done = invoke("run", "--task", "all", "--checkpoint", weights / "nlvr2.pth", "--data-root", "empty")
+    assert done.exit_code == 2
+    assert (
+        "no task has both a --checkpoint and a --data-root; empty: has no data of vqav2: neither its files"
+        in done.stderr
+    )
+    (here / "beit3-bench.toml").write_text('data = "empty"\n')
+    done = invoke("run", "--checkpoint", "weights", "--task", "nlvr2")
+    assert "empty: has no data of nlvr2: neither its files" in done.stderr
+
+
 def test_all_without_anything_says_so(here):
     done = invoke("run", "--task", "all")
     assert done.exit_code == 2
