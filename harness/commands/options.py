@@ -96,6 +96,18 @@ def settle(context: click.Context, task: str, settings: dict[str, Any]) -> None:
             echo(line, err=True)
 
 
+def runs_folder(context: click.Context, name: str) -> Path:
+    """The folder of run folders that a verb reads: as its option says, else where `run` makes them."""
+    from click.core import ParameterSource
+
+    from beit3_bench.harness.settings.choices import Choices
+
+    choice = None
+    if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        choice = Choices.of(context).runs_folder()
+    return context.params[name] if choice is None else choice.value
+
+
 def compute_of(settings: dict[str, Any]) -> Compute:
     """Take device, dtype, batch size, workers and compilation out of a command's parameters."""
     return Compute(**{f.name: settings.pop(f.name) for f in fields(Compute)})

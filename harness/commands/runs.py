@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands.options import runs_folder
 from beit3_bench.harness.console import columns, echo
 from beit3_bench.text import visible
 
@@ -31,7 +32,7 @@ _ROOT = click.option(
 @click.pass_context
 def command(context: click.Context, root: Path, as_json: bool) -> None:
     """List the run folders, finished or not; `runs rm` deletes some."""
-    context.obj = root
+    root = context.obj = runs_folder(context, "root")
     if context.invoked_subcommand is not None:
         return
     import json

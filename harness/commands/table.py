@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands.options import runs_folder
 from beit3_bench.harness.console import echo
 from beit3_bench.spelling import did_you_mean
 
@@ -46,7 +47,9 @@ MEASURED = "measured"
 )
 @click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Show only these rows.")
 @click.option("--paper-table", type=click.Choice(["1"]), help="The overview table of the paper, our columns added.")
+@click.pass_context
 def command(
+    context: click.Context,
     runs: Path,
     form: str,
     output: Path | None,
@@ -65,7 +68,7 @@ def command(
     from beit3_bench.results.published.values import load_published
 
     published = load_published()
-    results, damaged = find_results(runs)
+    results, damaged = find_results(runs_folder(context, "runs"))
     if paper_table:
         from beit3_bench.harness.leaderboard.overview import build_overview, render_overview
 

@@ -152,6 +152,9 @@ def test_runs_are_made_below_the_folder_for_output(two_lines, here, monkeypatch)
     assert invoke(*words).exit_code == 0
     (folder,) = (here / "kept" / "runs").iterdir()
     assert card(folder)["resolved_from"]["output"] == str(two_lines.file)
+    assert [Path(run["path"]).name for run in json.loads(invoke("runs", "--json").stdout)] == [folder.name]
+    assert "imagenet-linear.pth" in invoke("table").stdout
+    assert json.loads(invoke("runs", "--runs", "results/runs", "--json").stdout) == []
     monkeypatch.setenv("BEIT3_BENCH_OUTPUT", "elsewhere")
     assert invoke(*words).exit_code == 0
     assert [path.name for path in (here / "elsewhere").iterdir()] == [folder.name]
