@@ -199,3 +199,16 @@ def save_atomic(path: Path, content: Any) -> None:
             if target.refusal is None:
                 raise
             raise target.refusal from None
+
+
+def as_path(value: Any, name: str) -> Path:
+    """What a caller of the Python API names as a file or folder.
+
+    Raises:
+        BenchError: no text and no path; begins with ``name``.
+    """
+    if not isinstance(value, (str, Path)):
+        raise BenchError(f"{name}: is a {type(value).__name__}; give a path")
+    if "\0" in str(value):
+        raise BenchError(f"{name}: {str(value)!r} holds a zero character; give a path")
+    return Path(value)

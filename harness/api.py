@@ -27,12 +27,12 @@ from beit3_bench.backbones.abilities import (
 from beit3_bench.backbones.family import Asked, Model
 from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError, exhausted
+from beit3_bench.files import as_path
 from beit3_bench.harness.arguments import (
     Loading,
     as_answers,
     as_device,
     as_dtype,
-    as_path,
     as_texts,
     check_image,
     image_items,
@@ -40,7 +40,7 @@ from beit3_bench.harness.arguments import (
 )
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.models import Located, load_asked, split_options, with_prompts_of
+from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, with_prompts_of
 from beit3_bench.harness.objects import plain_model
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.record.store import RunStore
@@ -143,7 +143,7 @@ class ReadyModel:
         for item in items:
             self._check(item, kind)
         reader = ability.reader
-        reader.prepare(items)
+        prepare_reader(reader, items)
         values: dict[int, Any] = {}
         order = sorted(range(len(items)), key=lambda n: (items[n].text is None, -reader.length(items[n]), n))
         batch: list[int] = []
@@ -370,7 +370,7 @@ def evaluate(
             if ready is None
             else _for_split(ready, prepared.task, prepared.split)
         )
-        loaded.ability.reader.prepare([prepared.task.item(example) for example in prepared.split.examples])
+        prepare_reader(loaded.ability.reader, [prepared.task.item(example) for example in prepared.split.examples])
         device = resolve_device(request.compute.device)
         outcome = run_model(request, located, prepared, loaded, device, Processes(), Clock())
         rows = RunStore.read(outcome.folder).rows()

@@ -29,12 +29,6 @@ class Loading:
         object.__setattr__(self, "allow_missing", (patterns,) if isinstance(patterns, str) else tuple(patterns or ()))
 
 
-def as_path(value: Any, name: str) -> Path:
-    if not isinstance(value, (str, Path)):
-        raise BenchError(f"{name}: is a {type(value).__name__}; give a path")
-    return Path(value)
-
-
 def as_device(device: Any) -> str:
     import torch
 

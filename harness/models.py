@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from beit3_bench.backbones.abilities import Item, Reader
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outputs, family_options
 from beit3_bench.backbones.registry import families, family_locations, find_family, get_family, locate
 from beit3_bench.backbones.sources import Source
@@ -84,8 +85,25 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
     reader = model.ability.reader
     if request.image_cache is not None and reader.transform is not None:
         reader.transform = ImageCache(request.image_cache, reader.transform)
-    reader.prepare([task.item(example) for example in split.examples])
+    prepare_reader(reader, [task.item(example) for example in split.examples])
     return model
+
+
+def prepare_reader(reader: Reader, items: Sequence[Item]) -> None:
+    """`Reader.prepare`, for texts that are Unicode: halves of a character mean something else to every tokenizer.
+
+    Raises:
+        BenchError: a lone surrogate, or a text that the model cannot take; names the item.
+    """
+    for item in items:
+        try:
+            if isinstance(item.text, str):
+                item.text.encode()
+        except UnicodeEncodeError as error:
+            raise BenchError(
+                f"example {item.id}: the text {item.text!r:.80} is not Unicode (lone surrogates); mend the file that it comes from"
+            ) from error
+    reader.prepare(items)
 
 
 def load_asked(located: Located, asked: Asked, request: RunRequest, options: Mapping[str, str]) -> Model:

@@ -150,7 +150,7 @@ def rows(run_folder: str | Path) -> DataFrame:
 
     from beit3_bench.harness.record.store import RunStore
 
-    stored = list(RunStore.read(run_folder).rows().values())
+    stored = list(RunStore.read(_path(run_folder)).rows().values())
     keys = ["id", *(key for key in dict.fromkeys(key for row in stored for key in row) if key != "id")]
     return pandas.DataFrame({key: _column([row.get(key, _MISSING) for row in stored]) for key in keys})
 
@@ -169,7 +169,7 @@ def samples(run_folder: str | Path) -> DataFrame:
     from beit3_bench.harness.record.samples import unpack_samples
     from beit3_bench.harness.record.store import SAMPLES
 
-    _, values = unpack_samples(Path(run_folder) / SAMPLES)
+    _, values = unpack_samples(_path(run_folder) / SAMPLES)
     lines = [{"metric": name, "id": key, "value": value} for name, of in values.items() for key, value in of.items()]
     return _frame(lines, _SAMPLE_KINDS)
 
@@ -230,10 +230,16 @@ def published_of(values: Sequence[PublishedValue]) -> DataFrame:
 def _whole(folder: str | Path) -> list[Run]:
     from beit3_bench.harness.record.results import find_results
 
-    whole, damaged = find_results(folder)
+    whole, damaged = find_results(_path(folder))
     for error in damaged.values():
         warnings.warn(f"{error} (this run is left out)", stacklevel=3)
     return whole
+
+
+def _path(folder: Any) -> Path:
+    from beit3_bench.files import as_path
+
+    return as_path(folder, "the folder")
 
 
 def _run_facts(run: Run) -> dict[str, Any]:

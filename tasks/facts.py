@@ -264,7 +264,7 @@ def _stated(task: str) -> Facts:
     text = read_text(file, "facts", "the keys that tasks/facts.py lists")
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise BenchError(f"{file}: is not valid TOML ({error}); mend it") from error
     return fill(Facts, table, str(file), "{owner}: no key {key!r}; {hint}", texts=False)
 

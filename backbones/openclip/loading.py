@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, digest
@@ -66,11 +68,15 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         released = next(
             (w for w in WEIGHTS if (_base(w.preset), tag_of(w)) == (_base(architecture.name or ""), tag)), None
         )
-    module, resized = _built(library, architecture, place, source.path, options.image_size)
-    report = fill(module, weights, source.path, _words(architecture, source.path), options.allow_missing, resized)
-    if resized and "timm_model_name" in architecture.config["vision_cfg"]:
-        module.visual.set_input_size(options.image_size)
-    module.eval()
+    with _taking(options.image_size, source.path):
+        module, resized = _built(library, architecture, place, source.path, options.image_size)
+        report = fill(module, weights, source.path, _words(architecture, source.path), options.allow_missing, resized)
+        if resized and "timm_model_name" in architecture.config["vision_cfg"]:
+            module.visual.set_input_size(options.image_size)
+        module.eval()
+        if resized:  # what a network takes shows when it is asked
+            with torch.inference_mode():
+                module.encode_image(torch.zeros(1, 3, options.image_size, options.image_size))
     config = {**library.get_model_preprocess_cfg(module), **architecture.pixels}
     if options.image_size is not None:
         config["size"] = options.image_size
@@ -112,6 +118,24 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         random=bool(report.missing),
         companions={"tokenizer": texts.file} if texts and texts.file else {},
     )
+
+
+@contextmanager
+def _taking(image_size: int | None, path: Path) -> Iterator[None]:
+    """Networks of open_clip and timm say by errors of many kinds that they cannot take images of a size.
+
+    Raises:
+        BenchError: such an error, where a size was asked for.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        if image_size is None or exhausted(error) is not None:
+            raise
+        line = " ".join(str(error).split())[:150]
+        raise BenchError(
+            f"{path}: cannot be asked with --image-size {image_size} ({line}); give another, or leave it out"
+        ) from error
 
 
 # ---- which weights they are -------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def _missing(tensors: Mapping[str, Tensor], origin: str, what: str) -> str:
 
 
 def _text_length(origin: str, settings: Settings, rows: int, relative: bool) -> int:
-    length = settings.max_text_length or min(rows, MAX_TEXT_LENGTH)
+    length = min(rows, MAX_TEXT_LENGTH) if settings.max_text_length is None else settings.max_text_length
     if length < 3 or (length > rows and not relative):
         raise BenchError(
             f"{origin}: has positions for texts of {rows} tokens, not of {length}; give a max_text_length of 3 to {rows}"

@@ -154,6 +154,13 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         frames.runs(tmp_path / "file")
 
 
+@pytest.mark.parametrize("folder", [None, 3, ["runs"], b"runs", "a\0b"])
+@pytest.mark.parametrize("read", [frames.runs, frames.metrics, frames.rows, frames.samples])
+def test_what_is_no_path_is_refused(read, folder) -> None:
+    with pytest.raises(BenchError, match="the folder: "):
+        read(folder)
+
+
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
 

@@ -249,6 +249,8 @@ def test_a_training_on_a_plugged_in_task_is_known_to_have_seen_its_data(plug_in:
     ("facts", "message"),
     [
         ("title = ", "is not valid TOML"),
+        (f"title = {'9' * 5000}", "is not valid TOML"),
+        (f"title = {'[' * 5000}{']' * 5000}", "is not valid TOML"),
         ("titel = 'x'", "no key 'titel'; did you mean 'title'"),
         ("title = 3", "title: 3 is not a text"),
         ("trained_on = 'x'", "trained_on: 'x' is not a list of values in brackets"),

@@ -392,3 +392,18 @@ def test_a_square_is_asked_for():
     with pytest.raises(BenchError, match="no square"):
         OpenClipPixels.of({"size": [32, 48], "mean": 0.5, "std": 0.5}, "x")
     assert VISION["image_size"] == TEXT["width"] == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("tiny-siglip", 33), ("tiny-siglip", 1), ("tiny-clip", 1), ("tiny-coca", 1)]
+)
+def test_a_size_that_a_network_cannot_take_is_refused(zoo, kind, size):
+    with pytest.raises(BenchError, match=f"cannot be asked with --image-size {size} ") as error:
+        load(f"openclip:{kind}/{zoo.weights(kind)}", "flickr30k", device="cpu", image_size=size)
+    assert "\n" not in str(error.value)
+
+
+def test_half_a_character_is_no_text(zoo):
+    model = load(f"openclip:tiny-clip/{zoo.weights('tiny-clip')}", "flickr30k", device="cpu")
+    with pytest.raises(BenchError, match=r"example 1: .*lone surrogates"):
+        model.embed(texts=["a", "\ud800"])

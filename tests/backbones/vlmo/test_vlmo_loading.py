@@ -279,3 +279,9 @@ def test_presets_are_the_official_architectures():
     assert set(PRESETS) == {"base", "base_plus", "large"}
     for name in PRESETS:
         assert VLMoConfig.preset(name).preset_name == name
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, -4])
+def test_a_length_of_texts_that_cannot_be_is_refused(tmp_path, length):
+    path = write_file(tmp_path / "irtr.pt", state("relpos", "irtr"))
+    assert "give a max_text_length of 3 to" in refused(path, "flickr30k", max_text_length=length)
