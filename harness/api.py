@@ -246,7 +246,7 @@ def load(
         options=words,
         preset=how.preset,
         image_size=how.image_size,
-        allow_missing=how.allow_missing,
+        allow_missing=how.patterns,
     )
     own, of_family = split_options(task_class, words)
     instance = task_class(request.data_root, own)

@@ -25,8 +25,11 @@ class Loading:
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}; give pixels, 1 or more")
-        patterns = self.allow_missing
-        object.__setattr__(self, "allow_missing", (patterns,) if isinstance(patterns, str) else tuple(patterns or ()))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """``allow_missing``, of which one alone need not be in a list."""
+        return (self.allow_missing,) if isinstance(self.allow_missing, str) else self.allow_missing or ()
 
 
 def as_device(device: Any) -> str:

@@ -25,6 +25,9 @@ from beit3_bench.backbones.family import Identity, Model, ModelCard, digest
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Split, Task
 
+OBJECT = "object"
+"""The family that a run's card names where the model was any object."""
+
 
 @runtime_checkable
 class CanEmbed(Protocol):
@@ -192,4 +195,4 @@ def plain_model(asked: Any, task: Task, split: Split) -> Model:
     ability = kind(asked)
     ability.labels = split.labels
     unknown = digest(secrets.token_hex(16))
-    return Model(ability, ModelCard("object", name, "", protocol=""), Identity(unknown, digest(name), unknown))
+    return Model(ability, ModelCard(OBJECT, name, "", protocol=""), Identity(unknown, digest(name), unknown))

@@ -17,6 +17,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.models import Located, split_options
+from beit3_bench.harness.objects import OBJECT
 from beit3_bench.harness.record.card import COMPILE_WORDS
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.provenance import cores
@@ -115,6 +116,10 @@ def replay(
     store = RunStore.read(folder)
     if not store.finished:
         raise BenchError(f"{folder}: this run is not finished; give its command again instead")
+    if store.config.get("family") == OBJECT:
+        raise BenchError(
+            f"{folder}: was made by a Python object, which no card can name; give it to beit3_bench.evaluate again"
+        )
     request = request_of(store, overrides or Overrides())
     task_class = get_task(request.task)
     _check_inputs(request, task_class, folder)

@@ -136,6 +136,9 @@ def test_an_object_that_knows_the_truth_is_always_right(native, task, metric, ki
     assert result.metrics[metric].value == 1.0
     assert result.folder == tmp_path / "run"
     assert result.record["model"]["checkpoint"] == kind.__name__
+    places = ("--checkpoint", native.checkpoint(task), "--data-root", native.root(task))
+    done = invoke("replay", tmp_path / "run", *places)
+    assert (done.exit_code, "made by a Python object" in done.stderr) == (2, True)
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(BenchError, match="differs from this one"):
         evaluate(kind(split), task, native.root(task), output=tmp_path / "run")
