@@ -50,7 +50,7 @@ class Choices:
 
     typed_in: where that was said instead, option by option: a file of runs.
     files: the first before the second.
-    spoken: lines to print: each choice that was not simply typed.
+    spoken: lines to print: each choice that a file said, and each place that was looked for.
     """
 
     typed: Mapping[str, Any]
@@ -87,7 +87,9 @@ class Choices:
                 continue
             settings[name] = choice.value
             origins[name] = choice.origin
-            if name not in self.typed:
+            # Who set a variable knows it, unless a file says something else.
+            in_a_file = any(vars(file.settings)[name] is not None for file in self.files)
+            if name not in self.typed and in_a_file:
                 self._say(f"{name.replace('_', ' ')}: {choice.value} (from {choice.origin})")
         return origins
 
