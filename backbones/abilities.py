@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
     from torch import Tensor, nn
@@ -296,6 +295,8 @@ def checked_values(ability: Ability, values: Sequence[Any], ids: Sequence[str]) 
 
 
 def _array(value: Any, what: str) -> np.ndarray:
+    import numpy as np
+
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
@@ -307,6 +308,8 @@ def _array(value: Any, what: str) -> np.ndarray:
 
 def _numbers(value: Any, what: str) -> np.ndarray:
     """An array of finite numbers: of its floating point type, else float32."""
+    import numpy as np
+
     array = _array(value, what)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{what} of type {type(value).__name__ if array.dtype.kind == 'O' else array.dtype}")
@@ -325,6 +328,8 @@ def _vector(value: Any, what: str) -> np.ndarray:
 
 def _places(value: Any, what: str, labels: Sequence[str] | None) -> np.ndarray:
     """Whole numbers, positions in the labels where those are known."""
+    import numpy as np
+
     array = _array(value, what)
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"{what} of {array.dtype}, not of whole numbers")

@@ -124,7 +124,7 @@ def find_checkpoint(task: str, text: str) -> str:
         )
     if not candidates:
         raise NotThere(
-            f"{folder}: has no checkpoint for task {task}: no {task}.pth, no {task}/best.pth{_for_instance(task)}; "
+            f"{folder}: is a folder that has no checkpoint for task {task}: no {task}.pth, no {task}/best.pth{_for_instance(task)}; "
             f"say which: --checkpoint {task}=FILE"
         )
     return str(candidates[0])

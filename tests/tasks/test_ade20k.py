@@ -851,7 +851,7 @@ def test_a_state_that_would_run_code_is_not_resumed(dense: SimpleNamespace, tmp_
         ({"checkpoint": Path("absent.pth")}, r"absent\.pth: checkpoint not found"),
         ({"options": {"mixup": "1"}}, "mixup has no effect"),
         ({"options": {"image_size": "65"}}, "nearest that is: 64"),
-        ({"options": {"modus": "x"}}, "has no option 'modus'"),
+        ({"options": {"modus": "x"}}, "have no option 'modus'; did you mean 'mode'"),
     ],
 )
 def test_bad_requests_are_told_before_anything_is_written(
