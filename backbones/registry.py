@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from beit3_bench.backbones.family import Family
 from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
+from beit3_bench.plugins import add_plugins
 from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -45,12 +46,7 @@ def family_locations() -> dict[str, str]:
         BenchError: two sources claim one name; names both.
     """
     known = dict(BUILT_IN)
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, e.value)):
-        if known.setdefault(entry.name, entry.value) != entry.value:
-            raise BenchError(
-                f"family {entry.name!r} is registered twice ({known[entry.name]} and {entry.value}); "
-                f"uninstall one of the packages or rename its entry point in group {ENTRY_POINT_GROUP}"
-            )
+    add_plugins(known, entry_points(group=ENTRY_POINT_GROUP), "family")
     return known
 
 

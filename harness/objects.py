@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,9 +92,9 @@ class _Object(Ability):
             )
         return values
 
+    @abstractmethod
     def values(self, items: Sequence[Item]) -> Any:
         """What the method gives, as it stands."""
-        raise NotImplementedError
 
     def images(self, items: Sequence[Item]) -> list[Any]:
         return [item.images[0] if len(item.images) == 1 else item.images for item in items]

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from beit3_bench.errors import BenchError
+from beit3_bench.plugins import add_plugins
 from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,12 +44,7 @@ def task_locations() -> dict[str, str]:
         BenchError: two sources claim one name; names both.
     """
     known = {name: place for name, place in BUILT_IN.items() if importlib.util.find_spec(place.partition(":")[0])}
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, e.value)):
-        if known.setdefault(entry.name, entry.value) != entry.value:
-            raise BenchError(
-                f"task {entry.name!r} is registered twice ({known[entry.name]} and {entry.value}); "
-                f"uninstall one of the packages or rename its entry point in group {ENTRY_POINT_GROUP}"
-            )
+    add_plugins(known, entry_points(group=ENTRY_POINT_GROUP), "task")
     return known
 
 
