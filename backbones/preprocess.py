@@ -93,6 +93,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """A PIL image as RGB, turned by its EXIF orientation as `decode` turns a file."""
+    image.load()  # Pillow turns a TIFF, and drops the tag, when it decodes
     turn = TURNS.get(orientation(image))
     image = image if turn is None else image.transpose(turn)
     return image if image.mode == "RGB" else image.convert("RGB")

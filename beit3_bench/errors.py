@@ -63,6 +63,7 @@ INSTALL_LINES = {
     "pycocoevalcap": "pip install 'pycocoevalcap>=1.2,<2'",
     "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
     "transformers": "pip install 'transformers>=4.50'",
+    "pillow_heif": "pip install 'pillow-heif>=1,<2'",
     "open_clip": "pip install 'open_clip_torch>=3.2,<4' 'transformers>=4.50'",
     # pkg_resources, of which setuptools 82 has none; shapely cuts polygons where detectron2's own launcher trains
     "detectron2": (

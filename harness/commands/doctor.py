@@ -47,6 +47,7 @@ STACKS = {
     "faster_coco_eval": "a faster scorer of coco-det (pycocotools serves without it)",
     "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
     "transformers": "tokenizers of SigLIP",
+    "pillow_heif": "HEIC pictures of phones in predict",
 }
 """Optional module -> what cannot be done without it."""
 NEEDS = {"ade20k-seg": ("mmcv", "mmengine", "mmseg", "mmdet")}

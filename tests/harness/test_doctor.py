@@ -146,6 +146,7 @@ def test_install_lines_name_what_pyproject_names() -> None:
         "faster_coco_eval": extras["fast"],
         "open_clip": extras["peers"],
         "mmcv": extras["dense"],
+        "pillow_heif": extras["phones"],
     }
     for module, requirements in lines.items():
         assert set(requirements) <= set(re.findall(r"[^\s']+", INSTALL_LINES[module]))
