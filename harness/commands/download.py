@@ -28,7 +28,7 @@ def command(names: tuple[str, ...], folder: Path, base_url: str | None, quiet: b
     A broken transfer continues where it stopped. The sha256 is pinned at the first download on this machine, and every
     later download or run is compared with it.
     """
-    from beit3_bench.backbones.download import download
+    from beit3_bench.download import download
     from beit3_bench.backbones.pins import pin_or_check, read_pins
     from beit3_bench.backbones.released import get_released
     from beit3_bench.harness.progress import Reporting

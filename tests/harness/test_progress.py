@@ -127,7 +127,7 @@ def test_a_download_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path, mo
         progress(4096, 4096)
         return path
 
-    monkeypatch.setattr("beit3_bench.backbones.download.download", fetched)
+    monkeypatch.setattr("beit3_bench.download.download", fetched)
     monkeypatch.setattr("beit3_bench.backbones.pins.pin_or_check", lambda path, name: hashlib.sha256(b"").hexdigest())
     name = released_files()[0].name
     loud = stderr_of("download", name, "--to", tmp_path)

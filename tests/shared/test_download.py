@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from beit3_bench.backbones import download as download_module
-from beit3_bench.backbones.download import download
+from beit3_bench import connections
 from beit3_bench.backbones.pins import read_pins
+from beit3_bench.download import download
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.download import command
 
@@ -253,7 +253,7 @@ def test_a_file_of_unknown_length_is_checked_by_its_hash(server: Server, tmp_pat
 
 
 def test_a_server_that_nobody_runs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"127\.0\.0\.1:9/file: broke off"):
+    with pytest.raises(BenchError, match=r"127\.0\.0\.1:9/file: not reached"):
         download("http://127.0.0.1:9/file", tmp_path / "w.pth", retries=1, pause=0.001)
 
 
@@ -435,7 +435,7 @@ def test_answers_that_are_no_http_are_one_line(tmp_path: Path, name: str) -> Non
 
 def test_https_is_not_left(tmp_path: Path) -> None:
     request = urllib.request.Request("https://example.org/f")
-    redirects = download_module._Redirects()
+    redirects = connections.Redirects()
     for address in ("http://example.org/f", "ftp://example.org/f", "file:///f", "data:,x"):
         with pytest.raises(BenchError, match="not protected by https"):
             redirects.redirect_request(request, None, 302, "Found", {}, address)
