@@ -108,3 +108,35 @@ def get_released(name: str) -> ReleasedFile:
         hint = did_you_mean(name, [f.name for f in released_files()], otherwise="see: beit3-bench models")
         raise BenchError(f"no released file is called {name!r}; {hint}")
     return file
+
+
+def find_of_task(task: str, family: str | None = None, preset: str | None = None) -> ReleasedFile:
+    """The file to evaluate on a task: fine-tuned for it, else evaluated on it as it was pre-trained; the first of these.
+
+    Args:
+        family: None: the first that has any.
+        preset: None: the first, which is the smallest.
+
+    Raises:
+        BenchError: there is none; names the families and presets that have one.
+    """
+    files = [file for file in released_files() if file.answers(task)]
+    if not files:
+        known = dict.fromkeys(file.task for file in released_files() if file.task)
+        raise BenchError(
+            f"no released file is of task {task}; train one (see: beit3-bench finetune --help); they are of: {', '.join(known)}"
+        )
+    family = family or files[0].family
+    of_family = [file for file in files if file.family == family]
+    if not of_family:
+        names = dict.fromkeys(file.family for file in files)
+        raise BenchError(
+            f"no released file of family {family!r} is of task {task}; {did_you_mean(family, names, 'there are')}"
+        )
+    chosen = [file for file in of_family if preset in (None, file.preset)]
+    if not chosen:
+        names = dict.fromkeys(file.preset for file in of_family)
+        raise BenchError(
+            f"no released {family} file of preset {preset!r} is of task {task}; {did_you_mean(str(preset), names, 'there are')}"
+        )
+    return min(chosen, key=lambda file: file.task != task)

@@ -39,6 +39,10 @@ _HEADERS = {"User-Agent": "beit3-bench", "Accept-Encoding": "identity"}
 _MAY_COME_BACK = {408, 425, 429, 500, 502, 503, 504}
 
 
+class Refused(BenchError):
+    """The server answers that it does not give this file: it is not there, or not for everybody."""
+
+
 class _Interrupted(Exception):
     """The transfer broke off; what has arrived is kept."""
 
@@ -293,7 +297,7 @@ def _refused(url: str, error: urllib.error.HTTPError) -> Exception:
     """What an error status means: worth another try, or the end."""
     if error.code in _MAY_COME_BACK:
         return _Interrupted(f"HTTP {error.code} {error.reason}")
-    return BenchError(
+    return Refused(
         f"{url}: the server says {error.code} {one_line(error.reason)}; check the name, or give a mirror with --base-url"
     )
 
@@ -324,7 +328,7 @@ def _check_space(folder: Path, have: int, total: int | None) -> None:
 
 
 def _receive(response: Any, stream: BinaryIO, have: int, total: int | None, progress: Progress | None) -> None:
-    while chunk := response.read(CHUNK):
+    while chunk := response.read1(CHUNK):  # what is there, so that a kill loses little of a slow transfer
         stream.write(chunk)
         have += len(chunk)
         if progress is not None:

@@ -43,6 +43,15 @@ def visible_values(value: Any) -> Any:
     return value
 
 
+def in_words(size: float) -> str:
+    """A number of bytes for people: ``6.6 GB``, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
 def _written(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape", "surrogatepass").decode("ascii")
 

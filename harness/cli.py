@@ -40,7 +40,7 @@ VERBS = {
     "cache": (f"{_COMMANDS}.cache:command", "Show what is kept of images and embeddings, or delete it."),
     "tasks": (f"{_COMMANDS}.tasks:command", "List the tasks, their splits, options and expected files."),
     "models": (f"{_COMMANDS}.models:command", "List presets and released checkpoints."),
-    "data": (f"{_COMMANDS}.data:command", "Write the tiny world, or verify a data set."),
+    "data": (f"{_COMMANDS}.data:command", "Fetch or verify a data set, or write the tiny world."),
     "download": (f"{_COMMANDS}.download:command", "Download a released checkpoint, verified and resumable."),
     "bench": (f"{_COMMANDS}.bench:command", "Measure speed against the machine and against the official way."),
     "doctor": (f"{_COMMANDS}.doctor:command", "Say what is installed and what is missing for which task."),

@@ -22,6 +22,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.files import read_text
+from beit3_bench.tasks.places import Place
 from beit3_bench.tasks.registry import task_locations, task_names
 
 Regime = Literal["fine-tuned", "zero-shot", "transfer"]
@@ -106,6 +107,7 @@ class ReleasedData:
     within: splits that are a part of another one.
     references_per_sample: fewest and most captions of an image (answers of a question), where the data has any.
     counted_as: what `Scores.counts` of the task calls samples, where it does so; other counts are called as in `Counts`.
+    places: where the files come from.
     """
 
     needs: tuple[Need, ...] = ()
@@ -118,6 +120,7 @@ class ReleasedData:
     counted_as: str = ""
     karpathy: KarpathyFile | None = None
     folders: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         for split, digests in self.ids.items():
@@ -246,14 +249,27 @@ def facts_file(task: str) -> Path | None:
 def _facts_at(task: str, place: str) -> Facts:
     """place: of the class; another class of this name has other facts."""
     facts = _stated(task)
-    if not facts.data_of:
-        return facts
-    data = _stated(facts.data_of).data
-    if data == ReleasedData():
+    data = facts.data
+    if facts.data_of:
+        data = _stated(facts.data_of).data
+        if data == ReleasedData():
+            raise BenchError(
+                f"{facts_file(task)}: data_of: {facts.data_of!r} is no task that states its data; name one that does"
+            )
+    places = tuple(_whole_place(task, place) for place in data.places)
+    return dataclasses.replace(facts, data_of="", data=dataclasses.replace(data, places=places))
+
+
+def _whole_place(task: str, place: Place) -> Place:
+    """With what another task states of the same file."""
+    if not place.of:
+        return place
+    stated = next((p for p in _stated(place.of).data.places if p.file == place.file and not p.of), None)
+    if stated is None:
         raise BenchError(
-            f"{facts_file(task)}: data_of: {facts.data_of!r} is no task that states its data; name one that does"
+            f"{facts_file(task)}: data.places: {place.file!r} is of {place.of!r}, which does not say where it is; name a task that does"
         )
-    return dataclasses.replace(facts, data_of="", data=data)
+    return place.stated_by(stated)
 
 
 def _stated(task: str) -> Facts:

@@ -1,4 +1,4 @@
-"""``beit3-bench data``: write the tiny world, verify a data set."""
+"""``beit3-bench data``: write the tiny world, verify a data set; `data_get` fetches one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands.data_get import get
 from beit3_bench.harness.commands.options import data_root, quiet, seed, settle
 from beit3_bench.harness.console import HelpGroup, echo
 from beit3_bench.text import visible
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @click.group("data", cls=HelpGroup)
 def command() -> None:
     """Data sets."""
+
+
+command.add_command(get)
 
 
 @command.command("tiny")
@@ -115,5 +119,6 @@ def verification_as_text(verification: Verification) -> str:
         lines.append(f"  {split.name}: {counted}; {split.decoded:,} images decoded")
     lines += [f"  note: {note}" for note in verification.notes]
     lines += [f"finding ({finding.check}): {finding.line}" for finding in verification.findings]
+    lines += [f"to get: {line}" for line in verification.to_get]
     lines += [] if verification.findings else ["whole: nothing found"]
     return "\n".join(map(visible, lines))

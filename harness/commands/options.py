@@ -62,6 +62,15 @@ quiet = click.option(
 )
 
 
+MIRROR_VARIABLE = "BEIT3_BENCH_MIRROR"
+mirror = click.option(
+    "--base-url",
+    envvar=MIRROR_VARIABLE,
+    metavar="URL",
+    help=f"Mirror: a folder that has the files under their names [env: {MIRROR_VARIABLE}].",
+)
+
+
 def dtype(help: str = "Arithmetic of the network.") -> Callable:
     """``--dtype``, and what else its numbers do."""
     kinds = click.Choice(["fp32", "bf16", "fp16"])

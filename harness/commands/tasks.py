@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.harness.console import echo
+from beit3_bench.text import in_words
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Task
@@ -70,6 +71,8 @@ def _metric(metric: Metric) -> dict[str, Any]:
 
 
 def _record(task: type[Task]) -> dict[str, Any]:
+    from beit3_bench.tasks.facts import read_facts
+
     return {
         "name": task.name,
         "title": _title(task),
@@ -79,6 +82,7 @@ def _record(task: type[Task]) -> dict[str, Any]:
         "options": _options(task),
         "layout": task.layout,
         "score_files": list(task.score_files),
+        "places": [dataclasses.asdict(place) for place in read_facts(task.name).data.places],
     }
 
 
@@ -97,8 +101,28 @@ def _details(task: type[Task]) -> str:
         blocks.append("options:\n" + "\n".join(lines))
     if task.layout:
         blocks.append("expected below --data-root:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
+    if places := _places(task):
+        blocks.append("\n".join([f"where it comes from (beit3-bench data get --task {task.name} --to DIR):", *places]))
     blocks.append(f"evaluate:\n  {_command_line(task)}")
     return "\n\n".join(blocks)
+
+
+def _places(task: type[Task]) -> list[str]:
+    """Addresses, sizes, terms and splits of what the data consists of; steps for what has to be asked for."""
+    from beit3_bench.tasks.facts import read_facts
+
+    lines: list[str] = []
+    for place in read_facts(task.name).data.places:
+        size = f", {in_words(place.bytes)}" if place.bytes is not None else ""
+        lines.append(f"  {' '.join(place.members.values())} ({', '.join(place.splits)}{size}; {place.licence})")
+        if place.url:
+            lines.append(f"    {place.url}")
+        for number, step in enumerate(place.steps, 1):
+            text = f"{number}. {step}".replace("{root}", "DATA_ROOT")
+            lines += textwrap.wrap(
+                text, 110, initial_indent="    ", subsequent_indent="       ", break_long_words=False
+            )
+    return lines
 
 
 def _command_line(task: type[Task]) -> str:

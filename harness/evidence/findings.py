@@ -45,7 +45,10 @@ class SplitReport:
 
 @dataclass
 class Verification:
-    """What `harness.evidence.verify.verify` finds; the data is whole where ``findings`` is empty."""
+    """What `harness.evidence.verify.verify` finds; the data is whole where ``findings`` is empty.
+
+    to_get: where files come from that are not there, a line each.
+    """
 
     task: str
     data_root: str
@@ -54,6 +57,7 @@ class Verification:
     splits: list[SplitReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    to_get: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.data.plan import places_of_missing
 from beit3_bench.harness.evidence.findings import SplitReport, Verification, first_of
 from beit3_bench.harness.evidence.verify_files import check_files
 from beit3_bench.harness.evidence.verify_images import Progress, check_decoding, check_sizes, image_files
@@ -65,6 +66,10 @@ def verify(
     limit = None if all_images else sample
     check_decoding(report, read, limit, progress)
     check_sizes(report, task_class(data_root).size_problem, read, limit)
+    if report.findings and report.world == "real":
+        report.to_get = places_of_missing(
+            task_class, [name for name in names if name == asked or present[name]], data_root
+        )
     order = {name: n for n, name in enumerate(task_class.splits)}
     report.splits.sort(key=lambda of_split: order[of_split.name])
     return report

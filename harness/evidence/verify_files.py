@@ -39,14 +39,19 @@ def _check_checksum(report: Verification, path: Path, need: Need, split: str) ->
     kind = "tiny world"
     if report.world == "real":
         try:
-            kind = _official(path, need.git_blob) if need.git_blob else _pinned(path, digest)
+            kind = check_official(path, need.git_blob) if need.git_blob else _pinned(path, digest)
         except BenchError as error:
             kind = "changed"
             report.add("checksum", split, str(error))
     report.files.append(FileReport(str(path), digest, kind))
 
 
-def _official(path: Path, git_object: str) -> str:
+def check_official(path: Path, git_object: str) -> str:
+    """The word for a file that is the official one.
+
+    Raises:
+        BenchError: it differs.
+    """
     names = git_blobs(path)
     if git_object not in names:
         raise BenchError(
