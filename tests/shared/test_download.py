@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import hashlib
 import os
+import re
 import socketserver
 import threading
 import urllib.request
@@ -20,6 +21,7 @@ from beit3_bench import connections
 from beit3_bench.backbones.pins import read_pins
 from beit3_bench.download import download
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands.download import command
 
 BODY = bytes(i * i % 251 for i in range(300_000))
@@ -509,3 +511,49 @@ def test_a_file_that_differs_from_its_pin_is_refused(server: Server, tmp_path: P
 def test_an_unknown_name_gets_a_hint(cache: Path) -> None:
     with pytest.raises(BenchError, match="did you mean 'beit3_base_patch16_224'"):
         run("beit3_base_patch16_22")
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["--task", "vqav2"], ["beit3.spm", "beit3_base_patch16_480_vqa.pth"]),
+        (["--task", "vqav2", "--preset", "large"], ["beit3.spm", "beit3_large_patch16_480_vqa.pth"]),
+        (["--task", "imagenet"], ["beit3.spm", "beit3_base_itc_patch16_224.pth"]),
+        (["--task", "nlvr2,flickr30k"], ["beit3.spm", "beit3_base_patch16_224_nlvr2.pth", "beit3_base_patch16_384_f30k_retrieval.pth"]),
+        (["beit3_base_patch16_224", "--task", "nlvr2"], ["beit3.spm", "beit3_base_patch16_224.pth", "beit3_base_patch16_224_nlvr2.pth"]),
+    ],
+)  # fmt: skip
+def test_a_task_gets_its_released_file_and_the_tokenizer(
+    server: Server, tmp_path: Path, cache: Path, words: list[str], files: list[str]
+) -> None:
+    run(*words, "--to", str(tmp_path / "w"), "--base-url", server.url)
+    assert leftovers(tmp_path / "w") == files
+    asked = len(server.asked)
+    run(*words, "--to", str(tmp_path / "w"), "--base-url", server.url)
+    assert len(server.asked) == asked
+
+
+def test_a_family_that_is_named_has_its_own_file_and_vocabulary(server: Server, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(BenchError, match=r"vocab\.txt.*is not the expected"):  # its hash is published
+        run("--task", "vqav2", "--family", "vlmo", "--to", str(tmp_path), "--base-url", server.url)
+    assert leftovers(tmp_path) == ["cache", "vlmo_base_patch16_480_vqa.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--task", "coco-det"], "no released file is of task coco-det; train one"),
+        (["--task", "vqav"], "unknown task 'vqav'; did you mean 'vqav2'"),
+        (["--task", "vqav2", "--preset", "huge"], "no released beit3 file of preset 'huge' is of task vqav2; there are: base, large"),
+        (["--task", "vqav2", "--family", "bleit3"], "no released file of family 'bleit3' is of task vqav2; did you mean 'beit3'"),
+        (["--preset", "base"], "give a NAME .* or --task"),
+        (["beit3.spm", "--preset", "base"], "--preset and --family go with --task"),
+        (["--task", "vqav2", "--sha256", "0" * 64], "--sha256 goes with one NAME"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_downloaded_is_a_line(cache: Path, words: list[str], line: str) -> None:
+    done = CliRunner().invoke(main, ["download", *words])
+    assert done.exit_code == 2
+    assert re.search(line, done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert not cache.exists()
