@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from beit3_bench.addresses import one_line
 from beit3_bench.errors import BenchError
 
 CONNECT_TIMEOUT = 5.0
@@ -37,25 +38,6 @@ def opener() -> urllib.request.OpenerDirector:
     ):
         director.add_handler(handler())
     return director
-
-
-def check_address(url: str) -> None:
-    """Raise unless an address is one of http or https.
-
-    Raises:
-        BenchError: it is none.
-    """
-    try:
-        address = urllib.parse.urlsplit(url)
-    except ValueError as error:
-        raise BenchError(f"{url}: not an address ({error}); give one that starts with https://") from error
-    if address.scheme not in ("http", "https") or not address.netloc:
-        raise BenchError(f"{url}: not an address; give one that starts with https://")
-
-
-def one_line(text: object) -> str:
-    """What a server or a library said, fit for a message."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:200]
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):

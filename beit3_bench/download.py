@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from beit3_bench.addresses import check_address, one_line
 from beit3_bench.checksums import check_checksum, difference
-from beit3_bench.connections import Unreachable, check_address, one_line, opener
+from beit3_bench.connections import Unreachable, opener
 from beit3_bench.errors import BenchError
 from beit3_bench.files import open_in_place
 from beit3_bench.locks import lock_file
@@ -328,7 +329,11 @@ def _check_space(folder: Path, have: int, total: int | None) -> None:
 
 
 def _receive(response: Any, stream: BinaryIO, have: int, total: int | None, progress: Progress | None) -> None:
-    while chunk := response.read1(CHUNK):  # what is there, so that a kill loses little of a slow transfer
+    while total is None or have < total:
+        # what is there already, so that a kill loses little of a slow transfer; no server sends more than it announced
+        chunk = response.read1(CHUNK if total is None else min(CHUNK, total - have))
+        if not chunk:
+            break
         stream.write(chunk)
         have += len(chunk)
         if progress is not None:
@@ -336,6 +341,3 @@ def _receive(response: Any, stream: BinaryIO, have: int, total: int | None, prog
     stream.flush()
     if total is not None and have < total:
         raise _Interrupted(f"{have:,} of {total:,} bytes arrived")
-    if total is not None and have > total:
-        _restart(stream)
-        raise _Changed(f"{have:,} bytes arrived, {total:,} were announced")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.connections import one_line
+from beit3_bench.addresses import one_line
 from beit3_bench.errors import BenchError
 from beit3_bench.files import write_atomic
 

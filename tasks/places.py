@@ -1,7 +1,7 @@
 """Where the files of a data set come from: official addresses, sizes, checksums and licences, as data beside the task's facts.
 
-What no source states is left out there: a size is then asked of the server, and a file without a checksum is pinned when it is
-first seen. Data whose authors want to be asked has steps in place of an address.
+What no source states is left out there: a size is then asked of the server, and `data verify` pins a file without a checksum when
+it first sees it. Data whose authors want to be asked has steps in place of an address.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from beit3_bench.addresses import check_address
 from beit3_bench.checksums import check_checksum
-from beit3_bench.connections import check_address
 from beit3_bench.errors import BenchError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -65,14 +65,13 @@ class Piece:
     def own_copy(self) -> Path | None:
         """The file as somebody has laid it into the data root; it is read, and never deleted."""
         names = (self.place.file, *self.place.also_called) if self.place.is_archive else ()
-        folders = (self.root, self.root / DOWNLOADS) if not self.place.url else (self.root,)
-        return next((path for f in folders for name in names if (path := f / name).is_file()), None)
+        return next((path for name in names if (path := self.root / name).is_file()), None)
 
     @property
     def state(self) -> State:
         if not self.missing:
             return "there"
-        if self.own_copy() or (self.place.is_archive and self.archive.is_file()):
+        if self.own_copy() or (self.place.url and self.place.is_archive and self.archive.is_file()):
             return "unpack"
         return "get" if self.place.url else "by hand"
 

@@ -9,6 +9,7 @@ import os
 import re
 import socketserver
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -433,6 +434,25 @@ def test_answers_that_are_no_http_are_one_line(tmp_path: Path, name: str) -> Non
     assert url in message
     # The first bytes of a file may be kept to go on from, and nothing else of such an answer is.
     assert {path.read_bytes() for path in tmp_path.glob("*.part")} <= {b"abcde", b"ab"}
+
+
+def test_a_server_that_does_not_hang_up_is_not_waited_for(tmp_path: Path) -> None:
+    end = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde")
+            end.wait(20)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        begun = time.monotonic()
+        download(f"http://127.0.0.1:{server.server_address[1]}/f", tmp_path / "f", retries=0, timeout=20)
+        assert time.monotonic() - begun < 5
+        end.set()
+        server.shutdown()
+    assert (tmp_path / "f").read_bytes() == b"abcde"
 
 
 def test_https_is_not_left(tmp_path: Path) -> None:

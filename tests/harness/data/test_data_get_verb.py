@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-
-sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, faulty_server, zip_of
 
 from beit3_bench.harness.cli import main

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, faulty_server, sha256, zip_of
 
 from beit3_bench.download import download

@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import stat
 import struct
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import zip_of
 
 from beit3_bench.errors import BenchError
