@@ -1,43 +1,47 @@
-# make smoke   install, write the tiny world, fine-tune and evaluate a tiny BEiT-3 on every task, print the leaderboard
-# make test    install and run the tests (SLOW=1: the slow ones too)
+# make install into .venv, a line every half minute: 3 minutes, and once per machine and torch 7 more, in which mmcv is compiled
+# make smoke   `beit3-bench demo` (a tiny world, a tiny BEiT-3 on every task, other families, the leaderboard), and what it must reach
+# make test    install and run the tests (SLOW=1: the slow ones too; WORKERS=N: in so many processes)
+# make test-newest-torch  tests of models and tasks with the newest torch of the registry, in an environment of its own
 # make test-isa  parity with the official code and the rows of a run under other instruction sets and numbers of threads
 # make lint    style, formatting and types
 # make device  checks and figures on a CUDA card (PIECES= some of them); tests/device.sh also runs where there is no network, with
 #              the wheels that `make device-wheels` fetches here
 # make clean   remove what the others made (not the virtual environment: rm -r .venv)
 #
-# EXTRAS=      leave the dense stack out (mmsegmentation; its operators compile for 7 minutes): ade20k-seg then shows as
-#              "not installed" in the table
+# EXTRAS=      leave the dense stack out (mmsegmentation with mmcv): ade20k-seg then shows as "not installed" in the table
+# WHEELS=DIR   where the compiled mmcv is kept (see tools/install.sh)
 
 PYTHON ?= python3
 VENV   ?= .venv
 SLOW   ?=
 EXTRAS ?= dense
 PIECES ?=
+WORKERS ?= 2
+NEWEST ?= build/newest-torch
 DEVICE_REPORT ?= build/device
 DEVICE_PYTHON ?= 3.12
 comma  := ,
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install smoke test test-isa lint device device-wheels clean
+.PHONY: install smoke test test-newest-torch test-isa lint device device-wheels clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV): about 6 GB, mostly torch$(if $(EXTRAS),; mmcv compiles for 7 minutes (EXTRAS= leaves it out))"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) pip setuptools wheel
-	$(PIP) torch torchvision ninja
-	$(PIP) --no-build-isolation --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
-	touch $@
+	@PYTHON="$(PYTHON)" sh tools/install.sh "$(VENV)" "dev$(if $(EXTRAS),$(comma)$(EXTRAS))"
+	@touch $@
 
 smoke: install
-	sh tests/smoke.sh smoke
+	$(BIN)/beit3-bench demo --to smoke --overwrite
+	$(BIN)/python tests/smoke_check.py smoke
 
+# A process per core, each with one thread: the tests of a file run in one process and share what they make.
 test: install
-	$(BIN)/python -m pytest $(if $(SLOW),-m "slow or not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(SLOW),-m "slow or not slow")
+
+test-newest-torch:
+	@PYTHON="$(PYTHON)" WORKERS="$(WORKERS)" sh tools/test_newest_torch.sh "$(NEWEST)"
 
 test-isa: install
 	PYTHON=$(BIN)/python sh tests/instruction_sets.sh

@@ -207,6 +207,7 @@ class Family(ABC):
         abilities: what its models can be asked; which of them a file holds, `load` finds.
         engines: those of them that a framework trains in its own way (`training_engine`) instead of by the harness's loop.
         scratch_presets: architectures that are meant to be trained without pretrained weights.
+        specimens: task -> SOURCE, below the folder that `write_specimens` fills.
         Options: a dataclass of options of the family's own, which no released file needs.
     """
 
@@ -216,6 +217,7 @@ class Family(ABC):
     abilities: ClassVar[tuple[type[Ability], ...]]
     engines: ClassVar[tuple[type[Ability], ...]] = ()
     scratch_presets: ClassVar[tuple[str, ...]] = ()
+    specimens: ClassVar[Mapping[str, str]] = {}
 
     @dataclass
     class Options:
@@ -277,6 +279,18 @@ class Family(ABC):
     def released(self) -> Sequence[ReleasedFile]:
         """The files that the authors released. Must not import torch."""
         return ()
+
+    def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
+        """Write tiny models with random weights, `specimens`, in the form of this family's own files: they have learned nothing and
+        score near chance.
+
+        Args:
+            folder: a new one.
+            texts: whose words a vocabulary of theirs should have.
+
+        Raises:
+            BenchError: an optional package is missing.
+        """
 
     def recipe(self, asked: Asked, name: str) -> Mapping[str, Any] | None:
         """Hyper-parameters of fine-tuning by name, as `recipe.make_recipe` takes them, with all that they inherit; None where the

@@ -25,6 +25,7 @@ from beit3_bench.spelling import did_you_mean
 
 _COMMANDS = "beit3_bench.harness.commands"
 VERBS = {
+    "demo": (f"{_COMMANDS}.demo:command", "Show everything on a tiny synthetic world, without data or weights."),
     "init": (f"{_COMMANDS}.init:command", "Write a beit3-bench.toml: where data and checkpoints are, device, caches."),
     "run": (f"{_COMMANDS}.run:command", "Evaluate a checkpoint on one task, several, or all."),
     "probe": (f"{_COMMANDS}.probe:command", "Classify ImageNet from frozen features: k-NN or a linear probe."),
@@ -158,7 +159,7 @@ def main(debug: bool) -> None:
     """How good is this BEiT-3 checkpoint, on every downstream task of the paper?
 
     \b
-    beit3-bench data tiny --out world
+    beit3-bench demo --quick
     beit3-bench run --task coco-retrieval --checkpoint model.pth --data-root /data/coco
     beit3-bench table
     """

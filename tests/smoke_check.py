@@ -1,4 +1,4 @@
-"""What a smoke run must reach on the tiny world's held-out splits, and what knowing nothing would reach."""
+"""What `beit3-bench demo` must reach on the tiny world's held-out splits, and what knowing nothing would reach."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ REACH = {  # task -> {metric: at least}; units as in result.json
     "coco-det": {"bbox/AP50": 0.50, "segm/AP50": 0.40},
     "ade20k-seg": {"mIoU": 0.40},
 }
+CAPTIONED = ("coco-caption", "nocaps")
+FAMILIES = {"beit3", "vlmo", "openclip"}
 OVER_CONSTANT = 2.0  # captions must score at least this many times the CIDEr of the best constant caption
 
 
@@ -36,10 +38,15 @@ def constant_caption_cider(world: Path) -> float:
 def main(folder: Path) -> int:
     """Print a line per requirement; the number of those missed."""
     missed = 0
+    evaluated: set[str] = set()
+    families: set[str] = set()
     for path in sorted((folder / "runs").rglob("result.json")):
         result = json.loads(path.read_text())
         task, metrics = result["task"], result["metrics"]
-        trained = result["model"].get("family", "beit3") == "beit3"
+        family = result["model"].get("family", "beit3")
+        trained = family == "beit3"
+        evaluated.add(task)
+        families.add(family)
         wanted = dict(REACH.get(task, {})) if trained else {}
         baseline = f"chance {result['chance']:.4g}" if result.get("chance") is not None else ""
         if task == "coco-caption":
@@ -47,9 +54,7 @@ def main(folder: Path) -> int:
             wanted, baseline = {"CIDEr": OVER_CONSTANT * constant}, f"the best constant caption {constant:.4g}"
         if not trained and metrics:
             headline = next(name for name, metric in metrics.items() if metric["headline"])
-            print(
-                f"     {task} {headline} {metrics[headline]['value']:.4g} by {result['model']['family']}, untrained; {baseline}"
-            )
+            print(f"     {task} {headline} {metrics[headline]['value']:.4g} by {family}, untrained; {baseline}")
             continue
         if result["status"] == "not installed":
             print(f"     {task}: {result['notes'][0]}")
@@ -59,6 +64,10 @@ def main(folder: Path) -> int:
             good = value >= least
             missed += not good
             print(f"{'ok  ' if good else 'MISS'} {task} {name} {value:.4g}, wanted {least:.4g}; {baseline}")
+    for what, names in (("task", {*REACH, *CAPTIONED} - evaluated), ("family", FAMILIES - families)):
+        for name in sorted(names):
+            missed += 1
+            print(f"MISS {what} {name}: was not evaluated")
     return missed
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Prompts
@@ -31,6 +32,7 @@ class OpenClipFamily(Family):
         "vocab.json",
     )
     abilities = (Embeds,)
+    specimens: ClassVar = {"flickr30k": ".", "imagenet": "."}
 
     @dataclass
     class Options:
@@ -74,6 +76,11 @@ class OpenClipFamily(Family):
 
     def presets(self) -> tuple[str, ...]:
         return ()
+
+    def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
+        from beit3_bench.backbones.openclip.specimens import write_specimens
+
+        write_specimens(folder)
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.openclip.weights import WEIGHTS

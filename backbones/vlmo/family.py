@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
@@ -18,6 +20,7 @@ class VLMoFamily(Family):
     name, title = "vlmo", "VLMo"
     tokenizer_files = ("vocab.txt",)
     abilities = (Embeds, Answers, Classifies)
+    specimens: ClassVar = {"flickr30k": "retrieval.pt", "nlvr2": "nlvr2.pt"}
 
     @dataclass
     class Options:
@@ -42,6 +45,11 @@ class VLMoFamily(Family):
         from beit3_bench.backbones.vlmo.loading import head_of
 
         head_of(asked)
+
+    def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
+        from beit3_bench.backbones.vlmo.specimens import write_specimens
+
+        write_specimens(folder, texts)
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.vlmo.weights import WEIGHTS

@@ -248,13 +248,10 @@ def per_task(values: Sequence[str], option: str) -> PerTask:
 
 def three_ways(task: str, missing: Sequence[str]) -> BenchError:
     """What to say where nobody names the data or the checkpoint of a task. missing: options."""
-    from beit3_bench.harness.cli import VERBS
-
-    look = "beit3-bench demo" if "demo" in VERBS else "beit3-bench data tiny --out world"
     given = " and ".join(f"no {option}" for option in missing)
     return BenchError(
         f"task {task}: {given} is given for it; add {' '.join(f'{option} PATH' for option in missing)} (or {task}=PATH), write the "
-        f"places into {NAME} (beit3-bench init), or try it out without any of one's own: {look}"
+        f"places into {NAME} (beit3-bench init), or try it out without any of one's own: beit3-bench demo"
     )
 
 
