@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
-from beit3_bench.harness.leaderboard.frame import Number, lines_of, numbers, regime_of
+from beit3_bench.harness.leaderboard.numbers import Number, numbers, regime_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
 from beit3_bench.harness.record.schema import Result
@@ -135,7 +135,7 @@ def build_table(
     scored = [run for run in wanted if run.result["status"] == "scored"]
     kept_apart: list[Number] = []
     comparable: dict[SectionKey, list[Number]] = {}
-    for line in lines_of(numbers(scored, published)):
+    for line in numbers(scored, published):
         place = kept_apart if line.apart else comparable.setdefault((line.task, line.split, line.regime), [])
         place.append(line)
     sections: list[Section] = []
@@ -201,7 +201,7 @@ def _section(
 
 
 def _by_row(lines: Iterable[Number]) -> list[list[Number]]:
-    """Lines of a tidy frame, those of a table's row together."""
+    """Numbers, those of a table's row together."""
     return [list(cells) for _, cells in groupby(sorted(lines, key=attrgetter("row")), key=attrgetter("row"))]
 
 
