@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.beit3.config import MAX_TEXT_ROWS, POSITION_OFFSET, PRESETS, RELEASED_VOCABULARY, BEiT3Config
 from beit3_bench.backbones.checkpoint_files import file_sha256 as file_sha256
 from beit3_bench.backbones.checkpoint_layout import bare_names, weights_of
@@ -367,7 +368,7 @@ def load_model_for(
     arguments = dict(head_arguments or {})
     whole = "beit3.text_embed.weight" in source.tensors  # else a vision-only file: the rest needs initial values
     if head in HEADS and whole and not allow_missing:  # every tensor comes from the file
-        model: nn.Module = blank_model(head, config, **arguments).to_empty(device="cpu")
+        model: nn.Module = allocate(blank_model(head, config, **arguments))
     else:
         model = build_model(head, config, **arguments)
     report = load_checkpoint(model, source.tensors, allow_missing, origin)

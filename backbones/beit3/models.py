@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.generation import Decoding, Hypothesis, search
 from beit3_bench.backbones.beit3.multiway import BEiT3, VisionEmbedding
@@ -278,7 +279,7 @@ def build_model(name: str, config: BEiT3Config, **head: Any) -> nn.Module:
         raise BenchError(f"no model for task {name!r}; {did_you_mean(name, sorted(HEADS))}")
     model = blank_model(name, config, **head)
     if torch.get_default_device().type != "meta":
-        model.to_empty(device=torch.get_default_device())
+        allocate(model, torch.get_default_device())
         model.reset_parameters()
     return model
 

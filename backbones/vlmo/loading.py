@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds
+from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, digest
 from beit3_bench.backbones.pins import pin_or_check
@@ -212,7 +213,7 @@ def build(
     with torch.device("meta"):
         module = blank(head, shape.config, outputs)
     if not on_meta:
-        module.to_empty(device="cpu")
+        allocate(module)
         if allow_missing:
             initialise(module)
     ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED)}
@@ -261,6 +262,6 @@ def random_model(head: str, config: VLMoConfig, outputs: int = 0) -> VLMo:
     """A network without training, in evaluation mode."""
     with torch.device("meta"):
         module = blank(head, config, outputs)
-    module.to_empty(device="cpu")
+    allocate(module)
     initialise(module)
     return module.eval()
