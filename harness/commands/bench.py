@@ -10,13 +10,29 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, write_atomic
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import device, dtype
 from beit3_bench.harness.console import echo
 
 
 @click.command("bench")
-@click.option("--task", "tasks", metavar="T[,T2]", default="all", show_default=True, help="Cases to measure.")
-@click.option("--preset", default="base", show_default=True, metavar="NAME", help="Model size; weights are random.")
+@click.option(
+    "--task",
+    "tasks",
+    metavar="T[,T2]",
+    default="all",
+    show_default=True,
+    shell_complete=completion.tasks,
+    help="Cases to measure.",
+)
+@click.option(
+    "--preset",
+    shell_complete=completion.presets,
+    default="base",
+    show_default=True,
+    metavar="NAME",
+    help="Model size; weights are random.",
+)
 @device
 @dtype()
 @click.option(

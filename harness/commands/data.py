@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.data_get import get
 from beit3_bench.harness.commands.options import data_root, quiet, seed, settle
 from beit3_bench.harness.console import HelpGroup, echo
@@ -52,9 +53,16 @@ def tiny(out: Path, seed: int, size: str) -> None:
 
 
 @command.command("verify")
-@click.option("--task", required=True, metavar="NAME", help="Task whose data is checked.")
+@click.option(
+    "--task", required=True, metavar="NAME", shell_complete=completion.tasks, help="Task whose data is checked."
+)
 @data_root("Folder of the data")
-@click.option("--split", metavar="NAME", help="[default: the task's default split, and all others that are there]")
+@click.option(
+    "--split",
+    metavar="NAME",
+    shell_complete=completion.splits,
+    help="[default: the task's default split, and all others that are there]",
+)
 @click.option("--all", "all_images", is_flag=True, help="Decode every image.")
 @click.option(
     "--sample",

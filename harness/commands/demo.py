@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.termination import Terminated
 
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="New folder, or one of an earlier demo, which is gone on with.",
 )
-@click.option("--task", "tasks", metavar="T[,T2]|all", help="Only these tasks [default: all that are installed].")
+@click.option(
+    "--task",
+    "tasks",
+    metavar="T[,T2]|all",
+    shell_complete=completion.tasks,
+    help="Only these tasks [default: all that are installed].",
+)
 @click.option("--overwrite", is_flag=True, help="Discard an earlier demo in the folder.")
 @click.pass_context
 def command(context: click.Context, quick: bool, folder: Path, tasks: str | None, overwrite: bool) -> None:

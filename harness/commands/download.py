@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import mirror, quiet
 from beit3_bench.harness.console import echo
 
@@ -15,11 +16,20 @@ if TYPE_CHECKING:
 
 
 @click.command("download")
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=completion.released)
 @click.option(
-    "--task", "tasks", metavar="NAME[,NAME...]", help="The released file of these tasks, and its tokenizer; or all."
+    "--task",
+    "tasks",
+    metavar="NAME[,NAME...]",
+    shell_complete=completion.tasks,
+    help="The released file of these tasks, and its tokenizer; or all.",
 )
-@click.option("--preset", metavar="NAME", help="With --task: of this size [default: the family's first, base].")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=completion.presets,
+    help="With --task: of this size [default: the family's first, base].",
+)
 @click.option("--family", metavar="NAME", help="With --task: of this family [default: beit3].")
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path), default=Path("."), metavar="DIR", help="Folder [default: .]."

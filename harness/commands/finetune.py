@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import (
     data_root,
     device,
@@ -32,9 +33,16 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("finetune")
-@click.option("--task", required=True, metavar="T", help="Task name (see: beit3-bench tasks).")
+@click.option(
+    "--task", required=True, metavar="T", shell_complete=completion.tasks, help="Task name (see: beit3-bench tasks)."
+)
 @data_root("Folder of the task's data")
-@click.option("--preset", metavar="[FAMILY:]NAME", help="tiny, base, large or giant [default: the checkpoint's].")
+@click.option(
+    "--preset",
+    metavar="[FAMILY:]NAME",
+    shell_complete=completion.presets,
+    help="tiny, base, large or giant [default: the checkpoint's].",
+)
 @click.option("--recipe", metavar="NAME", help="Section of the task's recipe [default: the preset].")
 @click.option("--checkpoint", metavar="[FAMILY:]FILE", help="Pretrained weights to start from.")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights, whatever the preset.")

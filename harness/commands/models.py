@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("models")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.released)
 @click.option("--params", is_flag=True, help="Count the parameters of every preset, part by part.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, params: bool, as_json: bool) -> None:

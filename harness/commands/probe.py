@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import (
     compile_mode,
     compute_of,
@@ -60,7 +61,12 @@ from beit3_bench.harness.console import echo
 @compile_mode
 @workers
 @seed("Seed of the split and of the bootstrap.")
-@click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=completion.presets,
+    help="Architecture, where the checkpoint does not show it.",
+)
 @click.option("--image-size", type=click.IntRange(min=1), metavar="S", help="Input side [default: the checkpoint's].")
 @image_cache
 @features

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import (
     compile_mode,
     compute_of,
@@ -48,7 +49,9 @@ class BatchSize(click.ParamType):
 
 
 @click.command("run")
-@click.option("--task", "tasks", metavar="T[,T2]|all", help="Task name, a comma list, or all.")
+@click.option(
+    "--task", "tasks", metavar="T[,T2]|all", shell_complete=completion.tasks, help="Task name, a comma list, or all."
+)
 @click.option(
     "--checkpoint",
     "checkpoints",
@@ -72,7 +75,7 @@ class BatchSize(click.ParamType):
     metavar="FILE",
     help="Tokenizer of the model [default: beside the checkpoint: beit3.spm, VLMo's vocab.txt].",
 )
-@click.option("--split", metavar="NAME", help="Split [default: the task's own].")
+@click.option("--split", metavar="NAME", shell_complete=completion.splits, help="Split [default: the task's own].")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -94,7 +97,12 @@ class BatchSize(click.ParamType):
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder [default: below results/runs]."
 )
-@click.option("--preset", metavar="NAME", help="Architecture, where the checkpoint does not show it.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=completion.presets,
+    help="Architecture, where the checkpoint does not show it.",
+)
 @click.option(
     "--image-size", type=click.IntRange(min=1), metavar="S", help="Input side in pixels [default: the checkpoint's]."
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.console import echo
 from beit3_bench.text import visible
@@ -16,7 +17,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command("score")
-@click.option("--task", metavar="NAME", help="Task whose protocol scores the file.")
+@click.option("--task", metavar="NAME", shell_complete=completion.tasks, help="Task whose protocol scores the file.")
 @click.option("--predictions", type=_FILE, metavar="PATH", help="Predictions in the task's official format.")
 @click.option("--annotations", type=_FILE, metavar="PATH", help="Official annotations.")
 @click.option("--questions", type=_FILE, metavar="FILE", help="Official questions (vqav2).")

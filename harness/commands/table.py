@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import runs_folder
 from beit3_bench.harness.console import echo
 from beit3_bench.spelling import did_you_mean
@@ -38,7 +39,13 @@ MEASURED = "measured"
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write FILE.md and FILE.csv (and FORMAT)."
 )
-@click.option("--tasks", callback=_names, metavar="T,...", help="Tasks to show [default: those measured, or all].")
+@click.option(
+    "--tasks",
+    callback=_names,
+    metavar="T,...",
+    shell_complete=completion.tasks,
+    help="Tasks to show [default: those measured, or all].",
+)
 @click.option(
     "--systems",
     callback=_names,

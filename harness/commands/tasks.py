@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.console import echo
 from beit3_bench.text import in_words
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("tasks")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.tasks)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> None:
     """List the tasks; with NAME, its splits, metrics, options, expected files and command line."""
