@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import mirror, quiet
 from beit3_bench.harness.console import columns, echo
 from beit3_bench.text import in_words
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 
 @click.command("get")
-@click.option("--task", "tasks", required=True, metavar="NAME[,NAME...]", help="Tasks whose data is fetched, or all.")
+@click.option(
+    "--task",
+    "tasks",
+    required=True,
+    metavar="NAME[,NAME...]",
+    shell_complete=completion.tasks,
+    help="Tasks whose data is fetched, or all.",
+)
 @click.option(
     "--to",
     "folder",
@@ -29,7 +37,10 @@ if TYPE_CHECKING:
     help="Folder of the data set, or of several: coco, nlvr2, ... are made in it.",
 )
 @click.option(
-    "--split", metavar="NAME", help="Only what this split needs; all: every split [default: the task's default]."
+    "--split",
+    metavar="NAME",
+    shell_complete=completion.splits,
+    help="Only what this split needs; all: every split [default: the task's default].",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
 @click.option("--keep-archives", is_flag=True, help="Leave archives in DIR/.../downloads after they are unpacked.")
