@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from beit3_bench.backbones.abilities import (
-    Ability,
     Answers,
-    Captions,
-    Classifies,
-    Detects,
-    Embeds,
-    Item,
-    Segments,
-    checked_values,
 )
 from beit3_bench.backbones.family import Asked, Model
 from beit3_bench.backbones.sources import Source
@@ -33,16 +22,13 @@ from beit3_bench.harness.arguments import (
     as_answers,
     as_device,
     as_dtype,
-    as_texts,
-    check_image,
-    image_items,
-    pair_items,
 )
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, with_prompts_of
 from beit3_bench.harness.objects import plain_model
 from beit3_bench.harness.reading import prepare
+from beit3_bench.harness.ready import ReadyModel
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.session import Clock, run_model
@@ -54,149 +40,6 @@ from beit3_bench.tasks.registry import get_task
 
 if TYPE_CHECKING:
     import pandas
-    import torch
-
-BATCH = 16
-"""Items per forward pass of `ReadyModel`."""
-
-
-class ReadyModel:
-    """A model that can be asked: the network, what is known of it, and the methods of its ability.
-
-    Attributes:
-        module: the network (`torch.nn.Module`; None where the model is none of torch's), on its device, in evaluation mode.
-        card: what was loaded (`backbones.family.ModelCard`).
-        identity: hashes of weights, architecture, pixels and tokens, and the labels that the file says of its outputs.
-        labels: what the outputs are taken to mean, in order; None for an ability without labels, and where nothing says it.
-        notes: what a reader of its numbers must know.
-
-    Images are paths or PIL images. A method of another ability raises BenchError.
-    """
-
-    def __init__(self, model: Model, located: Located, task: type[Task], device: torch.device, request: RunRequest):
-        self.located, self.request = located, request
-        self.model, self.task, self.device, self.compute = model, task, device, request.compute
-        self.card, self.identity = model.card, model.identity
-        self.notes = [*model.notes, *model.assumptions]
-
-    @property
-    def module(self) -> torch.nn.Module | None:
-        return self.model.module
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        return self.model.ability.labels
-
-    def embed(self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None) -> np.ndarray:
-        """Images or texts -> float32 (n, D), rows of unit length."""
-        if (images is None) == (texts is None):
-            raise BenchError("embed: give images=[...] or texts=[...], one of them")
-        if images is not None:
-            items = image_items(images)
-        else:
-            items = [Item(str(n), text=text) for n, text in enumerate(as_texts(texts, "texts"))]
-        return np.stack(self.ask(Embeds, items)) if items else np.zeros((0, 0), np.float32)
-
-    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[str]:
-        """One answer per image and question."""
-        return self.ask(Answers, pair_items(images, questions, "questions"))
-
-    def caption(self, images: Sequence[Any]) -> list[str]:
-        """One caption per image."""
-        return [caption.text for caption in self.ask(Captions, image_items(images))]
-
-    def classify(self, images: Sequence[Any], texts: Sequence[str] | None = None) -> list[tuple[str, float]]:
-        """The best label of each image (pair of images, for a model that takes two) and its probability.
-
-        Where nothing says what the outputs mean, the label is the number of the output.
-        """
-        items = image_items(images) if texts is None else pair_items(images, texts, "texts")
-        best = []
-        for scores in self.ask(Classifies, items):
-            shifted = np.exp(scores - scores.max())
-            place = int(scores.argmax())
-            best.append((self.labels[place] if self.labels else str(place), float(shifted[place] / shifted.sum())))
-        return best
-
-    def detect(self, images: Sequence[Any]) -> list[dict[str, np.ndarray]]:
-        """Per image ``boxes`` (n, 4) x1 y1 x2 y2 in pixels, ``scores`` (n,), ``classes`` (n,) positions in `labels`, and with a mask
-        head ``masks`` (n, H, W).
-        """
-        return self.ask(Detects, image_items(images))
-
-    def segment(self, images: Sequence[Any]) -> list[np.ndarray]:
-        """Per image uint8 (H, W), positions in `labels`."""
-        return self.ask(Segments, image_items(images))
-
-    def ask(self, kind: type[Ability], items: Sequence[Item]) -> list[Any]:
-        """The ability's values, in the order of the items; a value does not depend on the items beside it.
-
-        Raises:
-            BenchError: the model has another ability, or takes another number of images or no text; an image that is none or does
-                not decode, a text that cannot be taken; outputs that are not finite.
-        """
-        ability = self.model.ability
-        if not isinstance(ability, kind):
-            raise BenchError(
-                f"{self.card.checkpoint}: was loaded to {ability.word}, not to {kind.word}; load it for a task that asks {kind.word}"
-            )
-        for item in items:
-            self._check(item, kind)
-        reader = ability.reader
-        prepare_reader(reader, items)
-        values: dict[int, Any] = {}
-        order = sorted(range(len(items)), key=lambda n: (items[n].text is None, -reader.length(items[n]), n))
-        batch: list[int] = []
-        for n in [*order, None]:
-            full = batch and (
-                n is None
-                or len(batch) == BATCH
-                or reader.length(items[n]) != reader.length(items[batch[0]])
-                or (items[n].text is None) != (items[batch[0]].text is None)
-            )
-            if full:
-                values.update(zip(batch, self._predict([items[i] for i in batch]), strict=True))
-                batch = []
-            if n is not None:
-                batch.append(n)
-        return [values[n] for n in range(len(items))]
-
-    def _check(self, item: Item, kind: type[Ability]) -> None:
-        """Raise for what the model cannot be asked."""
-        alone = issubclass(kind, Embeds)  # an image or a text
-        wanted = int(item.text is None) if alone else self.task.images
-        if len(item.images) != wanted:
-            number = "an image alone is" if wanted == 1 else f"{wanted} images, as a pair, are"
-            raise BenchError(
-                f"images[{item.id}]: holds {len(item.images)} images; {number} what {self.task.name} asks about"
-            )
-        if not alone and (item.text is not None) != self.task.uses_text:
-            how = "give a text per image" if self.task.uses_text else "give images alone"
-            raise BenchError(
-                f"example {item.id}: {self.task.name} asks {'with' if self.task.uses_text else 'without'} a text; {how}"
-            )
-        for image in item.images:
-            if not isinstance(image, (str, Path, Image.Image)):
-                raise BenchError(
-                    f"images[{item.id}]: is a {type(image).__name__}; give a path or a PIL image (of an array: Image.fromarray)"
-                )
-
-    def _predict(self, items: Sequence[Item]) -> list[Any]:
-        import torch
-
-        from beit3_bench.backbones.precision import DTYPES
-        from beit3_bench.harness.engine.devices import to_device
-
-        for item in items:
-            for image in item.images:
-                check_image(image, f"images[{item.id}]")
-        ability = self.model.ability
-        batch = ability.reader.collate(items)
-        kind = DTYPES[self.compute.dtype]
-        precision = nullcontext() if kind is torch.float32 else torch.autocast(self.device.type, dtype=kind)
-        with torch.inference_mode(), precision:
-            values = ability.predict(to_device(batch, self.device))
-        return checked_values(ability, values, [item.id for item in items])
 
 
 def load(
@@ -262,7 +105,7 @@ def load(
         if line is None:
             raise
         raise BenchError(f"{located.path}: {line}") from error
-    return ReadyModel(model, located, task_class, where, request)
+    return ReadyModel(model, located, with_prompts_of(instance, model.card.family), where, request)
 
 
 def _asked(task: Task, data_root: str | Path | None, answers: tuple[str, ...] | None) -> Asked:

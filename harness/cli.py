@@ -28,6 +28,7 @@ VERBS = {
     "demo": (f"{_COMMANDS}.demo:command", "Show everything on a tiny synthetic world, without data or weights."),
     "init": (f"{_COMMANDS}.init:command", "Write a beit3-bench.toml: where data and checkpoints are, device, caches."),
     "run": (f"{_COMMANDS}.run:command", "Evaluate a checkpoint on one task, several, or all."),
+    "predict": (f"{_COMMANDS}.predict:command", "Ask a checkpoint about your own pictures: answers, boxes, a search."),
     "probe": (f"{_COMMANDS}.probe:command", "Classify ImageNet from frozen features: k-NN or a linear probe."),
     "finetune": (f"{_COMMANDS}.finetune:command", "Fine-tune a checkpoint on a task."),
     "score": (f"{_COMMANDS}.score:command", "Score a prediction file, or a run folder again, without a model."),

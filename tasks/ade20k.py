@@ -241,6 +241,9 @@ DATA_ROOT/                        = ADEChallengeData2016
     def labels_without_data(self) -> tuple[str, ...]:
         return tuple(class_names())
 
+    def words(self, label: str) -> str:
+        return label.replace("_", " ")
+
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:

@@ -150,6 +150,15 @@ DATA_ROOT/
         )
         return [*notes, assumption]
 
+    def customary_labels(self, count: int) -> tuple[str, ...] | None:
+        """The categories of COCO in order of id, of a detector of 80 classes."""
+        if count != len(COCO_IDS):
+            return None
+        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+        names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by id; those that COCO left out are N/A
+        return tuple(names[number] for number in COCO_IDS)
+
     # ---- asking ---------------------------------------------------------------------------------------------------
 
     def item(self, example: Example) -> Item:

@@ -191,6 +191,28 @@ class Task(ABC):
         """What the outputs of released heads mean, where that is known without the data."""
         return None
 
+    def customary_labels(self, count: int) -> tuple[str, ...] | None:
+        """What so many outputs of a head mean that does not say it itself, where neither data nor `labels_without_data` do: the order
+        of the heads that were released for this task. For showing alone; no number stands on it.
+        """
+        return None
+
+    def words(self, label: str) -> str:
+        """A label as people say it."""
+        return label
+
+    def candidates(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """What pictures are compared with where there is no data, for a task that asks `Embeds`: names, each with the texts that stand
+        for it, of each name as many.
+
+        Args:
+            names: as the caller gives them; none = the task's own.
+
+        Raises:
+            BenchError: none are given, and the task has none of its own.
+        """
+        raise BenchError(f"task {self.name} compares pictures with nothing")
+
     def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         """Compare what a checkpoint's outputs mean with what this data takes them to mean.
 

@@ -26,6 +26,12 @@ class EmbeddingTask(Task):
         """Unit-length embeddings, float32 (D,)."""
         return [{"id": e.id, "embedding": value} for e, value in zip(examples, values, strict=True)]
 
+    def candidates(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """The texts themselves."""
+        if not names:
+            raise BenchError(f"task {self.name} compares pictures with texts; give at least one text")
+        return [(name, [name]) for name in names]
+
 
 def embeddings_of(examples: Sequence[Example], rows: Mapping[str, Row]) -> np.ndarray:
     """Their embeddings, (n, D), in their order.

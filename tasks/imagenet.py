@@ -20,6 +20,8 @@ from beit3_bench.backbones.abilities import Classifies
 from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
+    IMAGENET_CLASSES,
+    WORDNET_ID,
     are_numbers,
     are_wordnet_ids,
     check_class_folders,
@@ -134,6 +136,23 @@ class ImageNet(ImageFolders, EmbeddingTask):
         """WordNet id -> the texts of its class, one per template."""
         classes = self.classes()
         names = self._named(classes) if self.options.class_names else self._by_default(classes)
+        return dict(zip(classes, self._in_templates(names), strict=True))
+
+    def candidates(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Classes by name, in the templates of the evaluation: those given, those of ``class_names``, else ImageNet's 1,000."""
+        listed = self.options.class_names
+        if names and listed is not None:
+            raise BenchError(f"{listed}: classes are given as texts, too; leave one of them out")
+        if not names and listed is not None:
+            content = read_json(listed, "class names", CLASS_NAMES_FORM)
+            names = list(content.values() if isinstance(content, dict) else content) if content else []
+            if not names or not all(isinstance(name, str) for name in names):
+                raise BenchError(f"{listed}: expected {CLASS_NAMES_FORM}")
+        chosen = names or self._by_default(imagenet_classes())
+        return list(zip(chosen, self._in_templates(chosen), strict=True))
+
+    def _in_templates(self, names: Sequence[str]) -> list[list[str]]:
+        """The texts of each name, one per template."""
         templates: Sequence[str] = (self.prompts and self.prompts.templates) or ["{}"]
         if self.options.templates:
             path = self.options.templates
@@ -144,7 +163,7 @@ class ImageNet(ImageFolders, EmbeddingTask):
                 or not all(isinstance(t, str) and "{}" in t for t in templates)
             ):
                 raise BenchError(f"{path}: expected a non-empty JSON list of strings that contain {{}}")
-        return {wnid: [t.replace("{}", name) for t in templates] for wnid, name in zip(classes, names, strict=True)}
+        return [[t.replace("{}", name) for t in templates] for name in names]
 
     def _named(self, classes: list[str]) -> list[str]:
         path = self.options.class_names
@@ -262,6 +281,19 @@ class ImageNetLinear(ImageFolders):
     def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         assert split.labels is not None
         return check_class_folders(split.labels, self.options.class_names, self.data_root / "val", outputs)
+
+    def customary_labels(self, count: int) -> tuple[str, ...] | None:
+        """WordNet ids in sorted order, of a head with ImageNet's 1,000 outputs."""
+        return tuple(imagenet_classes()) if count == IMAGENET_CLASSES else None
+
+    def words(self, label: str) -> str:
+        """The lemmas of a WordNet id."""
+        if not WORDNET_ID.fullmatch(label):
+            return label
+        from timm.data import ImageNetInfo
+
+        known = ImageNetInfo("imagenet-1k")
+        return known.label_name_to_description(label) if label in known.label_names() else label
 
     def read(self, split: str) -> Split:
         return self.labelled_images(split)

@@ -52,13 +52,14 @@ def open_upright(path: str | Path, content: bytes | None = None, side: int | Non
     with opened(path, content, _formats(path, content), mend="give another picture") as image:
         if side is not None and image.format == "JPEG":
             image.draft("RGB", (side, side))
-        image.load()
-        return upright(image)
+        return upright_copy(image)
 
 
 def upright_copy(image: Image.Image) -> Image.Image:
-    """A PIL image as RGB, upright."""
-    return upright(image).copy()
+    """A PIL image as RGB, upright, without the metadata that say how it is to be turned (and where it was taken)."""
+    copied = upright(image).copy()
+    copied.info.clear()
+    return copied
 
 
 def _read(path: str | Path) -> bytes:

@@ -50,6 +50,7 @@ def test_every_orientation_is_turned_upright(tmp_path, orientation, kind):
         with Image.open(path) as image:
             assert (image.size == (40, 60)) == (orientation in ON_ITS_SIDE)
     assert close(open_upright(path), scene())
+    assert not open_upright(path).getexif()  # or somebody turns it again
     with Image.open(path) as image:
         assert close(upright_copy(image), scene())
 
