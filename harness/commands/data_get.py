@@ -134,6 +134,8 @@ def plan_as_text(pieces: Sequence[Piece], amount: Amount) -> str:
 
 
 def _size(piece: Piece) -> str:
+    if piece.state == "there":
+        return ""
     size = in_words(piece.size) if piece.size is not None else "size unknown"
     if piece.place.listed_in and piece.place.files:
         size = f"{piece.place.files:,} images"
@@ -141,4 +143,6 @@ def _size(piece: Piece) -> str:
 
 
 def _source(piece: Piece) -> str:
+    if piece.state == "there":
+        return ""
     return f"{piece.url or 'see below'} ({piece.place.licence})"

@@ -16,14 +16,12 @@ from beit3_bench.checksums import difference
 from beit3_bench.download import Refused, download
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, refuse_link, write_atomic
-from beit3_bench.harness.data.plan import DOWNLOADS, Piece
+from beit3_bench.harness.data.plan import DOWNLOADS, Piece, listed_names
 from beit3_bench.harness.data.unpack import Damaged, unpack
 from beit3_bench.harness.evidence.verify_files import check_official
 from beit3_bench.harness.progress import Reporting
 from beit3_bench.locks import Held, hold
 from beit3_bench.tasks.facts import read_facts
-from beit3_bench.tasks.files import field, read_json
-from beit3_bench.tasks.places import is_file_name
 
 AT_ONCE = 8
 """Pictures that are fetched at the same time, where each is a file of its own."""
@@ -39,6 +37,7 @@ def get(pieces: Sequence[Piece], keep_archives: bool = False, reporting: Reporti
         BenchError: from `download` and `unpack`; another process does the same. What has arrived is kept.
     """
     reporting = reporting or Reporting("none")
+    refusals: list[Refused] = []
     for root in dict.fromkeys(piece.root for piece in pieces):
         of_root = [piece for piece in pieces if piece.root == root]
         wanted = [piece for piece in of_root if piece.state in ("get", "unpack")]
@@ -49,13 +48,19 @@ def get(pieces: Sequence[Piece], keep_archives: bool = False, reporting: Reporti
             for piece in unpacked:  # and then killed
                 _tidy(piece, keep_archives)
             for piece in sorted(wanted, key=lambda piece: bool(piece.place.listed_in)):  # lists before what they list
-                _get(piece, keep_archives, reporting)
+                try:
+                    _get(piece, keep_archives, reporting)
+                except Refused as error:  # the others may be given out
+                    refusals.append(error)
+    if refusals:
+        others = f"; and {len(refusals) - 1} more are not given out" if len(refusals) > 1 else ""
+        raise BenchError(f"{refusals[0]}{others}") from refusals[0]
 
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """The folder of downloads, held against other processes, and removed where nothing is left in it."""
-    folder = root / DOWNLOADS
+    folder, new = root / DOWNLOADS, not root.exists()
     make_folder(root)
     refuse_link(folder)
     make_folder(folder)
@@ -70,6 +75,8 @@ def _alone(root: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock.unlink()
             folder.rmdir()  # if nothing is left in it
+            if new:
+                root.rmdir()  # likewise
         os.close(held)
 
 
@@ -146,30 +153,13 @@ def _tidy(piece: Piece, keep_archives: bool) -> None:
 # ---- pictures, each a file of its own ------------------------------------------------------------------------------------------
 
 
-def _names(piece: Piece) -> list[str]:
-    """File names of pictures, from the annotations that list them; they are no more than names."""
-    listed_in = piece.place.listed_in
-    path = next(
-        (p for f in (".", "annotations") if (p := piece.root / f / listed_in).is_file()), piece.root / listed_in
-    )
-    names = []
-    for number, record in enumerate(field(read_json(path, "annotations"), "images", list, str(path))):
-        name = field(record, "file_name", str, f"{path}: images[{number}]")
-        if not is_file_name(name) or name.startswith("."):
-            raise BenchError(
-                f"{path}: images[{number}]: {name[:100]!r} is no plain name of a file; get the annotations again"
-            )
-        names.append(name)
-    return list(dict.fromkeys(names))
-
-
 def _get_pictures(piece: Piece, reporting: Reporting) -> None:
     """Those that are not there yet, several at a time."""
     (target,) = piece.place.members.values()
     folder = piece.place.find(piece.root, target) or piece.place.put(piece.root, target)
     refuse_link(folder)
     make_folder(folder)
-    names = _names(piece)
+    names = listed_names(piece.place, piece.root)
     left = [name for name in names if not (folder / name).exists()]
     sources = [piece.url] if piece.mirror or not piece.place.other_url else [piece.url, piece.place.other_url]
     gave = sources[:1]  # the last one that gave a picture, to be asked first

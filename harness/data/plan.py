@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,8 @@ from beit3_bench.harness.settings.places import NotThere, find_data
 from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.facts import read_facts
-from beit3_bench.tasks.places import Place
+from beit3_bench.tasks.files import field, read_json
+from beit3_bench.tasks.places import Place, is_file_name
 
 DOWNLOADS = "downloads"
 """Folder below a data root for what is on its way: archives, and notes on those that are being unpacked."""
@@ -34,8 +37,8 @@ class Piece:
 
     place: Place
     root: Path
-    tasks: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    tasks: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
     mirror: str | None = None
     size: int | None = None
 
@@ -162,15 +165,50 @@ def pieces_of(
         else:
             piece.place = piece.place.with_members(place)
         unfinished = piece.unfinished() or []
-        missing = place.missing(root, elsewhere) + [t for t in place.members.values() if t in unfinished]
+        missing = _missing(place, root, elsewhere) + [t for t in place.members.values() if t in unfinished]
         piece.missing = list(dict.fromkeys([*piece.missing, *missing]))
         piece.tasks = list(dict.fromkeys([*piece.tasks, task.name]))
     return pieces
 
 
+def _missing(place: Place, root: Path, elsewhere: Callable[[str], Path | None]) -> list[str]:
+    """As `Place.missing`; pictures are there when all are that their list names, where the list is there."""
+    if not place.listed_in or _list_of(place, root) is None:
+        return place.missing(root, elsewhere)
+    targets = list(place.members.values())
+    folders = [place.find(root, target) for target in targets]
+    there = {name for folder in folders if folder is not None for name in os.listdir(folder)}
+    return targets if set(listed_names(place, root)) - there else []
+
+
+def _list_of(place: Place, root: Path) -> Path | None:
+    return next((path for f in (".", "annotations") if (path := root / f / place.listed_in).is_file()), None)
+
+
+def listed_names(place: Place, root: Path) -> list[str]:
+    """File names of pictures, from the annotations that list them; they are no more than names.
+
+    Raises:
+        BenchError: no such file, or a name with folders.
+    """
+    path = _list_of(place, root) or root / place.listed_in
+    names = []
+    for number, record in enumerate(field(read_json(path, "annotations"), "images", list, str(path))):
+        name = field(record, "file_name", str, f"{path}: images[{number}]")
+        if not is_file_name(name) or name.startswith("."):
+            raise BenchError(
+                f"{path}: images[{number}]: {name[:100]!r} is no plain name of a file; get the annotations again"
+            )
+        names.append(name)
+    return list(dict.fromkeys(names))
+
+
 def places_of_missing(task: type[Task], splits: Sequence[str], root: Path) -> list[str]:
     """Where what splits lack comes from, a line each, and the command that gets it."""
-    gone = [piece for piece in pieces_of(task, splits, root) if piece.missing]
+    try:
+        gone = [piece for piece in pieces_of(task, splits, root) if piece.missing]
+    except BenchError:  # of a broken list of pictures, which is a finding of its own
+        return []
     lines = [f"{' '.join(piece.missing)}: {piece.url or '; '.join(piece.steps())}" for piece in gone]
     for split in splits:
         if any(piece.missing for piece in pieces_of(task, [split], root)):

@@ -211,6 +211,21 @@ def test_bad_input_is_a_line(server: FaultyServer, tmp_path: Path, words: list[s
     assert below(tmp_path, ".") == {}
 
 
+def test_what_is_not_given_out_does_not_keep_the_rest_from_coming(server: FaultyServer, tmp_path: Path) -> None:
+    server.faults = {"annotations_trainval2017.zip": ["403"]}
+    words = ("data", "get", "--task", "coco-det", "--to", tmp_path)
+    done = type_in(*words)
+    assert done.exit_code == 2
+    assert "annotations_trainval2017.zip: the server says 403" in done.stderr
+    assert (tmp_path / "coco" / "val2017").is_dir()
+    assert type_in(*words).exit_code == 0
+    server.files.clear()
+    done = type_in(*words[:4], "--split", "train2017", "--to", tmp_path / "new")
+    assert "says 404" in done.stderr
+    assert "and 1 more are not given out" in done.stderr
+    assert not (tmp_path / "new" / "coco").exists()
+
+
 def test_a_file_where_the_folder_belongs_is_a_line(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "coco").write_text("mine")
     done = type_in("data", "get", "--task", "coco-det", "--to", tmp_path)

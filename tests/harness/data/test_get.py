@@ -21,7 +21,7 @@ from beit3_bench.download import download
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.data import get as get_module
 from beit3_bench.harness.data.get import get
-from beit3_bench.harness.data.plan import Piece
+from beit3_bench.harness.data.plan import Piece, _missing
 from beit3_bench.tasks.places import Place
 
 IMAGES = {f"val/{n}.jpg": random.Random(n).randbytes(20_000 + n) for n in range(12)}
@@ -253,7 +253,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from beit3_bench.harness.data.get import get
-from beit3_bench.harness.data.plan import Piece
+from beit3_bench.harness.data.plan import Piece, _missing
 from beit3_bench.tasks.places import Place
 root, url, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 piece = Piece(Place("val.zip", url=url + "/val.zip", checksum=checksum, members={"val/": "val/"}), root)
@@ -389,7 +389,7 @@ def pictures_of(root: Path, server: FaultyServer, names: list[str], **stated: ob
         "listed_in": "list.json",
     }
     place = Place("val-images", **(named | {"files": len(names)} | stated))
-    return Piece(place, root, missing=place.missing(root))
+    return Piece(place, root, missing=_missing(place, root, lambda target: None))
 
 
 def test_pictures_are_fetched_one_by_one_and_only_those_that_lack(server: FaultyServer, tmp_path: Path) -> None:
@@ -420,5 +420,14 @@ def test_pictures_that_one_place_refuses_come_from_the_other(server: FaultyServe
 
 @pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/b.jpg", "", ".hidden", "..", "x\0.jpg", "a\\b.jpg"])
 def test_names_of_pictures_are_names(server: FaultyServer, tmp_path: Path, name: str) -> None:
-    refused(pictures_of(tmp_path / "root", server, ["0.jpg", name]), r"images\[1\]: .* is no plain name of a file")
+    piece = pictures_of(tmp_path / "root", server, ["0.jpg"])
+    with pytest.raises(BenchError, match=r"images\[1\]: .* is no plain name of a file"):
+        pictures_of(tmp_path / "root", server, ["0.jpg", name])
+    refused(piece, r"images\[1\]: .* is no plain name of a file")
     assert server.asked == []
+
+
+def test_as_many_pictures_as_their_list_names_are_all_of_them(server: FaultyServer, tmp_path: Path) -> None:
+    server.files["0.jpg"] = b"image"
+    get([pictures_of(tmp_path / "root", server, ["0.jpg"], files=4_500)])
+    assert pictures_of(tmp_path / "root", server, ["0.jpg"], files=4_500).state == "there"
