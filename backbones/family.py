@@ -20,7 +20,7 @@ from beit3_bench.errors import BenchError
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.abilities import Ability
+    from beit3_bench.backbones.abilities import Ability, Matches
     from beit3_bench.backbones.benchmark import Benchmark
     from beit3_bench.backbones.released import ReleasedFile
     from beit3_bench.backbones.training import EngineRequest, Training, TrainingEngine, TrainingOptions
@@ -65,6 +65,7 @@ class Asked:
     check_outputs: compares a file's outputs with the data's; called by `Family.load` as soon as they are known. Returns notes
         for the result (what could not be known). Raises BenchError where they mean something else.
     values: options of the task by name; those that a family knows are its protocol (``num_beams``), None = the family's own.
+    labels_source: the file or folder that they were read from, for messages.
     """
 
     ability: type[Ability]
@@ -74,6 +75,7 @@ class Asked:
     labels: tuple[str, ...] | None = None
     check_outputs: Callable[[Outputs], list[str]] = _unchecked
     values: Mapping[str, Any] = field(default_factory=dict)
+    labels_source: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,20 @@ class Identity:
         }
 
 
+@dataclass(frozen=True)
+class SecondPass:
+    """How a family looks again at what `Model.ability` found.
+
+    ability: of the same network.  candidates: best of the first pass that a query is compared with.
+    adds_first: whether the score of the first pass joins that of the second.  given: whether the user said how many.
+    """
+
+    ability: Matches
+    candidates: int
+    adds_first: bool
+    given: bool = False
+
+
 @dataclass
 class Model:
     """An ability with its weights, and everything that belongs to them.
@@ -174,6 +190,7 @@ class Model:
     companions: files beside the checkpoint that were read (the tokenizer), by option.
     metadata: what the file carries beside its weights, where this project wrote it.
     outputs: what the file says of the outputs of its head; None for an ability without labels.
+    second: a second pass over the first one's best; None = there is one pass.
     """
 
     ability: Ability
@@ -188,6 +205,7 @@ class Model:
     companions: dict[str, Path] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     outputs: Outputs | None = None
+    second: SecondPass | None = None
 
     @property
     def module(self) -> torch.nn.Module | None:

@@ -28,6 +28,8 @@ ENTRY_POINT_GROUP = "beit3_bench.families"
 BUILT_IN = {
     "beit3": "beit3_bench.backbones.beit3.family:BEiT3Family",
     "vlmo": "beit3_bench.backbones.vlmo.family:VLMoFamily",
+    "albef": "beit3_bench.backbones.albef.family:AlbefFamily",
+    "blip": "beit3_bench.backbones.blip.family:BlipFamily",
     "openclip": "beit3_bench.backbones.openclip.family:OpenClipFamily",
 }
 

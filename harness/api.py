@@ -60,7 +60,7 @@ def load(
             file does not say it.
         tokenizer: file; None = beside the checkpoint.
         options: ``preset``, ``image_size`` (pixels), ``allow_missing`` (patterns of tensors); ``answers`` (in the order of the
-            outputs: a list, or the official ``answer2label.txt``) for vqav2, instead of those of the data; options of the task
+            outputs: a list, or a file: the official ``answer2label.txt`` or ``answer_list.json``) for vqav2, instead of those of the data; options of the task
             (``num_beams``) and of the family (``num_heads``).
 
     Raises:
@@ -113,7 +113,8 @@ def _asked(task: Task, data_root: str | Path | None, answers: tuple[str, ...] | 
     if data_root is not None and answers is None:
         return task.asked(task.read(task.default_split))
     labels = task.labels_without_data() if answers is None else answers
-    return task.asked(Split(task.default_split, (), labels, Path("answers")))
+    file = vars(task.options).get("answer_vocab") if answers is None else None
+    return task.asked(Split(task.default_split, (), labels, Path(file or "answers")))
 
 
 # ---- evaluating -----------------------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ class Task(ABC):
             split.labels,
             lambda outputs: self.check_outputs(split, outputs) if split.labels is not None else [],
             dict(vars(self.options)),
+            split.labels_source,
         )
 
     def options_in_force(self) -> dict[str, Any]:

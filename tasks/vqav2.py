@@ -25,6 +25,7 @@ from beit3_bench.tasks.files import (
     read_json,
     read_json_lines,
     read_records,
+    read_text,
     unique,
     whole_number,
     write_json,
@@ -40,7 +41,9 @@ RELEASED_ANSWERS = 3_129
 FIRST_ANSWERS = ("net", "pitcher", "orange", "yes", "white", "skiing", "red")
 """How the official annotations of train2014 begin, and with them the answers of released heads."""
 MINIVAL_IMAGES = 1_000
-VOCABULARY_FORM = 'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt'
+VOCABULARY_FORM = (
+    'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt, or a JSON list of answers'
+)
 RESULTS_FORM = 'a JSON list of {"question_id": 42, "answer": "yes"}'
 SUBSETS = {
     "train": "train2014",
@@ -118,9 +121,12 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def read_answer_vocabulary(path: Path) -> list[str]:
-    """The official ``answer2label.txt``: one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ..."""
-    answers: list[str] = []
-    for number, record in read_json_lines(path, "answer vocabulary", VOCABULARY_FORM):
+    """The official ``answer2label.txt``, one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ...; or ALBEF's and BLIP's
+    ``answer_list.json``, a JSON list of answers.
+    """
+    listed = read_text(path, "answer vocabulary", VOCABULARY_FORM).lstrip().startswith("[")
+    answers: list[str] = _answer_list(path) if listed else []
+    for number, record in () if listed else read_json_lines(path, "answer vocabulary", VOCABULARY_FORM):
         source = f"{path}:{number}"
         if whole_number(record, "label", source) != len(answers):
             raise BenchError(
@@ -130,6 +136,14 @@ def read_answer_vocabulary(path: Path) -> list[str]:
     if not answers:
         raise BenchError(f"{path}: holds no answers; give the official answer2label.txt")
     unique(answers, str(path), "answer")
+    return answers
+
+
+def _answer_list(path: Path) -> list[str]:
+    answers = read_json(path, "answer vocabulary")
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            raise BenchError(f"{path}: [{number}] is a {type(answer).__name__}; a list of answers holds texts alone")
     return answers
 
 
@@ -163,7 +177,7 @@ The json files may also lie in DATA_ROOT itself."""
 
     @dataclass
     class Options:
-        """answer_vocab: official ``answer2label.txt``; default: built from train and val by the official rule."""
+        """answer_vocab: official ``answer2label.txt`` or ``answer_list.json``; default: built from train and val by the official rule."""
 
         answer_vocab: Path | None = None
 

@@ -26,8 +26,8 @@ from beit3_bench.backbones.beit3.native import (
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer, find_tokenizer
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, digest
-from beit3_bench.backbones.pins import pin_or_check
+from beit3_bench.backbones.described import described, random_values
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
@@ -167,31 +167,22 @@ def model_of(
     Raises:
         BenchError: a released file that differs from its pinned hash.
     """
-    released = find_released(source.path)
-    if released is not None:
-        pin_or_check(source.path, released.name, loaded.sha256)
     report = loaded.report
-    card = ModelCard(
-        family="beit3",
-        checkpoint=source.path.name,
-        sha256=loaded.sha256,
+    card, identity = described(
+        "beit3",
+        source,
+        loaded.sha256,
+        loaded.model,
+        loaded.preprocessing,
+        tokenizer,
+        loaded.config.to_dict(),
         preset=loaded.preset,
-        weight=released.name if released else None,
-        image_size=image_size or loaded.config.image_size,
-        params=sum(p.numel() for p in loaded.model.parameters()),
         protocol=protocol,
-        trained_for=(released.task or "") if released else loaded.metadata.get("task"),
-        trained_on=released.trained_on if released else (),
-        settings=loaded.config.to_dict(),
-        preprocessing=loaded.preprocessing.to_dict(),
-        resolved=dict(resolved or {}),
-    )
-    identity = Identity(
-        weights=loaded.sha256,
-        architecture=digest({**loaded.config.to_dict(), **loaded.shape}),
-        pixels=loaded.preprocessing.canary_hash(),
-        tokens=tokenizer.fingerprint if tokenizer else None,
+        image_size=image_size or loaded.config.image_size,
+        architecture={**loaded.config.to_dict(), **loaded.shape},
+        trained_for=loaded.metadata.get("task"),
         labels=labels_in(loaded.metadata, loaded.path),
+        resolved=resolved,
     )
     return Model(
         ability,
@@ -262,8 +253,4 @@ def random_tensors(model: nn.Module, report: LoadReport, allow_missing: Sequence
     """A note that names the tensors that a run with ``--allow-missing`` computes with, but no checkpoint ever had."""
     unread = model.unread if isinstance(model, BEiT3Head) else ()
     missing = [n for n in report.missing if not any(fnmatch.fnmatchcase(n, pattern) for pattern in unread)]
-    if not allow_missing or not missing:
-        return []
-    named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-    kept = "1 tensor kept its random values" if len(missing) == 1 else f"{len(missing)} tensors kept random values"
-    return [f"{kept} ({named}): this measures no trained model"]
+    return random_values(missing) if allow_missing else []

@@ -6,17 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit3_bench.backbones.precision import exact
 from beit3_bench.backbones.vlmo.config import VLMoConfig
 from beit3_bench.backbones.vlmo.model import VLMo
 
 HEAD_EPS = 1e-5
 """Of their LayerNorms: PyTorch's own."""
-
-
-def exact(layer: nn.Module, x: Tensor) -> Tensor:
-    """A last layer in the precision of its weights, also under autocast: eight bits of a logit or an embedding make ties."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer(x.to(next(layer.parameters()).dtype))
 
 
 class Projection(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds
 from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, Outputs, digest
-from beit3_bench.backbones.pins import pin_or_check
+from beit3_bench.backbones.described import described, random_values
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
@@ -24,7 +24,7 @@ from beit3_bench.backbones.vlmo.heads import Retrieval, VisualQuestionAnswering,
 from beit3_bench.backbones.vlmo.model import VLMo
 from beit3_bench.backbones.vlmo.native import AnswerClassifier, DualEncoder, NativeAbility, PairClassifier
 from beit3_bench.backbones.vlmo.resizing import resized_tables
-from beit3_bench.backbones.vlmo.tokenizer import WordPiece, compare_vocabulary, find_vocabulary
+from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
 
 IGNORED = (
@@ -100,17 +100,22 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     preprocessing = Preprocessing(shape.config.image_size)
     head = HEADS[name]
     reader = NativeReader(preprocessing, tokenizer, head.multiple, shape.config.vocab_size, source.path)
-    card, identity = _described(source, checkpoint, head, module, preprocessing, tokenizer)
-    notes = [*checkpoint.notes, *shape.notes]
-    if filled.missing:
-        notes.append(
-            f"{len(filled.missing)} tensors kept random values ({', '.join(filled.missing[:5])}): this measures no trained model"
-        )
+    card, identity = described(
+        "vlmo",
+        source,
+        checkpoint.sha256,
+        module,
+        preprocessing,
+        tokenizer,
+        module.config.to_dict(),
+        preset=module.config.preset_name,
+        protocol=head.protocol,
+    )
     return Model(
         head.ability(module, reader, preprocessing),
         card,
         identity,
-        notes=notes,
+        notes=[*checkpoint.notes, *shape.notes, *random_values(filled.missing)],
         assumptions=assumptions,
         missing=filled.missing,
         unexpected=filled.unexpected,
@@ -119,42 +124,6 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         companions={"tokenizer": file} if file else {},
         metadata=checkpoint.metadata,
     )
-
-
-def _described(
-    source: Source,
-    checkpoint: Checkpoint,
-    head: Head,
-    module: VLMo,
-    preprocessing: Preprocessing,
-    tokenizer: WordPiece | None,
-) -> tuple[ModelCard, Identity]:
-    """Raises: BenchError: a released file that differs from its pinned hash."""
-    released = find_released(source.path)
-    if released is not None:
-        pin_or_check(source.path, released.name, checkpoint.sha256)
-    config = module.config
-    card = ModelCard(
-        family="vlmo",
-        checkpoint=source.path.name,
-        sha256=checkpoint.sha256,
-        preset=config.preset_name,
-        weight=released.name if released else None,
-        image_size=config.image_size,
-        params=sum(p.numel() for p in module.parameters()),
-        protocol=head.protocol,
-        trained_for=(released.task or "") if released else None,
-        trained_on=released.trained_on if released else (),
-        settings=config.to_dict(),
-        preprocessing=preprocessing.to_dict(),
-    )
-    identity = Identity(
-        weights=checkpoint.sha256,
-        architecture=digest(config.to_dict()),
-        pixels=preprocessing.canary_hash(),
-        tokens=tokenizer.fingerprint if tokenizer else None,
-    )
-    return card, identity
 
 
 def _check_outputs(checkpoint: Checkpoint, name: str, asked: Asked, options: LoadOptions) -> tuple[int, list[str]]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from beit3_bench.backbones.patches import resize_positions
 from beit3_bench.backbones.vlmo.config import BIAS_TABLE, IMAGE_POSITIONS, TEXT_POSITIONS, FileShape
 
 _BRACKET = 1e-6
@@ -28,13 +28,6 @@ def resized_tables(tensors: Mapping[str, Tensor], shape: FileShape) -> tuple[dic
         changed[TEXT_POSITIONS] = tensors[TEXT_POSITIONS][: config.text_rows]
         resized[TEXT_POSITIONS] = f"{rows} -> {config.text_rows}"
     return changed, resized
-
-
-def resize_positions(table: Tensor, source: int, target: int) -> Tensor:
-    """Absolute positions (1, 1 + source^2, D) -> (1, 1 + target^2, D): bicubic, the row of CLS is kept."""
-    square = table[:, 1:].float().unflatten(1, (source, source)).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=(target, target), mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
 
 
 def resize_biases(table: Tensor, source: int, target: int) -> Tensor:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from functools import partial
 
 from beit3_bench.backbones.released import PublishedScore, ReleasedFile
+from beit3_bench.backbones.wordpiece import VOCABULARY_FILE, VOCABULARY_SHA256
 
 OFFICIAL_LOCATION = "https://github.com/wenhui0924/vlmo_ckpts/releases/download/vlmo"
 VOCABULARY_LOCATION = "https://huggingface.co/google-bert/bert-base-uncased/resolve/main"
-VOCABULARY_FILE = "vocab.txt"
-VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
-"""Of bert-base-uncased's, with which all released files were trained."""
 
 _LICENCE = "none of its own; the code's is MIT"
 _released = partial(
@@ -98,7 +96,7 @@ WEIGHTS: tuple[ReleasedFile, ...] = (
         "bert-base-uncased",
         VOCABULARY_FILE,
         "tokenizer",
-        note="WordPiece vocabulary of all released VLMo files",
+        note="WordPiece vocabulary of all released VLMo, ALBEF and BLIP files",
         licence="Apache-2.0",
         family="vlmo",
         location=VOCABULARY_LOCATION,

@@ -43,7 +43,7 @@ def test_a_released_file_needs_the_released_vocabulary(tmp_path):
 
 
 def test_the_end_of_lines_changes_no_fingerprint(tmp_path):
-    from beit3_bench.backbones.vlmo.tokenizer import WordPiece
+    from beit3_bench.backbones.wordpiece import WordPiece
 
     content = VOCABULARY.read_bytes()
     plain, dos = (WordPiece(c, "vocab.txt", 40) for c in (content, content.replace(b"\n", b"\r\n")))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmo_golden import ARCHITECTURES, VOCABULARY, document, inputs
 
-from beit3_bench.backbones.vlmo.tokenizer import WordPiece, basic_words, find_vocabulary
+from beit3_bench.backbones.wordpiece import WordPiece, basic_words, find_vocabulary
 from beit3_bench.errors import BenchError
 
 

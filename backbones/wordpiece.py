@@ -1,4 +1,4 @@
-"""WordPiece over a ``vocab.txt``, as the `BertTokenizer` (lower-casing) of transformers 4 that VLMo was trained with.
+"""WordPiece over a ``vocab.txt``, as the `BertTokenizer` (lower-casing) of transformers 4 that VLMo, ALBEF and BLIP were trained with.
 
 Words are split here as that class splits them: the normaliser of the library `tokenizers` follows another version of Unicode, and
 the two differ on marks, punctuation and ideographs that are newer than it. Pieces are the library's.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beit3_bench.backbones.reading import pad_ids
-from beit3_bench.backbones.vlmo.weights import VOCABULARY_FILE, VOCABULARY_SHA256
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 
@@ -24,8 +23,15 @@ if TYPE_CHECKING:
 
     from beit3_bench.backbones.released import ReleasedFile
 
+VOCABULARY_FILE = "vocab.txt"
+VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+"""Of bert-base-uncased's."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
+_JOINED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+    (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
 _LARGEST = 2**26  # bytes of a vocabulary; bert-base-uncased's has 232 kB
 _SPLIT_SPECIAL = re.compile("(" + "|".join(re.escape(token) for token in SPECIAL) + ")")
 _IDEOGRAPHS = (
@@ -90,6 +96,7 @@ class WordPiece:
         self.max_tokens, self.size = max_tokens, len(entries)
         self.fingerprint = hashlib.sha256("".join(f"{entry}\n" for entry in entries).encode()).hexdigest()
         self.special = {token: vocabulary[token] for token in SPECIAL}
+        self._entries = entries
         model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
         self._pieces = Tokenizer(model)
 
@@ -111,8 +118,16 @@ class WordPiece:
         return cls(content, str(path), max_tokens)
 
     def encode(self, text: str, source: str = "text") -> list[int]:
-        """[CLS] ids [SEP], cut to ``max_tokens``; a text without words has the two alone. Special tokens that are written out are
-        taken as such.
+        """[CLS] ids [SEP], cut to ``max_tokens``; a text without words has the two alone.
+
+        Raises:
+            BenchError: as `pieces`.
+        """
+        ids = self.pieces(text, source)
+        return [self.special["[CLS]"], *ids[: self.max_tokens - 2], self.special["[SEP]"]]
+
+    def pieces(self, text: str, source: str = "text") -> list[int]:
+        """Ids of a text, uncut and with nothing around them. Special tokens that are written out are taken as such.
 
         Raises:
             BenchError: not a string; begins with ``source``.
@@ -128,7 +143,18 @@ class WordPiece:
                 ids.append(self.special[part])
             elif words := basic_words(part):
                 ids += self._pieces.encode(words, is_pretokenized=True, add_special_tokens=False).ids
-        return [self.special["[CLS]"], *ids[: self.max_tokens - 2], self.special["[SEP]"]]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens and ids beyond the vocabulary left out, with the spaces before marks that transformers removes
+        (`clean_up_tokenization`).
+        """
+        special = set(self.special.values())
+        tokens = [self._entries[i] for i in ids if i < self.size and i not in special]
+        text = " ".join(tokens).replace(" ##", "").strip()
+        for spaced, joined in _JOINED:
+            text = text.replace(spaced, joined)
+        return text
 
     def pad(self, sequences: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
         """See `reading.pad_ids`."""
@@ -151,12 +177,13 @@ def find_vocabulary(task: str, given: Path | None, folder: Path, max_tokens: int
 
 
 def compare_vocabulary(
-    tokenizer: WordPiece, file: Path, rows: int, checkpoint: Path, released: ReleasedFile | None
+    tokenizer: WordPiece, file: Path, rows: int, checkpoint: Path, released: ReleasedFile | None, added: int = 0
 ) -> list[str]:
     """Compare a vocabulary with the one that a checkpoint was trained with, as far as anything tells.
 
     Args:
         rows: token embeddings of the checkpoint.  released: its record, where its authors released it.
+        added: how many of the rows are for tokens that the family puts behind those of the file.
 
     Returns:
         Notes for a result: what could not be known.
@@ -164,10 +191,11 @@ def compare_vocabulary(
     Raises:
         BenchError: it has another number of entries; or it is not that of bert-base-uncased, for a released file.
     """
-    if tokenizer.size != rows:
+    if tokenizer.size + added != rows:
+        behind = f", and {added} stand behind them" if added else ""
         raise BenchError(
-            f"{checkpoint}: has {rows:,} token embeddings, but {file} has {tokenizer.size:,} entries; give the vocab.txt of this "
-            "checkpoint with --tokenizer"
+            f"{checkpoint}: has {rows:,} token embeddings, but {file} has {tokenizer.size:,} entries{behind}; give the vocab.txt of "
+            "this checkpoint with --tokenizer"
         )
     if tokenizer.fingerprint == VOCABULARY_SHA256:
         return []

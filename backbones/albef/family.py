@@ -1,0 +1,44 @@
+"""ALBEF as a family: the released files of salesforce/ALBEF, LAVIS' own trainings, and what was fine-tuned with either code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.sources import Source
+
+
+class AlbefFamily(Family):
+    """Retrieval with re-ranking, VQAv2 by ranking answers, NLVR2, SNLI-VE."""
+
+    name, title = "albef", "ALBEF"
+    tokenizer_files = ("vocab.txt",)
+    abilities = (Embeds, Matches, Answers, Classifies)
+
+    @dataclass
+    class Options:
+        """num_heads: attention heads of the vision transformer; default: one per 64 of its width.
+        text_heads: attention heads of the text side; default: one per 64 of its width.
+        answer_candidates: answers of a question that are scored, of those with the likeliest first tokens; default: 128.
+        """
+
+        num_heads: int | None = None
+        text_heads: int | None = None
+        answer_candidates: int | None = None
+
+    def claims(self, source: Source) -> bool:
+        from beit3_bench.backbones.fusion.files import family_of
+
+        return not source.path.is_dir() and family_of(source.names) == self.name
+
+    def check(self, asked: Asked) -> None:
+        from beit3_bench.backbones.albef.loading import SYSTEM
+        from beit3_bench.backbones.fusion.loading import head_of
+
+        head_of(asked, SYSTEM)
+
+    def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
+        from beit3_bench.backbones.albef.loading import load_head
+
+        return load_head(source, asked, options)

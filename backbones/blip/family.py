@@ -1,0 +1,49 @@
+"""BLIP as a family: the released files of salesforce/BLIP, LAVIS' own trainings, and what was fine-tuned with either code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
+from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.sources import Source
+
+
+class BlipFamily(Family):
+    """Retrieval with re-ranking, VQAv2 by ranking answers or searching them, NLVR2, captions, SNLI-VE."""
+
+    name, title = "blip", "BLIP"
+    tokenizer_files = ("vocab.txt",)
+    abilities = (Embeds, Matches, Answers, Classifies, Captions)
+
+    @dataclass
+    class Options:
+        """num_heads: attention heads of the vision transformer; default: one per 64 of its width.
+        text_heads: attention heads of the text side; default: one per 64 of its width.
+        answer_candidates: answers of a question that are scored, of those with the likeliest first tokens; default: 128.
+        answer_mode: rank (a list of answers) or generate (beam search); default: rank, which gave the published numbers.
+        min_length: shortest caption, prompt included; default: 5.
+        repetition_penalty: of captions; default: 1.0, and 1.1 on nocaps.
+        """
+
+        num_heads: int | None = None
+        text_heads: int | None = None
+        answer_candidates: int | None = None
+        answer_mode: str | None = None
+        min_length: int | None = None
+        repetition_penalty: float | None = None
+
+    def claims(self, source: Source) -> bool:
+        from beit3_bench.backbones.fusion.files import family_of
+
+        return not source.path.is_dir() and family_of(source.names) == self.name
+
+    def check(self, asked: Asked) -> None:
+        from beit3_bench.backbones.blip.loading import check_values
+
+        check_values(asked)
+
+    def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
+        from beit3_bench.backbones.blip.loading import load_head
+
+        return load_head(source, asked, options)
