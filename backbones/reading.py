@@ -93,12 +93,15 @@ class NativeReader(Reader):
 
     def ids(self, item: Item) -> list[int]:
         """Token ids of an item's text, CLS and SEP included; empty without text."""
-        if item.text is None or self.tokenizer is None:
-            return []
-        known = self._ids.get(item.text)
+        return [] if item.text is None or self.tokenizer is None else self.ids_of(item.text, item.id)
+
+    def ids_of(self, text: str, name: str) -> list[int]:
+        """Token ids of a text. name: of its item, for messages."""
+        assert self.tokenizer is not None
+        known = self._ids.get(text)
         if known is None:
-            source = f"example {item.id}" if item.id else "text"
-            known = self._ids[item.text] = self.tokenizer.encode(item.text, source=source)
+            source = f"example {name}" if name else "text"
+            known = self._ids[text] = self.tokenizer.encode(text, source=source)
         return known
 
     def length(self, item: Item) -> int:

@@ -82,10 +82,11 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
         BenchError: no or several families, an ability that the family does not offer, and everything that `Family.load` raises.
     """
     model = load_asked(located, task.asked(split), request, split_options(type(task), request.options)[1])
-    reader = model.ability.reader
-    if request.image_cache is not None and reader.transform is not None:
-        reader.transform = ImageCache(request.image_cache, reader.transform)
-    prepare_reader(reader, [task.item(example) for example in split.examples])
+    readers = [model.ability.reader, *([model.second.ability.reader] if model.second else [])]
+    for reader in readers:
+        if request.image_cache is not None and reader.transform is not None:
+            reader.transform = ImageCache(request.image_cache, reader.transform)
+    prepare_reader(readers[0], [task.item(example) for example in split.examples])
     return model
 
 

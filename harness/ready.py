@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,7 +252,7 @@ class ReadyModel:
     def _predict(self, items: Sequence[Item]) -> list[Any]:
         import torch
 
-        from beit3_bench.backbones.precision import DTYPES
+        from beit3_bench.backbones.precision import arithmetic
         from beit3_bench.harness.engine.devices import to_device
 
         for item in items:
@@ -261,8 +260,6 @@ class ReadyModel:
                 check_image(image, f"images[{item.id}]")
         ability = self.model.ability
         batch = ability.reader.collate(items)
-        kind = DTYPES[self.compute.dtype]
-        precision = nullcontext() if kind is torch.float32 else torch.autocast(self.device.type, dtype=kind)
-        with torch.inference_mode(), precision:
+        with torch.inference_mode(), arithmetic(self.compute.dtype, self.device):
             values = ability.predict(to_device(batch, self.device))
         return checked_values(ability, values, [item.id for item in items])

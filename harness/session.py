@@ -30,6 +30,7 @@ from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
+from beit3_bench.harness.second_pass import check_second, look_again
 from beit3_bench.harness.termination import Terminated
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
@@ -123,6 +124,7 @@ def run_model(
     replayed: RunStore | None = None,
 ) -> Outcome:
     """The rest of a run, from a model that has been loaded: rows -> scores -> result.json."""
+    processes.together(lambda: check_second(prepared.task, prepared.split, model))
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(prepared.task, request, model, prepared.split)
     processes.agree(fingerprints, "what the run stands on")
@@ -227,7 +229,8 @@ def predict(
             features.close()
     total = Throughput.merged(processes.gather(part))
     total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
-    return total
+    later = look_again(request, task, split, model, store.store, store, device, processes)
+    return total if later is None else total.followed_by(later)
 
 
 def serve(

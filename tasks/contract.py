@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from beit3_bench.backbones.abilities import Ability, Item
-from beit3_bench.backbones.family import Asked, Outputs, Prompts
+from beit3_bench.backbones.family import Asked, Outputs, Prompts, SecondPass
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.labels import first_difference
 from beit3_bench.tasks.options import parse_options
@@ -106,7 +106,7 @@ class Task(ABC):
         feature: key of a row that depends on one image or one text and the weights alone (an embedding); such values
             are kept by ``--features``. None = rows are not reused.
         row_shape: kinds of the values of a row that `score` reads, as `harness.record.schema.check_shape` takes them; rows that were
-            read from a folder are checked by it.
+            read from a folder are checked by it.  second_row_shape: of rows of a second pass.
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
         prompted: whether the model's family words the texts where the options do not (`prompts`).
         data_of: the task whose facts file says what the released data holds; "" = the task's own.
@@ -130,6 +130,7 @@ class Task(ABC):
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
     row_shape: ClassVar[Mapping[str, Any]] = {}
+    second_row_shape: ClassVar[Mapping[str, Any]] = {}
     outputs: ClassVar[str] = "labels"
     prompted: ClassVar[bool] = False
 
@@ -249,6 +250,23 @@ class Task(ABC):
     @abstractmethod
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """One row per example, with the example's ``id``, from what the ability gives for them (and `read_ahead`)."""
+
+    def second_ids(self, split: Split) -> list[str]:
+        """Ids of the rows of a second pass, for a task that has one."""
+        return []
+
+    def check_second(self, split: Split, second: SecondPass) -> None:
+        """Raise for a second pass that a split cannot have; before the first begins.
+
+        Raises:
+            BenchError: more candidates were asked for than there are.
+        """
+
+    def second_pass(self, rows: Mapping[str, Row], split: Split, second: SecondPass) -> tuple[Task, Split]:
+        """What is asked of a model that looks again at the best of the first pass (`backbones.family.SecondPass`): a task and a split
+        for the engine, whose rows have the ids of `second_ids` and are scored with those of the first.
+        """
+        raise NotImplementedError(f"task {self.name} has no second pass")
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 

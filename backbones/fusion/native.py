@@ -50,12 +50,13 @@ class PairReader(NativeReader):
     tokenizer: Texts
 
     def prepare(self, items: Sequence[Item]) -> None:
-        super().prepare([Item(item.id, text=text) for item in items for text in item.texts])
+        source = {text: item.id for item in items for text in item.texts}
+        super().prepare([Item(name, text=text) for text, name in source.items()])
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """``images`` uint8 (n, 3, S, S), an image per item; ``texts``: token ids of each item's texts."""
         images = torch.stack([self.pixels(item.images[0]) for item in items])
-        return {"images": images, "texts": [[self.ids(Item(item.id, text=t)) for t in item.texts] for item in items]}
+        return {"images": images, "texts": [[self.ids_of(text, item.id) for text in item.texts] for item in items]}
 
 
 class Matcher(NativeAbility, Matches):

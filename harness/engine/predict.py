@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ import torch
 from tqdm import tqdm  # of it only `write`, which leaves a bar as it is
 
 from beit3_bench.backbones.abilities import Ability, checked_values
-from beit3_bench.backbones.precision import DTYPES
+from beit3_bench.backbones.precision import arithmetic
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
 from beit3_bench.harness.engine.compute import Compute
@@ -40,6 +39,13 @@ from beit3_bench.tasks.planning import plan_batches
 
 MEASURED_BATCHES = 6
 """``--compile auto`` decides after so many."""
+
+
+_SPENT = ("data_seconds", "compute_seconds", "write_seconds", "wall_seconds")
+_SUMMED = (
+    "samples", "samples_from_store", "images_decoded", "images_from_cache", "images_distinct", "images_encoded", "text_tokens",
+    "text_tokens_real", "batches", "out_of_memory",
+)  # fmt: skip
 
 
 class RowSink(Protocol):
@@ -101,32 +107,25 @@ class Throughput:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def followed_by(self, later: Throughput) -> Throughput:
+        """This pass and another one after it, as one."""
+        total = Throughput(**asdict(later))
+        for name in (*_SUMMED, *_SPENT):
+            setattr(total, name, getattr(self, name) + getattr(later, name))
+        total.resumed_samples = self.resumed_samples
+        total.peak_memory_bytes = max(self.peak_memory_bytes, later.peak_memory_bytes)
+        device = [p.peak_device_memory_bytes for p in (self, later) if p.peak_device_memory_bytes is not None]
+        total.peak_device_memory_bytes = max(device) if device else None
+        total.batch_size, total.workers = self.batch_size, self.workers
+        return total
+
     @classmethod
     def merged(cls, parts: Sequence[Throughput]) -> Throughput:
         """One record for all processes."""
         total = cls(**asdict(parts[0]))
-        slowest = (
-            "data_seconds",
-            "compute_seconds",
-            "write_seconds",
-            "wall_seconds",
-            "peak_memory_bytes",
-            "resumed_samples",
-        )
-        for name in slowest:
+        for name in (*_SPENT, "peak_memory_bytes", "resumed_samples"):
             setattr(total, name, max(getattr(p, name) for p in parts))
-        for name in (
-            "samples",
-            "samples_from_store",
-            "images_decoded",
-            "images_from_cache",
-            "images_distinct",
-            "images_encoded",
-            "text_tokens",
-            "text_tokens_real",
-            "batches",
-            "out_of_memory",
-        ):
+        for name in _SUMMED:
             setattr(total, name, sum(getattr(p, name) for p in parts))
         total.batch_size = min(p.batch_size for p in parts)
         device = [p.peak_device_memory_bytes for p in parts if p.peak_device_memory_bytes is not None]
@@ -229,8 +228,7 @@ class _Pass:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         self.dtype = compute.dtype
-        kind = DTYPES[compute.dtype]
-        self.precision = nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
+        self.precision = arithmetic(compute.dtype, device)
 
     def over(self, plan: list[list[Example]], meter: Meter) -> None:
         """Predict and store all batches; where memory runs out, go on with halves from the batch that did not fit."""

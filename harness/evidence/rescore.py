@@ -72,7 +72,9 @@ def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:
         BenchError: damaged or edited ones, others than the examples', or ones that are missing.
     """
     rows = store.rows()
-    expected = dict.fromkeys(example.id for example in split.examples)
+    first = dict.fromkeys(example.id for example in split.examples)
+    later = dict.fromkeys(task.second_ids(split) if store.config.get("second_pass") else ())
+    expected = first | later
     missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
     if missing or unknown:
         why = (
@@ -80,9 +82,10 @@ def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:
         )
         mend = MEND if store.finished or unknown else "give the command of this run again"
         raise BenchError(f"{store.folder}: {why} ({', '.join((missing or unknown)[:5]):.200}); {mend}")
-    if task.row_shape:
-        for name, row in rows.items():
-            check_shape(row, task.row_shape, f"{store.folder}: row {name[:40]}", MEND)
+    for name, row in rows.items():
+        shape = task.row_shape if name in first else task.second_row_shape
+        if shape:
+            check_shape(row, shape, f"{store.folder}: row {name[:40]}", MEND)
     return rows
 
 

@@ -102,7 +102,7 @@ def resolved_config(
     prepared: Prepared, request: RunRequest, located: Located, model: Model, fingerprints: dict[str, str], device: str
 ) -> dict[str, Any]:
     """Everything that was decided, for config.json."""
-    task, compute = prepared.task, request.compute
+    task, compute, second = prepared.task, request.compute, model.second
     tokenizer = model.companions.get("tokenizer")
     return {
         "schema": SCHEMA,
@@ -131,6 +131,7 @@ def resolved_config(
         "seed": request.seed,
         "fingerprints": fingerprints,
         **({"resolved_from": dict(request.resolved_from)} if request.resolved_from else {}),
+        **({"second_pass": {"candidates": second.candidates, "adds_first": second.adds_first}} if second else {}),
     }
 
 

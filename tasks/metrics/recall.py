@@ -69,8 +69,7 @@ def retrieval_ranks(
         )
     owner = _owners(image_ids, text_image_ids, len(images), len(texts))
 
-    gallery_order = np.empty(len(images), dtype=np.int64)
-    gallery_order[np.argsort(image_ids, kind="stable")] = np.arange(len(images))
+    images_order = gallery_order(image_ids)
     distinct_images, image_copy = _distinct_rows(images)
     distinct_texts, text_copy = _distinct_rows(texts)
 
@@ -78,7 +77,7 @@ def retrieval_ranks(
     for start in range(0, len(texts), block):
         rows = slice(start, start + block)
         scores = _scores(texts[rows], distinct_images, image_copy)
-        image_ranks[rows] = _rank(scores, owner[rows], gallery_order)
+        image_ranks[rows] = _rank(scores, owner[rows], images_order)
 
     by_owner = np.argsort(owner, kind="stable")
     first = np.searchsorted(owner[by_owner], np.arange(len(images) + 1))
@@ -93,6 +92,35 @@ def retrieval_ranks(
         best = own[np.lexsort((own, -own_scores, owner[own]))][first[start:stop] - first[start]]
         text_ranks[start:stop] = _rank(scores, best, text_order)
     return RetrievalRanks(text_ranks, image_ranks, owner)
+
+
+def gallery_order(image_ids: np.ndarray) -> np.ndarray:
+    """Place of each image in the images' gallery, which is that of sorted ids: int64 (n,)."""
+    order = np.empty(len(image_ids), dtype=np.int64)
+    order[np.argsort(image_ids, kind="stable")] = np.arange(len(image_ids))
+    return order
+
+
+def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, order: np.ndarray, block: int = 512) -> np.ndarray:
+    """The k (or all) of a gallery with the greatest float32 dot products with each query, best first: int64 (n, k).
+
+    Args:
+        queries: float (n, D).  gallery: float (m, D).
+        order: (m,) decides between equal scores, the smaller first.
+        block: queries scored at once.
+
+    Raises:
+        BenchError: shapes that do not fit, or values that are not finite.
+    """
+    rows, columns = _embeddings(queries, "queries"), _embeddings(gallery, "gallery")
+    distinct, copy = _distinct_rows(columns)
+    by_order = np.argsort(order, kind="stable")
+    k = min(k, len(columns))
+    best = np.empty((len(rows), k), dtype=np.int64)
+    for start in range(0, len(rows), block):
+        scores = _scores(rows[start : start + block], distinct, copy)[:, by_order]
+        best[start : start + block] = by_order[np.argsort(-scores, axis=1, kind="stable")[:, :k]]
+    return best
 
 
 def recall_at(ranks: np.ndarray, k: int) -> float:
