@@ -61,8 +61,7 @@ def load(
         tokenizer: file; None = beside the checkpoint.
         options: ``preset``, ``image_size`` (pixels), ``allow_missing`` (patterns of tensors); ``answers`` (in the order of the
             outputs: a list, or a file, the official ``answer2label.txt`` or ``answer_list.json``) for vqav2, instead of those of the data;
-            options of the task
-            (``num_beams``) and of the family (``num_heads``).
+            options of the task (``num_beams``) and of the family (``num_heads``).
 
     Raises:
         BenchError: no such file, task, option, device or dtype, or a value of another kind; a file that does not hold what the task
