@@ -12,29 +12,25 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from beit3_bench.addresses import check_address, one_line
-from beit3_bench.checksums import check_checksum, difference
+from beit3_bench.checksums import CHUNK, Progress, check_checksum, difference
 from beit3_bench.connections import Unreachable, opener
 from beit3_bench.errors import BenchError
 from beit3_bench.files import open_in_place
 from beit3_bench.locks import lock_file
 from beit3_bench.replies import NUMBER, Version, read_reply, same_version
 
-CHUNK = 1 << 20
 RETRIES = 5
 RETRIES_UNREACHED = 1
 """Of a server that has not answered at all: without a network, that is said within seconds."""
 TIMEOUT = 30.0
 PAUSE = 1.0
 """Seconds before the first retry; doubled each time."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with bytes on disk so far and the total, where the server tells it."""
 
 _HEADERS = {"User-Agent": "beit3-bench", "Accept-Encoding": "identity"}
 _MAY_COME_BACK = {408, 425, 429, 500, 502, 503, 504}
@@ -81,6 +77,7 @@ def download(
     pause: float = PAUSE,
     timeout: float = TIMEOUT,
     size: int | None = None,
+    checking: Progress | None = None,
 ) -> Path:
     """Download ``url`` to ``target``.
 
@@ -90,11 +87,13 @@ def download(
 
     Args:
         checksum: expected hash in hex, SHA-256, SHA-1 or MD5 by its length; None checks the size only.
+        progress: called with bytes on the disk so far and the total, where the server tells it.
         retries: how often in a row a transfer may break without a byte arriving; of a server that was never reached,
             `RETRIES_UNREACHED` at most.
         pause: seconds before the first retry, doubled each time.
         timeout: seconds without a byte after which a transfer counts as broken.
         size: bytes that the file must have; None: what the server announces.
+        checking: called as ``progress`` while the hash is computed.
 
     Returns:
         The target.
@@ -111,7 +110,7 @@ def download(
     if target.exists():
         if not target.is_file():
             raise BenchError(f"{target}: something stands here that is no file; move it away and try again")
-        if wrong := difference(target, checksum, size):
+        if wrong := difference(target, checksum, size, checking):
             raise BenchError(f"{wrong}; move it away and try again")
         return target
     try:
@@ -122,7 +121,7 @@ def download(
     with stream, _sole_writer(stream, part):
         try:
             _fetch(_Transfer(url, stream, version_file, size, progress, timeout), retries, pause)
-            if wrong := difference(part, checksum, size):
+            if wrong := difference(part, checksum, size, checking):
                 _restart(stream)
                 raise BenchError(f"{wrong}; deleted it, try again")
             os.fsync(stream.fileno())

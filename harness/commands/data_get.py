@@ -69,6 +69,8 @@ def get(
     from beit3_bench.tasks.registry import get_task, task_names
 
     names = task_names() if tasks == "all" else list(dict.fromkeys(filter(None, map(str.strip, tasks.split(",")))))
+    if not names:
+        raise click.UsageError("--task names no task (see: beit3-bench tasks)")
     pieces: list[Piece] = []
     for task in map(get_task, names):
         root = root_of(task.name, folder)

@@ -15,11 +15,11 @@ from pathlib import Path
 from beit3_bench.checksums import difference
 from beit3_bench.download import Refused, download
 from beit3_bench.errors import BenchError
-from beit3_bench.files import make_folder, refuse_link, write_atomic
-from beit3_bench.harness.data.plan import DOWNLOADS, Piece, listed_names
+from beit3_bench.files import make_folder, refuse_link
+from beit3_bench.harness.data.plan import DOWNLOADS, Piece, list_of, listed_names
 from beit3_bench.harness.data.unpack import Damaged, unpack
 from beit3_bench.harness.evidence.verify_files import check_official
-from beit3_bench.harness.progress import Reporting
+from beit3_bench.harness.progress import Meter, Reporting
 from beit3_bench.locks import Held, hold
 from beit3_bench.tasks.facts import read_facts
 
@@ -48,6 +48,8 @@ def get(pieces: Sequence[Piece], keep_archives: bool = False, reporting: Reporti
             for piece in unpacked:  # and then killed
                 _tidy(piece, keep_archives)
             for piece in sorted(wanted, key=lambda piece: bool(piece.place.listed_in)):  # lists before what they list
+                if refusals and piece.place.listed_in and list_of(piece.place, root) is None:
+                    continue
                 try:
                     _get(piece, keep_archives, reporting)
                 except Refused as error:  # the others may be given out
@@ -92,8 +94,16 @@ def _get(piece: Piece, keep_archives: bool, reporting: Reporting) -> None:
 
 def _fetch(piece: Piece, reporting: Reporting) -> None:
     place = piece.place
-    with reporting.meter(place.file, "B", total=piece.size, done=piece.have) as meter:
-        download(piece.url, piece.archive, place.checksum or None, meter.reach, size=place.bytes)
+    with contextlib.ExitStack() as stack:
+        meter = stack.enter_context(reporting.meter(place.file, "B", total=piece.size, done=piece.have))
+        checks: list[Meter] = []
+
+        def checking(done: int, total: int | None) -> None:
+            if not checks:
+                checks.append(stack.enter_context(reporting.meter(f"{place.file}: checking", "B", leave=False)))
+            checks[0].reach(done, total)
+
+        download(piece.url, piece.archive, place.checksum or None, meter.reach, size=place.bytes, checking=checking)
 
 
 # ---- one file ------------------------------------------------------------------------------------------------------------
@@ -129,7 +139,9 @@ def _get_archive(piece: Piece, keep_archives: bool, reporting: Reporting) -> Non
     targets = {
         member: place.put(piece.root, target) for member, target in place.members.items() if target in piece.missing
     }
-    write_atomic(piece.note, "".join(f"{place.members[member]}\n" for member in targets).encode())
+    before = piece.unfinished() or []  # of another split, perhaps
+    doing = [place.members[member] for member in targets]
+    piece.take_note([*before, *doing])
     try:
         with reporting.meter(f"{place.file}: unpacking", "file") as meter:
             unpack(archive, targets, piece.root, meter.reach)
@@ -139,8 +151,9 @@ def _get_archive(piece: Piece, keep_archives: bool, reporting: Reporting) -> Non
         archive.unlink()
         raise BenchError(f"{error}; deleted it, give the same command again") from error
     os.sync()  # files are on the disk before the archive goes
-    write_atomic(piece.note, b"")
-    _tidy(piece, keep_archives)
+    piece.take_note([target for target in before if target not in doing])
+    if piece.is_unpacked:
+        _tidy(piece, keep_archives)
 
 
 def _tidy(piece: Piece, keep_archives: bool) -> None:

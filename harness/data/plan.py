@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from beit3_bench.download import announced_size, bytes_so_far
 from beit3_bench.errors import BenchError
+from beit3_bench.files import write_atomic
 from beit3_bench.harness.settings.places import NotThere, find_data
 from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.contract import Task
@@ -59,6 +60,10 @@ class Piece:
     def unfinished(self) -> list[str] | None:
         """What the note lists; None where there is none."""
         return self.note.read_text(encoding="utf-8", errors="replace").splitlines() if self.note.is_file() else None
+
+    def take_note(self, targets: Sequence[str]) -> None:
+        """Write down which targets are not whole yet."""
+        write_atomic(self.note, "".join(f"{target}\n" for target in dict.fromkeys(targets)).encode())
 
     @property
     def is_unpacked(self) -> bool:
@@ -173,7 +178,7 @@ def pieces_of(
 
 def _missing(place: Place, root: Path, elsewhere: Callable[[str], Path | None]) -> list[str]:
     """As `Place.missing`; pictures are there when all are that their list names, where the list is there."""
-    if not place.listed_in or _list_of(place, root) is None:
+    if not place.listed_in or list_of(place, root) is None:
         return place.missing(root, elsewhere)
     targets = list(place.members.values())
     folders = [place.find(root, target) for target in targets]
@@ -181,7 +186,8 @@ def _missing(place: Place, root: Path, elsewhere: Callable[[str], Path | None]) 
     return targets if set(listed_names(place, root)) - there else []
 
 
-def _list_of(place: Place, root: Path) -> Path | None:
+def list_of(place: Place, root: Path) -> Path | None:
+    """Where the annotations lie that list pictures, or None."""
     return next((path for f in (".", "annotations") if (path := root / f / place.listed_in).is_file()), None)
 
 
@@ -191,7 +197,7 @@ def listed_names(place: Place, root: Path) -> list[str]:
     Raises:
         BenchError: no such file, or a name with folders.
     """
-    path = _list_of(place, root) or root / place.listed_in
+    path = list_of(place, root) or root / place.listed_in
     names = []
     for number, record in enumerate(field(read_json(path, "annotations"), "images", list, str(path))):
         name = field(record, "file_name", str, f"{path}: images[{number}]")

@@ -200,6 +200,7 @@ def test_annotations_that_differ_from_the_official_ones_are_refused(
             ["--task", "coco-det", "--base-url", "http://127.0.0.1:9"],
             "127.0.0.1:9/annotations_trainval2017.zip: not reached",
         ),
+        (["--task", " , "], "--task names no task"),
         ([], "Missing option '--task'"),
     ],
 )
@@ -223,6 +224,8 @@ def test_what_is_not_given_out_does_not_keep_the_rest_from_coming(server: Faulty
     done = type_in(*words[:4], "--split", "train2017", "--to", tmp_path / "new")
     assert "says 404" in done.stderr
     assert "and 1 more are not given out" in done.stderr
+    done = type_in("data", "get", "--task", "nocaps", "--to", tmp_path / "new")
+    assert "nocaps_val_4500_captions.json: the server says 404" in done.stderr
     assert not (tmp_path / "new" / "coco").exists()
 
 

@@ -232,6 +232,24 @@ def test_a_process_that_ends_while_it_unpacks_is_gone_on_with(
     assert len(server.gets()) == 1
 
 
+def test_what_one_split_left_unfinished_is_remembered_while_another_is_unpacked(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["val.zip"] = both = zip_of({**IMAGES, "train/1.jpg": b"train"})
+    stated = {"bytes": len(both), "checksum": sha256(both)}
+    with monkeypatch.context() as patch:
+        patch.setattr(get_module, "unpack", lambda *words: (tmp_path / "val").mkdir() or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            get([piece_of(tmp_path, server, **stated)])
+    get([piece_of(tmp_path, server, **stated, members={"train/": "train/"})])
+    assert (tmp_path / "train" / "1.jpg").is_file()
+    piece = piece_of(tmp_path, server, **stated)
+    assert piece.state == "unpack"
+    get([piece])
+    assert images_in(tmp_path) == {**IMAGES, "train/1.jpg": b"train"}
+    assert len(server.gets()) == 1
+
+
 def test_an_end_after_all_is_unpacked_leaves_no_archive_behind(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
