@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from beit3_bench.backbones.archives.members import member_at
+from beit3_bench.errors import BenchError
+
 DIGITS = 32
 """Hex digits of a hash that are kept: 128 bits, so that they stay short beside the rows."""
 
@@ -36,6 +39,12 @@ def note(path: str | Path, sha256: str) -> None:
         hashes[str(path)] = sha256[:DIGITS]
 
 
+def note_content(path: str | Path, content: bytes) -> None:
+    """Note the hash of a file's bytes, where hashes are asked for."""
+    if _noted.get() is not None:
+        note(path, hashlib.sha256(content).hexdigest())
+
+
 def read_noted(path: str | Path) -> bytes | None:
     """The bytes of a file, its hash noted; None where hashes are not asked for, so that a decoder may read as it likes.
 
@@ -45,17 +54,26 @@ def read_noted(path: str | Path) -> bytes | None:
     if _noted.get() is None:
         return None
     content = Path(path).read_bytes()
-    note(path, hashlib.sha256(content).hexdigest())
+    note_content(path, content)
     return content
+
+
+def sha256_of_image(path: str | Path) -> bytes | None:
+    """The SHA-256 of an image file, or of a member of an archive; None where it cannot be read."""
+    try:
+        member = member_at(path)
+        if member is not None:
+            return hashlib.sha256(member.read()).digest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (OSError, BenchError):
+        return None
 
 
 def image_hash(path: str | Path) -> str | None:
     """The hash of an image file; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
-    except OSError:
-        return None
+    digest = sha256_of_image(path)
+    return None if digest is None else digest.hex()[:DIGITS]
 
 
 def image_hashes(paths: Iterable[str], threads: int) -> dict[str, str | None]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from beit3_bench.backbones.image_hashes import read_noted
+from beit3_bench.backbones.archives.members import Member, member_at
+from beit3_bench.backbones.image_hashes import note_content, read_noted
 from beit3_bench.errors import BenchError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
@@ -79,6 +80,7 @@ def opened(
     """An image whose header has been read and whose size is bounded; decode it inside of the ``with``.
 
     Args:
+        path: a file, or a member of an archive (see `archives.members`).
         content: the file's bytes, where they have been read already.
         formats: Pillow's names of the formats that are accepted.
         what: the file's name in messages, e.g. ``"annotation"``.  mend: for a file that does not decode.
@@ -88,7 +90,11 @@ def opened(
         TooLargeError: more pixels than are read.
     """
     try:
-        if content is None:
+        member = member_at(path) if content is None else None
+        if member is not None:
+            content = _read_member(member, path, what)
+            note_content(path, content)
+        elif content is None:
             _check_file(os.stat(path), path, what)
             content = read_noted(path)
         with Image.open(path if content is None else io.BytesIO(content), formats=tuple(formats)) as image:
@@ -114,12 +120,15 @@ def opened(
 
 
 def read_image_file(path: str | Path) -> bytes:
-    """The bytes of an image file, for `opened`.
+    """The bytes of an image file or a member of an archive, for `opened`.
 
     Raises:
         OSError: it cannot be read.
         BenchError: no file, but a folder or a device; or larger than any image that is read.
     """
+    member = member_at(path)
+    if member is not None:
+        return _read_member(member, path, "image")
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         _check_file(os.fstat(file.fileno()), path, "image")
         return file.read()
@@ -134,8 +143,17 @@ def check_header(path: str | Path) -> None:
 def _check_file(state: os.stat_result, path: str | Path, what: str) -> None:
     if not stat.S_ISREG(state.st_mode):
         raise BenchError(f"{path}: {what} does not decode (it is a folder or a device); put a file there")
-    if state.st_size > MAX_BYTES:
-        raise _too_large(path, what, f"a file of {state.st_size:,} bytes")
+    _check_bytes(state.st_size, path, what)
+
+
+def _check_bytes(size: int, path: str | Path, what: str) -> None:
+    if size > MAX_BYTES:
+        raise _too_large(path, what, f"a file of {size:,} bytes")
+
+
+def _read_member(member: Member, path: str | Path, what: str) -> bytes:
+    _check_bytes(member.size, path, what)
+    return member.read()
 
 
 def _check_size(image: Image.Image, path: str | Path, what: str) -> None:

@@ -61,6 +61,7 @@ _DENSE = (
 )
 INSTALL_LINES = {
     "pycocoevalcap": "pip install 'pycocoevalcap>=1.2,<2'",
+    "pyarrow": "pip install 'pyarrow>=17'",
     "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
     "transformers": "pip install 'transformers>=4.50'",
     "pillow_heif": "pip install 'pillow-heif>=1,<2'",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 from beit3_bench.backbones.abilities import (
     Ability,
@@ -22,7 +23,9 @@ from beit3_bench.backbones.abilities import (
     Reader,
     Segments,
 )
+from beit3_bench.backbones.archives.members import member_at
 from beit3_bench.backbones.family import Identity, Model, ModelCard, digest
+from beit3_bench.backbones.preprocess import decode
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Split, Task
 
@@ -97,7 +100,13 @@ class _Object(Ability):
         """What the method gives, as it stands."""
 
     def images(self, items: Sequence[Item]) -> list[Any]:
-        return [item.images[0] if len(item.images) == 1 else item.images for item in items]
+        given = [tuple(_openable(image) for image in item.images) for item in items]
+        return [images[0] if len(images) == 1 else images for images in given]
+
+
+def _openable(image: Any) -> Any:
+    """What an object can open: a member of an archive, which only this project's reader finds, as a PIL image."""
+    return image if isinstance(image, Image.Image) or member_at(image) is None else decode(image)
 
 
 class _Embedding(_Object, Embeds):

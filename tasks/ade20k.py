@@ -7,6 +7,7 @@ multi_scale=true``; the metrics are then called ``mIoU_ms``, ...).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from beit3_bench.backbones.abilities import Segments
+from beit3_bench.backbones.abilities import Item, Segments
 from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import find, read_json
-from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, images_below, left_out_line
+from beit3_bench.tasks.image_folders import images_below, left_out_line
 from beit3_bench.tasks.label_maps import (
     CLASSES,
     Numbering,
@@ -35,6 +36,8 @@ from beit3_bench.tasks.label_maps import (
     size_of,
     sparse_histogram,
 )
+from beit3_bench.tasks.layouts.ade20k import FOLDERS, read_scenes
+from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.segmentation import (
     class_histograms,
     estimate_segmentation,
@@ -43,7 +46,6 @@ from beit3_bench.tasks.metrics.segmentation import (
 )
 from beit3_bench.tasks.scores import Metric, Scores
 
-FOLDERS = (".", "ADEChallengeData2016")
 SUBSETS = {"val": "validation", "train": "training", "test": "testing"}
 HEADLINES = ("mIoU", "mAcc", "aAcc")
 MULTI_SCALE = "_ms"
@@ -155,39 +157,24 @@ DATA_ROOT/                        = ADEChallengeData2016
         return find(self.data_root, "images", FOLDERS, "ADE20K image folder").parent
 
     def read(self, split: str) -> Split:
-        """One example per image; the target is the annotation file, None on the test split. The labels are the 150 classes."""
-        root, subset = self.root(), SUBSETS[split]
-        folder = root / "images" / subset
-        if not folder.is_dir():
-            raise BenchError(f"{folder}: folder not found; check --data-root (see: beit3-bench tasks {self.name})")
-        files = images_below(folder)
-        images = files.by_stem(folder)
-        if not images:
-            why = left_out_line(folder, files.left_out)
-            raise BenchError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}); {why or 'complete the download'}")
-        labels = None if split == "test" else root / "annotations" / subset
-        maps: dict[str, str] = {}
-        if labels is not None:
-            maps = images_below(labels, (".png",)).by_stem(labels) if labels.is_dir() else {}
-            missing = [name for stem, name in images.items() if stem not in maps]
-            if missing:
-                names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-                raise BenchError(
-                    f"{labels}: {len(missing)} of {len(images)} images have no annotation ({names}); complete the download"
-                )
+        """One example per image; the target is the annotation file as the original layout calls it (``truth_files`` says where it is),
+        None on the test split. The labels are the 150 classes.
+        """
+        scenes = read_scenes(self.data_root, SUBSETS[split])
+        labels = scenes.labels or {}
         examples = tuple(
             Example(
                 stem,
-                (f"{folder}/{name}",),
+                (picture.path,),
                 cluster=stem,
-                target=f"{labels}/{maps[stem]}" if labels else None,
+                target=labels[stem].name if stem in labels else None,
                 kind="image",
-                truth_files=(f"{labels}/{maps[stem]}",) if labels else (),
+                truth_files=(labels[stem].path,) if stem in labels else (),
+                names=names_of(picture),
             )
-            for stem, name in images.items()
+            for stem, picture in scenes.images.items()
         )
-        left_out = left_out_line(folder, files.left_out)
-        return Split(split, examples, class_names(), self.data_root, left_out=left_out)
+        return Split(split, examples, class_names(), self.data_root, left_out=scenes.left_out)
 
     def check_outputs(self, split: Split, outputs: Outputs) -> list[str]:
         """As of every task; a config of another number of classes is refused in the words of mmsegmentation."""
@@ -206,17 +193,17 @@ DATA_ROOT/                        = ADEChallengeData2016
 
         with opened(example.images[0]) as image:
             width, height = image.size if image.format == "WEBP" else upright_size(example.images[0])
-        with opened(example.target, what="annotation") as label:
+        with opened(example.truth_files[0], what="annotation") as label:
             size = label.size
         if size == (width, height):
             return None
-        return f"{example.target}: annotation is {size[0]}x{size[1]}, its image {width}x{height}"
+        return f"{example.truth_files[0]}: annotation is {size[0]}x{size[1]}, its image {width}x{height}"
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
     def read_ahead(self, example: Example) -> np.ndarray | None:
         """The label map in the model's numbering, uint8 or wider (H, W), checked; None on the test split."""
-        return None if example.target is None else read_label(example.target)
+        return None if example.target is None else read_label(example.truth_files[0])
 
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too.
@@ -230,13 +217,16 @@ DATA_ROOT/                        = ADEChallengeData2016
             if label is not None:
                 if label.shape != classes.shape:
                     raise BenchError(
-                        f"{example.target}: annotation is {size_of(label)}, its image {size_of(classes)}; get both again"
+                        f"{example.truth_files[0]}: annotation is {size_of(label)}, its image {size_of(classes)}; get both again"
                     )
                 row |= sparse_histogram(class_histograms(classes, label, CLASSES))
             if self.options.save_png or label is None:
                 row["png"] = encode_png(classes, self.options.zero_based)
             rows.append(row)
         return rows
+
+    def training_item(self, example: Example) -> Item:
+        return dataclasses.replace(self.item(example), target=example.truth_files[0] if example.truth_files else None)
 
     def labels_without_data(self) -> tuple[str, ...]:
         return tuple(class_names())

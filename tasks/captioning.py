@@ -18,8 +18,11 @@ from beit3_bench.backbones.abilities import Captions
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
-from beit3_bench.tasks.files import field, find, identifier, read_json, read_records, unique, write_json
+from beit3_bench.tasks.files import field, identifier, read_json, read_records, unique, write_json
 from beit3_bench.tasks.karpathy import read_karpathy, select
+from beit3_bench.tasks.layouts.captions import read_captions
+from beit3_bench.tasks.layouts.nocaps import read_nocaps
+from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
@@ -117,12 +120,14 @@ class CaptioningTask(Task):
 
     def training_split(self) -> Split:
         """One (image, caption) pair per reference of COCO's train and restval images."""
-        path = self.data_root / self.training_file
-        examples = [
-            Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, None)
-            for image in select(read_karpathy(path), ("train", "restval"), path)
-            for sentence, text in image.sentences
-        ]
+        data = read_captions(self.data_root, self.training_file)
+        examples = []
+        for image in data.select("train", "restval"):
+            file = data.picture(image.path)
+            examples += [
+                Example(f"pair:{sentence}", (file.path,), text, image.id, None, names=names_of(file))
+                for sentence, text in image.sentences
+            ]
         return Split("train", tuple(examples))
 
 
@@ -195,15 +200,16 @@ DATA_ROOT/
   train2014/*.jpg  val2014/*.jpg"""
 
     def read(self, split: str) -> Split:
-        path = self.data_root / self.training_file
+        data = read_captions(self.data_root, self.training_file)
         examples = []
-        for image in select(read_karpathy(path), (split,), path):
+        for image in data.select(split):
             if not image.sentences:
                 raise BenchError(
-                    f"{path}: image {image.id} has no sentences to compare with; mend the file, or get it again"
+                    f"{data.source}: image {image.id} has no sentences to compare with; mend the file, or get it again"
                 )
-            file = str(self.data_root / image.path)
-            examples.append(Example(image.id, (file,), None, image.id, [text for _, text in image.sentences], "image"))
+            file, references = data.picture(image.path), [text for _, text in image.sentences]
+            names = names_of(file)
+            examples.append(Example(image.id, (file.path,), None, image.id, references, "image", names=names))
         return Split(split, tuple(examples))
 
 
@@ -222,19 +228,19 @@ DATA_ROOT/
     files = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}  # noqa: RUF012
 
     def read(self, split: str) -> Split:
-        path = find(self.data_root, self.files[split], (".", "annotations"), "nocaps annotations")
-        content = read_json(path, "nocaps")
-        folder = find(self.data_root, split, (".", "images"), "nocaps image folder")
+        data = read_nocaps(self.data_root, split, self.files[split])
+        content, path = data.content, data.source
         references = references_of(content, path) if split == "val" else {}
         examples = []
         for n, record in enumerate(field(content, "images", list, str(path))):
             source = f"{path}: images[{n}]"
             image = identifier(record, "id", source)
-            file = str(folder / field(record, "file_name", str, source))
+            file = data.picture(field(record, "file_name", str, source))
             if split == "val" and image not in references:
                 raise BenchError(f"{source}: image {image} has no captions; mend the file, or get it again")
+            meta, names = {"domain": record.get("domain")}, names_of(file)
             examples.append(
-                Example(image, (file,), None, image, references.get(image), "image", {"domain": record.get("domain")})
+                Example(image, (file.path,), None, image, references.get(image), "image", meta, names=names)
             )
         if not examples:
             raise BenchError(f"{path}: holds no images; mend the file, or get it again")

@@ -31,6 +31,7 @@ from beit3_bench.tasks.coco_instances import (
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.detector_options import DetectionOptions
 from beit3_bench.tasks.files import find, read_json, read_records
+from beit3_bench.tasks.layouts.places import find_images, names_of
 from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
 from beit3_bench.tasks.metrics.coco_truth import has_mask
@@ -106,16 +107,17 @@ DATA_ROOT/
         in order of id, and the labels their names. An object that COCOeval cannot find is a note.
         """
         content = self.instances(split)
-        folder = find(self.data_root, IMAGES[split], (".", "images"), f"COCO {split} image folder")
+        folder = find_images(self.data_root, IMAGES[split], f"COCO {split} image folder", (".", "images"))
         examples = [
             Example(
                 str(image["id"]),
-                (str(folder / image["file_name"]),),
+                (folder.picture(image["file_name"]).path,),
                 cluster=str(image["id"]),
                 target=None if content.objects is None else content.objects[image["id"]],
                 kind="image",
                 meta={"height": image["height"], "width": image["width"]}
                 | ({"image_id": image["id"]} if isinstance(image["id"], str) else {}),
+                names=names_of(folder.picture(image["file_name"])),
             )
             for image in content.images
         ]

@@ -34,7 +34,9 @@ class Example:
     """One sample as the dataset file says it.
 
     id: unique within the split.
-    images: files, in the order in which the model takes them.
+    images: files, in the order in which the model takes them; or members of archives, as `backbones.archives.members` spells them.
+    names: what the images are called in the data set's original layout, below the data root, where they are read from elsewhere;
+        () = as ``images``. Fingerprints are made of these, so that data is the same in any container.
     text: a question, a sentence, a caption; None for image-only samples.
     cluster: the unit of resampling for confidence intervals (the image; for NLVR2 the sentence).
     target: what `score` compares the prediction with; None where the truth is not public.
@@ -50,6 +52,12 @@ class Example:
     kind: str = "pair"
     meta: dict[str, Any] = field(default_factory=dict)
     truth_files: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The images as the original layout calls them."""
+        return self.names or self.images
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import dataclasses
 import importlib.util
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
@@ -21,7 +21,9 @@ from typing import Literal
 from beit3_bench.errors import BenchError
 from beit3_bench.plain import fill
 from beit3_bench.spelling import did_you_mean
-from beit3_bench.tasks.files import read_text
+from beit3_bench.tasks.files import look_for, read_text
+from beit3_bench.tasks.layouts.places import packed_places
+from beit3_bench.tasks.layouts.tables import find_shards
 from beit3_bench.tasks.places import Place
 from beit3_bench.tasks.registry import task_locations, task_names
 
@@ -38,6 +40,8 @@ class Need:
     """A file or folder that splits need.
 
     path: as it is called below one of ``folders`` of the data root.
+    copies: other places below the data root that hold it in copies of the data (archives of its own name are known).
+    exports: what the Hugging Face hub's exports call the split, where a task reads these in its place.
     git_blob: git's object name of the official file: SHA-1 of ``"blob <bytes>\\0"`` and the content; "" where the
         authors publish the file outside of git.
     """
@@ -46,14 +50,27 @@ class Need:
     folders: tuple[str, ...] = (".",)
     splits: tuple[str, ...] = ()
     git_blob: str = ""
+    copies: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.git_blob and not re.fullmatch("[0-9a-f]{40}", self.git_blob):
             raise ValueError(f"git_blob {self.git_blob!r} is no SHA-1; write its 40 hexadecimal digits")
 
     def find(self, root: Path) -> Path | None:
-        """Where it lies, or None."""
-        return next((place for f in self.folders if (place := root / f / self.path).exists()), None)
+        """Where it lies: itself, or the first archive or export that holds it; None where it is not there."""
+        return self.find_itself(root) or next(self._packed(root), None)
+
+    def find_itself(self, root: Path) -> Path | None:
+        """Where the file or folder of the original layout lies, or None."""
+        return look_for(root, self.path, self.folders)
+
+    def _packed(self, root: Path) -> Iterator[Path]:
+        if not Path(self.path).suffix:  # a folder
+            yield from (file for file, _ in packed_places(root, self.path, self.folders) if file.is_file())
+        yield from (root / name for name in self.copies if (root / name).exists())
+        if self.exports:
+            yield from find_shards(root, self.exports)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from beit3_bench.backbones.archives.members import exists
 from beit3_bench.errors import BenchError
 from beit3_bench.files import write_atomic
 
@@ -194,16 +194,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, ensure_ascii=False).encode())
 
 
-def find(root: Path, name: str, folders: Iterable[str], what: str) -> Path:
+def look_for(root: Path, name: str, folders: Sequence[str]) -> Path | None:
+    """First existing ``root/FOLDER/name``, or None."""
+    return next((place for folder in folders if (place := root / folder / name).exists()), None)
+
+
+def find(root: Path, name: str, folders: Sequence[str], what: str) -> Path:
     """First existing ``root/FOLDER/name``.
 
     Raises:
         BenchError: none exists; names the first place that was looked at.
     """
     places = [root / folder / name for folder in folders]
-    for place in places:
-        if place.exists():
-            return place
+    place = look_for(root, name, folders)
+    if place is not None:
+        return place
     raise BenchError(
         f"{places[0]}: {what} not found (nor in {len(places) - 1} other places); check --data-root (see: beit3-bench tasks)"
     )
@@ -292,7 +297,7 @@ def unique(ids: Iterable[Any], source: str, what: str) -> None:
 def check_images(paths: Iterable[str], data_root: Path) -> None:
     """Raise if image files are missing: counts them and names the first five."""
     distinct = list(dict.fromkeys(paths))
-    missing = [p for p in distinct if not os.path.isfile(p)]  # False, too, for names that no file can have
+    missing = [p for p in distinct if not exists(p)]  # False, too, for names that no file can have
     if missing:
         names = ", ".join(name[:200] for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise BenchError(

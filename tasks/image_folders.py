@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class ImageFiles:
     names: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def by_stem(self, folder: Path) -> dict[str, str]:
+    def by_stem(self, folder: Path | str) -> dict[str, str]:
         """Names by themselves without suffix.
 
         Raises:
@@ -74,7 +74,6 @@ def images_below(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Im
     Raises:
         BenchError: a folder cannot be listed, or a name is not text.
     """
-    files = ImageFiles()
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [("", str(folder), frozenset())]
     by_folder: dict[str, list[str]] = {}
     while pending:
@@ -89,13 +88,27 @@ def images_below(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Im
             state = os.stat(os.path.join(place, name))
             if (state.st_dev, state.st_ino) not in above:
                 pending.append((f"{below}{name}/", os.path.join(place, name), above))
+    return _in_order(by_folder, suffixes)
+
+
+def sorted_images(names: Iterable[str], suffixes: Collection[str] = IMAGE_SUFFIXES) -> ImageFiles:
+    """Names of files, with ``/`` between folders, as `images_below` would list them."""
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        folder, slash, file = name.rpartition("/")
+        by_folder.setdefault(folder + slash, []).append(file)
+    return _in_order(by_folder, suffixes)
+
+
+def _in_order(by_folder: Mapping[str, Sequence[str]], suffixes: Collection[str]) -> ImageFiles:
+    files = ImageFiles()
     for below in sorted(by_folder, key=lambda name: name.removesuffix("/")):
         for name in sorted(by_folder[below]):
             (files.names if suffix_of(name).lower() in suffixes else files.left_out).append(below + name)
     return files
 
 
-def left_out_line(folder: Path, names: Sequence[str]) -> str | None:
+def left_out_line(folder: Path | str, names: Sequence[str]) -> str | None:
     """Which files of a folder are no samples, in one line: how many of each suffix, and an example; None without any."""
     if not names:
         return None

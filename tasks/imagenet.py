@@ -33,7 +33,9 @@ from beit3_bench.tasks.class_folders import (
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.files import read_json
-from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, class_folders, images_below, left_out_line, stray_files
+from beit3_bench.tasks.image_folders import IMAGE_SUFFIXES, left_out_line
+from beit3_bench.tasks.layouts.imagenet import Classes, find_classes
+from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.topk import (
     CUTS,
     class_ranks,
@@ -50,7 +52,9 @@ CLASS_NAMES_FORM = 'a JSON list of names in label order, or an object such as {"
 LAYOUT = """\
 DATA_ROOT/
   val/n01440764/*.JPEG          one folder per class, 50,000 images in 1,000 folders
-  train/n01440764/*.JPEG        only for fine-tuning"""
+  train/n01440764/*.JPEG        only for fine-tuning
+or ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12.tar.gz (or -o truth=FILE), ILSVRC2012_img_train.tar, Kaggle's tree, or
+data/validation-*.parquet of the Hugging Face hub."""
 
 
 class ImageFolders(Task):
@@ -65,46 +69,54 @@ class ImageFolders(Task):
     layout = LAYOUT
     score_files = ()
 
+    def __init__(self, data_root: str | Path, options: Mapping[str, str] | None = None):
+        super().__init__(data_root, options)
+        self._stored: dict[str, Classes] = {}
+
+    def stored(self, split: str) -> Classes:
+        """The images of a split by class, found once."""
+        if split not in self._stored:
+            self._stored[split] = find_classes(self.data_root, split, self.options.truth if split == "val" else None)
+        return self._stored[split]
+
     def classes(self) -> list[str]:
         """The folders of ``val`` in label order: WordNet ids sorted as text, numbers as numbers."""
-        folder = self.data_root / "val"
-        if not folder.is_dir():
-            raise BenchError(f"{folder}: folder not found; ImageNet needs val/<WordNet id>/*.JPEG below --data-root")
-        names = in_order(class_folders(folder))
+        names = in_order(self.stored("val").names())
         if not names:
             raise BenchError(
-                f"{folder}: no class folders (found files only?); sort the images into val/<WordNet id>/ first"
+                f"{self.stored('val').shown}: no class folders; sort the images into val/<WordNet id>/ first"
             )
         return names
 
     def labelled_images(self, split: str) -> Split:
         """One example per image file in a class folder or below it; the target is the class index, the labels are the folders."""
         examples: list[Example] = []
-        classes = self.classes()
-        left_out = stray_files(self.data_root / split) if (self.data_root / split).is_dir() else []
+        classes, stored = self.classes(), self.stored(split)
+        left_out = list(stored.stray())
         for label, name in enumerate(classes):
-            folder = self.data_root / split / name
-            if not folder.is_dir():
-                raise BenchError(f"{folder}: class folder not found; split {split} needs the same folders as val")
-            files = images_below(folder)
-            left_out += [f"{name}/{file}" for file in files.left_out]
+            images, others = stored.images(name)
+            left_out += [f"{name}/{file}" for file in others]
             examples += [
                 Example(
-                    f"image:{name}/{file}", (f"{folder}/{file}",), cluster=f"{name}/{file}", target=label, kind="image"
+                    f"image:{name}/{file}",
+                    (picture.path,),
+                    cluster=f"{name}/{file}",
+                    target=label,
+                    kind="image",
+                    names=names_of(picture),
                 )
-                for file in files.names
+                for file, picture in images
             ]
-        for name in sorted(set(class_folders(self.data_root / split)) - set(classes)):  # of train, and not of val
-            files = images_below(self.data_root / split / name)
-            left_out += [f"{name}/{file}" for file in (*files.names, *files.left_out)]
+        for name in sorted(set(stored.names()) - set(classes)):  # of train, and not of val
+            images, others = stored.images(name)
+            left_out += [f"{name}/{file}" for file in (*(file for file, _ in images), *others)]
+        line = left_out_line(stored.shown, left_out)
         if not examples:
-            folder = self.data_root / split
             raise BenchError(
-                f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(classes)} class folders; "
-                + (left_out_line(folder, left_out) or "the split is empty")
+                f"{stored.shown}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(classes)} class folders; "
+                + (line or "the split is empty")
             )
-        folder = self.data_root / split
-        return Split(split, tuple(examples), tuple(classes), self.data_root, left_out=left_out_line(folder, left_out))
+        return Split(split, tuple(examples), tuple(classes), self.data_root, left_out=line)
 
     def limited(self, split: Split, n: int) -> Split:
         """n images spread evenly over the classes (files are sorted by class), and every class text."""
@@ -127,10 +139,12 @@ class ImageNet(ImageFolders, EmbeddingTask):
         the names of the model's family, or WordNet lemmas.
         templates: JSON file, list of prompts with ``{}`` where the class goes; default: those of the model's family, or the bare
         class text.
+        truth: classes of flat validation images, a file of lines of name and WordNet id; default: the devkit or Kaggle's file.
         """
 
         class_names: Path | None = None
         templates: Path | None = None
+        truth: Path | None = None
 
     def class_texts(self) -> dict[str, list[str]]:
         """WordNet id -> the texts of its class, one per template."""
@@ -269,9 +283,11 @@ class ImageNetLinear(ImageFolders):
     class Options:
         """class_names: JSON list of the class folders in the order of the head's outputs; default: WordNet ids sorted, or
         folders 0, 1, 2, ...
+        truth: classes of flat validation images, a file of lines of name and WordNet id; default: the devkit or Kaggle's file.
         """
 
         class_names: Path | None = None
+        truth: Path | None = None
 
     def classes(self) -> list[str]:
         """The folders of ``val`` in the order of the head's outputs."""

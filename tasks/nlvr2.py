@@ -7,7 +7,6 @@ Accuracy and consistency as nlvr2/eval/metrics.py.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,13 +17,14 @@ from beit3_bench.backbones.abilities import Classifies, Item
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
-from beit3_bench.tasks.files import field, find, read_csv, read_json_lines, unique
+from beit3_bench.tasks.files import field, find, look_for, read_csv, read_json_lines, unique
+from beit3_bench.tasks.layouts.nlvr2 import PairImages, exported_records
+from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
 from beit3_bench.tasks.scores import Metric, Scores
 
 FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
 FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
-IMAGE_FOLDERS = (".", "images", "nlvr2", "nlvr2/images")
 FORM = "identifier,label lines such as dev-924-1-0,True"
 LABELS = ("False", "True")
 METRICS = (
@@ -35,9 +35,13 @@ METRICS = (
 
 def read_annotations(path: Path) -> list[dict[str, Any]]:
     """The original JSON lines; each record gets ``truth`` (bool, from the string or the boolean ``label``)."""
+    return checked_records([(f"{path}:{n}", record) for n, record in read_json_lines(path, "NLVR2")], path)
+
+
+def checked_records(given: Sequence[tuple[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """As `read_annotations`, of records; each with what it is called in messages."""
     records = []
-    for number, record in read_json_lines(path, "NLVR2"):
-        source = f"{path}:{number}"
+    for source, record in given:
         identifier = field(record, "identifier", str, source)
         field(record, "sentence", str, source)
         try:
@@ -99,26 +103,29 @@ DATA_ROOT/
     def read(self, split: str) -> Split:
         """One example per sentence-pair; the cluster is the sentence, the target the truth."""
         name = FILES[split]
-        path = find(self.data_root, name, FOLDERS, "NLVR2 annotations")
-        records = read_annotations(path)
-        folder = find(self.data_root, name.removesuffix(".json"), IMAGE_FOLDERS, "NLVR2 image folder")
-        nested = "directory" in records[0] and os.path.isdir(folder / str(records[0]["directory"]))
+        path, exported = look_for(self.data_root, name, FOLDERS), []
+        if path is None:
+            exported = exported_records(self.data_root, name.removesuffix(".json"))
+        if exported:
+            path = self.data_root
+            records = checked_records(exported, path)
+        else:
+            path = find(self.data_root, name, FOLDERS, "NLVR2 annotations")
+            records = read_annotations(path)
+        images = PairImages(self.data_root, name.removesuffix(".json"), bool(exported))
         examples = []
         for record in records:
-            stem = record["identifier"].rsplit("-", 1)[0]
-            place = (
-                folder / str(field(record, "directory", (str, int), f"{path}: {record['identifier']}"))
-                if nested
-                else folder
-            )
-            images = tuple(str(place / f"{stem}-img{side}.png") for side in (0, 1))
+            if "directory" in record:
+                field(record, "directory", (str, int), f"{path}: {record['identifier']}")
+            pair = images.pair(record)
             examples.append(
                 Example(
                     record["identifier"],
-                    images,
+                    tuple(picture.path for picture in pair),
                     record["sentence"],
                     sentence_key(record["identifier"]),
                     record["truth"],
+                    names=names_of(*pair),
                 )
             )
         return Split(split, tuple(examples), LABELS, path)

@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,9 +52,12 @@ class ImageEmbeddings(ImageFolders, EmbeddingTask):
 
     @dataclass
     class Options:
-        """features: embedding, of a dual encoder, or patches: the mean patch token of any BEiT-3."""
+        """features: embedding, of a dual encoder, or patches: the mean patch token of any BEiT-3.
+        truth: as of task imagenet.
+        """
 
         features: str = "embedding"
+        truth: Path | None = None
 
     def read(self, split: str) -> Split:
         return dataclasses.replace(self.labelled_images(split), labels=None)

@@ -17,7 +17,8 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.facts import read_facts
-from beit3_bench.tasks.karpathy import read_karpathy, select
+from beit3_bench.tasks.layouts.captions import CaptionData, read_captions
+from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, retrieval_ranks, unit_rows
 from beit3_bench.tasks.reranking import (
     ROW_SHAPE,
@@ -78,14 +79,17 @@ class Retrieval(EmbeddingTask):
 
     def read(self, split: str) -> Split:
         """Image examples (``image:ID``) and text examples (``text:SENTENCE``); a text's target is its image's id."""
-        path = self.data_root / self.split_file
+        data = self._captions()
         examples = []
-        for image in select(read_karpathy(path, self._image_folder()), (split,), path):
+        for image in data.select(split):
             if not image.sentences:
-                raise BenchError(f"{path}: image {image.id} has no sentences; retrieval needs at least one per image")
-            file = str(self.data_root / image.path)
+                raise BenchError(
+                    f"{data.source}: image {image.id} has no sentences; retrieval needs at least one per image"
+                )
+            file = data.picture(image.path)
+            identity, names = f"image:{image.id}", names_of(file)
             examples.append(
-                Example(f"image:{image.id}", images=(file,), cluster=image.id, target=image.id, kind="image")
+                Example(identity, (file.path,), cluster=image.id, target=image.id, kind="image", names=names)
             )
             examples += [
                 Example(f"text:{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
@@ -93,9 +97,9 @@ class Retrieval(EmbeddingTask):
             ]
         return Split(split, tuple(examples))
 
-    def _image_folder(self) -> str | None:
+    def _captions(self) -> CaptionData:
         karpathy = read_facts(self.name).data.karpathy
-        return karpathy.image_folder or None if karpathy else None
+        return read_captions(self.data_root, self.split_file, karpathy.image_folder or None if karpathy else None)
 
     def limited(self, split: Split, n: int) -> Split:
         """The first n images with all their texts."""
@@ -165,12 +169,14 @@ class Retrieval(EmbeddingTask):
 
     def training_split(self) -> Split:
         """One pair per caption, as the official index files."""
-        path = self.data_root / self.split_file
-        pairs = [
-            Example(f"pair:{sentence}", (str(self.data_root / image.path),), text, image.id, image.id)
-            for image in select(read_karpathy(path, self._image_folder()), self.training_splits, path)
-            for sentence, text in image.sentences
-        ]
+        data = self._captions()
+        pairs = []
+        for image in data.select(*self.training_splits):
+            file = data.picture(image.path)
+            pairs += [
+                Example(f"pair:{sentence}", (file.path,), text, image.id, image.id, names=names_of(file))
+                for sentence, text in image.sentences
+            ]
         return Split("train", tuple(pairs))
 
     def training_item(self, example: Example) -> Item:

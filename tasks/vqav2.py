@@ -22,6 +22,7 @@ from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
     field,
     find,
+    look_for,
     read_json,
     read_json_lines,
     read_records,
@@ -30,6 +31,9 @@ from beit3_bench.tasks.files import (
     whole_number,
     write_json,
 )
+from beit3_bench.tasks.layouts.coco import find_coco_images
+from beit3_bench.tasks.layouts.places import Images, names_of
+from beit3_bench.tasks.layouts.vqa import exported_annotations, exported_images, exported_questions
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores
@@ -70,16 +74,20 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """Questions of an official ``v2_OpenEnded_*_questions.json``, in the file's order."""
     content = read_json(path, "VQA questions")
-    questions = []
-    for n, record in enumerate(field(content, "questions", list, str(path))):
-        source = f"{path}: questions[{n}]"
-        questions.append(
-            Question(
-                whole_number(record, "question_id", source),
-                whole_number(record, "image_id", source),
-                field(record, "question", str, source),
-            )
+    records = field(content, "questions", list, str(path))
+    return questions_of([(f"{path}: questions[{n}]", record) for n, record in enumerate(records)], path)
+
+
+def questions_of(records: Sequence[tuple[str, Any]], path: Path) -> list[Question]:
+    """Questions of records; each with what it is called in messages."""
+    questions = [
+        Question(
+            whole_number(record, "question_id", source),
+            whole_number(record, "image_id", source),
+            field(record, "question", str, source),
         )
+        for source, record in records
+    ]
     if not questions:
         raise BenchError(f"{path}: holds no questions; mend the file, or get it again")
     unique((q.id for q in questions), str(path), "question id")
@@ -92,7 +100,11 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     Raises:
         BenchError: missing keys, a question id twice, or the annotations of VQA v1.
     """
-    content = read_json(path, "VQA annotations")
+    return annotations_of(read_json(path, "VQA annotations"), path)
+
+
+def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
+    """As `read_annotations`, of the content of a file."""
     annotations: dict[int, dict[str, Any]] = {}
     records = field(content, "annotations", list, str(path))
     for n, record in enumerate(records):
@@ -188,14 +200,28 @@ The json files may also lie in DATA_ROOT itself."""
 
     # ---- data -----------------------------------------------------------------------------------------------------
 
-    def _questions_file(self, subset: str) -> Path:
-        return find(self.data_root, f"v2_OpenEnded_mscoco_{subset}_questions.json", FOLDERS, "VQA questions")
+    def _questions(self, subset: str) -> tuple[list[Question], Images, Path]:
+        """Questions, their images, and the file that they were read from."""
+        name = f"v2_OpenEnded_mscoco_{subset}_questions.json"
+        folder = "test2015" if subset.startswith("test") else subset
+        if look_for(self.data_root, name, FOLDERS) is None:
+            rows = exported_questions(self.data_root, subset)
+            if rows:
+                questions = questions_of([(row["source"], row) for row in rows], self.data_root)
+                return questions, exported_images(self.data_root, folder, rows), self.data_root
+        path = find(self.data_root, name, FOLDERS, "VQA questions")
+        return read_questions(path), find_coco_images(self.data_root, folder, IMAGE_FOLDERS), path
 
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
         if subset not in self._annotations:
-            path = find(self.data_root, f"v2_mscoco_{subset}_annotations.json", FOLDERS, "VQA annotations")
-            self._annotations[subset] = read_annotations(path)
+            name, content = f"v2_mscoco_{subset}_annotations.json", None
+            if look_for(self.data_root, name, FOLDERS) is None:
+                content, path = exported_annotations(self.data_root, subset)
+            if content is None:
+                path = find(self.data_root, name, FOLDERS, "VQA annotations")
+                content = read_json(path, "VQA annotations")
+            self._annotations[subset] = annotations_of(content, path)
         return self._annotations[subset]
 
     def vocabulary(self) -> list[str]:
@@ -257,13 +283,11 @@ The json files may also lie in DATA_ROOT itself."""
 
     def _examples(self, split: str) -> list[Example]:
         subset = SUBSETS[split]
-        path = self._questions_file(subset)
-        questions = read_questions(path)
+        questions, images, path = self._questions(subset)
         if split == "minival":
             kept = minival_images([q.image_id for q in questions])
             questions = [q for q in questions if q.image_id in kept]
         folder = "test2015" if subset.startswith("test") else subset
-        images = find(self.data_root, folder, IMAGE_FOLDERS, "COCO image folder")
         annotations = self.annotations(subset) if not subset.startswith("test") else None
         examples = []
         for q in questions:
@@ -274,8 +298,9 @@ The json files may also lie in DATA_ROOT itself."""
                         f"{path}: question {q.id} has no annotation; questions and annotations are of different splits"
                     )
                 target = annotations[q.id]
-            file = images / f"COCO_{folder}_{q.image_id:012d}.jpg"
-            examples.append(Example(str(q.id), (str(file),), q.text, str(q.image_id), target))
+            file = images.picture(f"COCO_{folder}_{q.image_id:012d}.jpg")
+            names = names_of(file)
+            examples.append(Example(str(q.id), (file.path,), q.text, str(q.image_id), target, names=names))
         return examples
 
     # ---- answers --------------------------------------------------------------------------------------------------
@@ -351,7 +376,7 @@ The json files may also lie in DATA_ROOT itself."""
                         counts[n] = counts.get(n, 0) + 1
                 if counts:
                     weights = {n: soft_score(c) for n, c in counts.items()}
-                    examples.append(Example(f"{name}:{e.id}", e.images, e.text, e.cluster, weights))
+                    examples.append(Example(f"{name}:{e.id}", e.images, e.text, e.cluster, weights, names=e.names))
         return self.read("minival").of(examples)
 
 

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
 from beit3_bench.backbones.abilities import Batch, Reader
+from beit3_bench.backbones.archives.archive import Archive
+from beit3_bench.backbones.archives.members import adopt, known_archives
 from beit3_bench.backbones.image_hashes import image_hash, noting_image_hashes
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.reuse.image_cache import ImageCache
@@ -47,12 +50,18 @@ def decode_ahead(dataset: Dataset, items: Iterable[int] | None, workers: int, pi
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=outlive_first_sigterm if workers else None,
+        worker_init_fn=partial(_start, known_archives()) if workers else None,
     )
     for item in loader:
         if isinstance(item, Failure):
             raise BenchError(item.message)
         yield item
+
+
+def _start(archives: Mapping[str, Archive], number: int) -> None:
+    """What a decoding process does first; number: its own, from 0."""
+    outlive_first_sigterm(number)
+    adopt(archives)
 
 
 def _check_open_files(workers: int) -> None:

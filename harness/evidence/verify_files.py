@@ -23,7 +23,11 @@ def check_files(report: Verification, needs: Sequence[Need], split: str, wanted:
             if wanted:
                 line = f"{root / need.folders[0] / need.path}: not found; download it (see: beit3-bench tasks {report.task})"
                 report.add("files", split, line)
-        elif place.is_file() and str(place) not in [file.path for file in report.files]:
+        elif (
+            place.is_file()
+            and place == need.find_itself(root)
+            and str(place) not in [file.path for file in report.files]
+        ):
             _check_checksum(report, place, need, split)
     return there
 

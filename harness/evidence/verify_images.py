@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from beit3_bench.backbones.archives.members import exists
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.findings import Verification, first_of
 from beit3_bench.harness.record.provenance import cores
@@ -28,11 +28,16 @@ _FAULTS = {  # check -> what is wrong, the mend
 
 def image_files(example: Example) -> tuple[str, ...]:
     """Image files of an example, and its label map where the truth is one."""
-    return (*example.images, example.target) if _has_map(example) else example.images
+    return (*example.images, _map_of(example)) if _has_map(example) else example.images
 
 
 def _has_map(example: Example) -> bool:
     return isinstance(example.target, str) and example.target.lower().endswith(".png")
+
+
+def _map_of(example: Example) -> str:
+    """The file of a label map, which the target names as the original layout does."""
+    return example.truth_files[0] if example.truth_files else example.target
 
 
 def check_decoding(
@@ -43,12 +48,13 @@ def check_decoding(
     chosen: dict[str, list[str]] = {}
     taken: set[str] = set()
     for split, examples in read.items():
-        files = sorted({path for e in examples for path in image_files(e) if Path(path).is_file()} - taken)
+        files = sorted({path for e in examples for path in image_files(e)} - taken)
+        files = [path for path in files if _is_there(path)]
         if sample is not None and len(files) > sample:
             files = sorted(random.Random(f"{report.task} {split}").sample(files, sample))
         chosen[split] = files
         taken |= set(files)
-    maps = {e.target for examples in read.values() for e in examples if _has_map(e)}
+    maps = {_map_of(e) for examples in read.values() for e in examples if _has_map(e)}
     total, done = len(taken), 0
     with ThreadPoolExecutor(max(cores(), 1)) as pool:
         for split, files in chosen.items():
@@ -65,6 +71,13 @@ def check_decoding(
                     fault, mend = _FAULTS[check]
                     line = f"{report.data_root}: {len(names)} of {len(files)} decoded images of split {split} {fault}"
                     report.add(check, split, f"{line}: {first_of(names)}; {mend}")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return exists(path)
+    except BenchError:  # a damaged archive is a finding already
+        return False
 
 
 def check_sizes(

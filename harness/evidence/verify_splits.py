@@ -9,7 +9,6 @@ from pathlib import Path
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.findings import SplitReport, Verification, first_of
-from beit3_bench.harness.evidence.verify_images import image_files
 from beit3_bench.harness.record.released import counts_of, ids_of
 from beit3_bench.tasks.contract import Example
 from beit3_bench.tasks.facts import Counts, KarpathyFile, ReleasedData
@@ -98,7 +97,7 @@ def check_karpathy_file(report: Verification, released: KarpathyFile, evaluated:
 
 def check_overlap(report: Verification, read: Mapping[str, Sequence[Example]], released: ReleasedData) -> None:
     """Splits share neither samples nor images, but for those that are a part of another one."""
-    contents = {"images": {split: {x for e in examples for x in image_files(e)} for split, examples in read.items()}}
+    contents = {"images": {split: {x for e in examples for x in e.image_names} for split, examples in read.items()}}
     if released.unique_ids:
         contents = {"ids": {split: {e.id for e in examples} for split, examples in read.items()}, **contents}
     within = released.within

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.archives.members import member_at, size_of
 from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.tasks.contract import Example
@@ -49,14 +50,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def data_fingerprint(examples: Sequence[Example], data_root: Path, contents: bool = True) -> str:
+def data_fingerprint(
+    examples: Sequence[Example], data_root: Path, contents: bool = True, as_they_lie: bool = False
+) -> str:
     """Hash over what the examples say, the contents of their truth files and the names and sizes of their image files, in
     order of id.
 
-    The folder above the data does not enter: a moved data set is the same data set.
+    Neither the folder above the data nor the container of the images enters: a moved or packed data set is the same data set.
 
     Args:
         contents: False = without the contents of truth files, as the first edition made it.
+        as_they_lie: with the paths of images in place of their names (`Example.names`), as earlier versions made it.
 
     Raises:
         BenchError: a truth file that cannot be read.
@@ -65,12 +69,13 @@ def data_fingerprint(examples: Sequence[Example], data_root: Path, contents: boo
     for example in examples:
         for path in example.images:
             if path not in sizes:
-                sizes[path] = os.stat(path).st_size
+                sizes[path] = size_of(path)
     truth = files_sha256(path for example in examples for path in example.truth_files) if contents else {}
     prefix = json.dumps(str(data_root).rstrip("/") + "/")[1:-1]
     running = hashlib.sha256()
     for example in sorted(examples, key=lambda e: e.id):
-        images = [[path, sizes[path]] for path in example.images]
+        names = example.images if as_they_lie else example.image_names
+        images = [[name, sizes[path]] for name, path in zip(names, example.images, strict=True)]
         record = [example.id, example.kind, images, example.text, example.cluster, example.target, example.meta]
         record += [truth[path] for path in example.truth_files] if contents else []
         running.update(_canonical(record).replace(prefix, "").encode())
@@ -80,7 +85,10 @@ def data_fingerprint(examples: Sequence[Example], data_root: Path, contents: boo
 
 def same_data(fingerprints: Mapping[str, Any], examples: Sequence[Example], data_root: Path) -> bool:
     """Whether the examples are those of a run with these fingerprints, of this edition or the first."""
-    return fingerprints.get("data") == data_fingerprint(examples, data_root, contents=CODE in fingerprints)
+    seen, contents = fingerprints.get("data"), CODE in fingerprints
+    if seen == data_fingerprint(examples, data_root, contents):
+        return True
+    return any(e.names for e in examples) and seen == data_fingerprint(examples, data_root, contents, as_they_lie=True)
 
 
 def files_sha256(paths: Iterable[str | Path]) -> dict[Any, str]:
@@ -89,9 +97,14 @@ def files_sha256(paths: Iterable[str | Path]) -> dict[Any, str]:
     Raises:
         BenchError: a file that is missing or cannot be read.
     """
+
+    def one(path: str | Path) -> str:
+        member = member_at(path)
+        return sha256_of(path) if member is None else hashlib.sha256(member.read()).hexdigest()
+
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(cores()) as pool:
-        return dict(zip(distinct, pool.map(sha256_of, distinct), strict=True))
+        return dict(zip(distinct, pool.map(one, distinct), strict=True))
 
 
 def option_fingerprints(options: Mapping[str, Any]) -> dict[str, str]:

@@ -53,5 +53,6 @@ def images_fingerprint(
 ) -> dict[str, str]:
     """``{"images": hash}`` over names below the data's folder and contents; empty where there are no images."""
     seen = hashes_by_path(examples, hashes, folder)
+    names = {path: name for e in examples for path, name in zip(e.images, e.image_names, strict=True)}
     prefix = str(data_root).rstrip("/") + "/"
-    return {IMAGES: digest({path.removeprefix(prefix): value for path, value in seen.items()})} if seen else {}
+    return {IMAGES: digest({names[path].removeprefix(prefix): value for path, value in seen.items()})} if seen else {}

@@ -92,7 +92,7 @@ def changed_files(data_root: Path, released: ReleasedData, split: str) -> list[s
     Raises:
         OSError: one cannot be read.
     """
-    places = {need: need.find(data_root) for need in released.needs if need.git_blob and split in need.splits}
+    places = {need: need.find_itself(data_root) for need in released.needs if need.git_blob and split in need.splits}
     return [need.path for need, place in places.items() if place is not None and need.git_blob not in git_blobs(place)]
 
 

@@ -5,8 +5,6 @@ The rows of a run come out the same with and without a store; what was served st
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.archives.members import stamp_of
 from beit3_bench.backbones.family import Model
-from beit3_bench.backbones.image_hashes import DIGITS
+from beit3_bench.backbones.image_hashes import DIGITS, sha256_of_image
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.fingerprints import source_fingerprint, weights_sha256
@@ -185,17 +185,14 @@ def _kind(example: Example) -> str | None:
 
 
 def _file_key(path: str) -> Key | None:
-    try:
-        stamp = _stamp(path)
-        with open(path, "rb") as file:
-            return Key("image", hashlib.file_digest(file, "sha256").digest(), path, stamp or (0, 0))
-    except OSError:
-        return None  # the engine will say what is wrong with it
+    stamp, digest = _stamp(path), sha256_of_image(path)
+    return (
+        None if digest is None else Key("image", digest, path, stamp or (0, 0))
+    )  # None: the engine says what is wrong
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
     try:
-        facts = os.stat(path)
-    except OSError:
+        return stamp_of(path)
+    except (OSError, BenchError):
         return None
-    return facts.st_size, facts.st_mtime_ns

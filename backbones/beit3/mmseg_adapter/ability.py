@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit3_bench.backbones.abilities import Batch, Item, Reader, Segments
+from beit3_bench.backbones.archives.members import member_at
 from beit3_bench.backbones.beit3.checkpoint import LoadedModel
 from beit3_bench.backbones.beit3.loading import labels_in, model_of
 from beit3_bench.backbones.beit3.mmseg_adapter.loading import (
@@ -21,7 +22,7 @@ from beit3_bench.backbones.beit3.mmseg_adapter.loading import (
 )
 from beit3_bench.backbones.beit3.mmseg_adapter.prediction import predict_classes
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
-from beit3_bench.backbones.images import check_header
+from beit3_bench.backbones.images import check_header, read_image_file
 from beit3_bench.backbones.preprocess import upright
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
@@ -47,17 +48,40 @@ class SegmentationReader(Reader):
         return {"inputs": [p["inputs"] for p in packed], "data_samples": [p["data_samples"] for p in packed]}
 
     def _packed(self, image: Any) -> dict[str, Any]:
-        is_file = isinstance(image, (str, Path))
+        member = member_at(image) if isinstance(image, (str, Path)) else None
+        is_file = isinstance(image, (str, Path)) and member is None
         if is_file not in self._pipelines:
             self._pipelines[is_file] = self.preprocessing.compose(from_files=is_file)
+        if member is not None:
+            return self._pipelines[is_file]({"img": _decoded(image)})
         if not is_file:  # mmseg's images are BGR
             return self._pipelines[is_file]({"img": np.asarray(upright(image))[..., ::-1].copy()})
         check_header(image)
         try:
             return self._pipelines[is_file]({"img_path": str(image)})
-        except Exception as error:  # OpenCV and mmcv raise many kinds for a damaged file
-            line = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-            raise BenchError(f"{image}: image does not decode ({line}); download it again, or replace it") from error
+        except Exception as error:
+            raise _undecodable(image, error) from error
+
+
+def _decoded(image: str | Path) -> np.ndarray:
+    """A member of an archive as mmseg's ``LoadImageFromFile`` decodes a file: uint8 (H, W, 3), BGR, by OpenCV."""
+    import mmcv
+
+    check_header(image)
+    content = read_image_file(image)
+    try:
+        pixels = mmcv.imfrombytes(content, flag="color", backend="cv2")
+    except Exception as error:
+        raise _undecodable(image, error) from error
+    if pixels is None:
+        raise _undecodable(image, ValueError("OpenCV gives no pixels"))
+    return pixels
+
+
+def _undecodable(image: str | Path, error: Exception) -> BenchError:
+    """OpenCV and mmcv raise many kinds for a damaged file."""
+    line = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+    return BenchError(f"{image}: image does not decode ({line}); download it again, or replace it")
 
 
 class Segmentation(Segments):

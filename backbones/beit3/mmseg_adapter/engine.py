@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.abilities import Item
+from beit3_bench.backbones.archives.members import member_at
 from beit3_bench.backbones.beit3.config import PRESETS, BEiT3Config
 from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.backbones.beit3.mmseg_adapter.settings import variant
@@ -39,6 +40,7 @@ class SegmentationEngine(TrainingEngine):
         self.asked, self.request = asked, request
         check_keys(request.options, asked.task)
         source = read_checkpoint(checkpoint_file(request.checkpoint)) if request.checkpoint is not None else None
+        check_files([*request.training, *request.validation])
         check_suffixes(request.training)
         check_headers([*request.training, *request.validation])
         for line in source.notes if source else ():
@@ -147,6 +149,15 @@ def check_headers(items: Sequence[Item]) -> None:
     with ThreadPoolExecutor(max_workers=4) as pool:
         for _ in pool.map(check, items):
             pass
+
+
+def check_files(items: Sequence[Item]) -> None:
+    """Raise for members of archives, which mmseg's data sets do not read."""
+    packed = next((file for item in items for file in (*item.images, item.target) if member_at(file)), None)
+    if packed is not None:
+        raise BenchError(
+            f"{packed}: mmsegmentation trains on files alone; unpack the archive (evaluation reads it as it is)"
+        )
 
 
 def check_suffixes(items: Sequence[Item]) -> None:
