@@ -104,7 +104,8 @@ def _members(file: IO[bytes], begin: int, end: int, shown: str) -> Iterator[tarf
                     raise tarfile.ReadError("unexpected end of data")
                 yield info
             file.seek(archive.offset)  # tarfile takes any unreadable header for the end
-            if info is not None or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            missing = info is not None or archive.offset >= end
+            if missing or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end mark is missing")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         why = " ".join(str(error).split())[:100]

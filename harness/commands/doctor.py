@@ -48,6 +48,7 @@ STACKS = {
     "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
     "transformers": "tokenizers of SigLIP",
     "pillow_heif": "HEIC pictures of phones in predict",
+    "pyarrow": "data sets as .parquet files, as the Hugging Face hub exports them",
 }
 """Optional module -> what cannot be done without it."""
 NEEDS = {"ade20k-seg": ("mmcv", "mmengine", "mmseg", "mmdet")}

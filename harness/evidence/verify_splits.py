@@ -65,14 +65,16 @@ def check_karpathy_file(report: Verification, released: KarpathyFile, evaluated:
 
     evaluated: splits whose images `check_split` sees; of the others, missing images are a note.
     """
-    from beit3_bench.tasks.karpathy import SPLITS, read_karpathy
+    from beit3_bench.backbones.archives.members import exists
+    from beit3_bench.tasks.karpathy import SPLITS
+    from beit3_bench.tasks.layouts.captions import read_captions
 
-    path = Path(report.data_root) / released.file
     try:
-        images = read_karpathy(path, released.image_folder or None)
+        data = read_captions(Path(report.data_root), released.file, released.image_folder or None)
     except BenchError as error:
         report.add("reader", "", str(error))
         return
+    images, path = data.images, data.source
     strange = sorted({image.split for image in images} - set(SPLITS))
     if strange:
         report.add("splits", "", f"{path}: has splits of other names ({first_of(strange)}); get the released file")
@@ -90,7 +92,7 @@ def check_karpathy_file(report: Verification, released: KarpathyFile, evaluated:
             line = f"{path}: split {split} has {number:,} images, the released file {wanted:,}; get the released file"
             report.add("counts", split, line)
     rest = [image for image in images if image.split not in evaluated]
-    absent = sum(not (Path(report.data_root) / image.path).is_file() for image in rest)
+    absent = sum(not exists(data.picture(image.path).path) for image in rest)
     if absent:
         report.notes.append(f"{absent:,} of {len(rest):,} training images are not there; only fine-tuning needs them")
 
