@@ -67,7 +67,7 @@ class Need:
 
     def _packed(self, root: Path) -> Iterator[Path]:
         if not Path(self.path).suffix:  # a folder
-            yield from (file for file, _ in packed_places(root, self.path, self.folders) if file.is_file())
+            yield from (file for file, *_ in packed_places(root, self.path, self.folders) if file.is_file())
         yield from (root / name for name in self.copies if (root / name).exists())
         if self.exports:
             yield from find_shards(root, self.exports)

@@ -23,7 +23,7 @@ KAGGLE = "ILSVRC/Data/CLS-LOC"
 FOLDERS = (".", KAGGLE, f"imagenet-object-localization-challenge/{KAGGLE}")
 ALSO = {"val": ("ILSVRC2012_img_val",), "train": ("ILSVRC2012_img_train",)}
 ARCHIVES = {"val": ("ILSVRC2012_img_val.tar", "val/ILSVRC2012_img_val.tar"), "train": ()}
-TRAIN_TARS = ("ILSVRC2012_img_train.tar", "train/ILSVRC2012_img_train.tar", "train.tar")
+TRAIN_TARS = ("ILSVRC2012_img_train.tar", "train.tar")
 EXPORTED = {"val": ("validation", "val"), "train": ("train",)}
 COLUMNS = (Column(("image",), "the images", image=True), Column(("label",), "the classes"))
 _EXPORTED_NAME = re.compile(r"(.+)_(n\d{8})(\.\w+)")
@@ -110,13 +110,12 @@ def find_classes(root: Path, split: str, truth: Path | None = None) -> Classes:
     Raises:
         BenchError: the images are nowhere, or lie flat and nothing says their classes.
     """
+    if split == "train" and not any((root / folder / split).is_dir() for folder in FOLDERS):
+        packed = next((root / name for name in TRAIN_TARS if (root / name).is_file()), None)
+        classes = None if packed is None else _tar_of_tars(root, packed)
+        if classes is not None:
+            return classes
     images = look_for_images(root, split, FOLDERS, ALSO[split], ARCHIVES[split])
-    if split == "train":
-        tars = next((root / name for name in TRAIN_TARS if (root / name).is_file()), None)
-        if tars is not None and (images is None or images.archive is not None):
-            packed = _tar_of_tars(root, tars)
-            if packed is not None:
-                return packed
     if images is None:
         shards = find_shards(root, EXPORTED[split])
         if shards:

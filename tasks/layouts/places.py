@@ -149,35 +149,37 @@ def look_for_images(
     for place in [*(root / folder / name for folder in folders), *(root / other for other in also)]:
         if place.is_dir():
             return Images(canonical, f"{place}/")
-    for file, inner in packed_places(root, name, folders, also, archives):
+    for file, wanted, least in packed_places(root, name, folders, also, archives):
         if file.is_file():
-            return Images(canonical, _inside(file, inner, name))
+            return Images(canonical, _inside(file, wanted, least))
     return None
 
 
 def packed_places(
     root: Path, name: str, folders: Sequence[str] = (".",), also: Sequence[str] = (), archives: Sequence[str] = ()
-) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Archives that a folder may be in, and which folders in it are to be found: the folder's own, and those of the ones above it."""
+) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+    """Archives that a folder may be in, its own and those of the folders above it; with the folder's path as it may be in there, and
+    how many of its last parts have to be.
+    """
     paths = [PurePosixPath(folder, name) for folder in folders] + [PurePosixPath(other) for other in also]
     for path in paths:
         for end in range(len(path.parts), 0, -1):
             above = root.joinpath(*path.parts[:end])
             for suffix in ARCHIVES:
-                yield above.with_name(above.name + suffix), path.parts[end:]
+                yield above.with_name(above.name + suffix), path.parts, len(path.parts) - end
     for archive in archives:
-        yield root / archive, PurePosixPath(name).parts if "/" in name else ()
+        parts = PurePosixPath(name).parts
+        yield root / archive, parts, len(parts) if len(parts) > 1 else 0
 
 
-def _inside(file: Path, inner: tuple[str, ...], name: str) -> str:
+def _inside(file: Path, wanted: tuple[str, ...], least: int) -> str:
     """What stands before the names of images in an archive.
 
-    inner: folders that must be there; without any, the archive is of the folder itself, and may hold it by its name, under the one
-        folder at its top, or at its top.
+    wanted, least: see `packed_places`. Where none has to be there, the archive is of the folder itself, and may hold it by its name, under
+        the one folder at its top, or at its top.
     """
     archive = open_archive(file)
-    wanted = [*PurePosixPath(name).parts[: -len(inner)], *inner] if inner else [*PurePosixPath(name).parts]
-    for first in range(len(wanted) - max(len(inner), 1) + 1):
+    for first in range(len(wanted) - max(least, 1) + 1):
         tail = "/".join(wanted[first:])
         fitting = [f for f in archive.folders if f == tail or f.endswith(f"/{tail}")]
         fitting = [f for f in fitting if not any(is_hidden(part) for part in f.split("/"))]
@@ -194,8 +196,8 @@ def _inside(file: Path, inner: tuple[str, ...], name: str) -> str:
     if not tops and all("!" in n or n.lower().endswith(PACKED) for n in at_top):
         why = f"archives ({at_top[0]}), not images; unpack it once" if at_top else "no files; get it again"
         raise BenchError(f"{file}: holds {why}")
-    if not inner:
+    if not least:
         return f"{file}!{tops[0]}/" if len(tops) == 1 and not at_top else f"{file}!"
     raise BenchError(
-        f"{file}: has no folder {'/'.join(inner)} (it has: {', '.join(tops[:5]) or 'none'}); get the right archive, or unpack it"
+        f"{file}: has no folder {'/'.join(wanted[-least:])} (it has: {', '.join(tops[:5]) or 'none'}); get the right archive, or unpack it"
     )
