@@ -310,7 +310,7 @@ def test_examples_are_the_images_and_their_annotations(data: Path) -> None:
     for root in (data, data.parent):
         examples = ADE20K(root).read("val").examples
         assert [e.id for e in examples] == [f"ADE_val_{i:08d}" for i in (1, 2, 3, 4)]
-        assert all(Path(e.images[0]).is_file() and Path(e.target).is_file() for e in examples)
+        assert all(Path(e.images[0]).is_file() and Path(e.truth_files[0]).is_file() for e in examples)
     assert [e.target for e in ADE20K(data).read("test").examples] == [None, None]
 
 
@@ -321,7 +321,7 @@ def test_missing_data_is_named(data: Path) -> None:
     with pytest.raises(BenchError, match="ADE20K image folder not found"):
         ADE20K(data / "annotations").read("val")
     (data / "images/training").rename(data / "images/train")
-    with pytest.raises(BenchError, match="images/training: folder not found"):
+    with pytest.raises(BenchError, match="images/training: ADE20K image folder not found"):
         ADE20K(data).read("train")
 
 
