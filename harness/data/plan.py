@@ -157,7 +157,7 @@ def pieces_of(
 
     def elsewhere(target: str) -> Path | None:
         need = needs.get(Path(target).name)
-        return need.find(root) if need is not None else None
+        return need.find_itself(root) if need is not None else None
 
     pieces = [] if pieces is None else pieces
     for place in data.places:
