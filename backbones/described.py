@@ -47,7 +47,7 @@ def described(
     Raises:
         BenchError: a released file that differs from its pinned hash.
     """
-    released = find_released(source.path)
+    released = find_released(source.path, family)
     if released is not None:
         pin_or_check(source.path, released.name, sha256)
     card = ModelCard(

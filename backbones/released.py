@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,12 @@ class PublishedScore:
     split: str
     metric: str
     value: float
+
+
+def recalls(task: str, values: Sequence[float]) -> tuple[PublishedScore, ...]:
+    """Retrieval on the test split: TR@1, 5, 10 and IR@1, 5, 10, in percent."""
+    names = [f"{direction}@{k}" for direction in ("TR", "IR") for k in (1, 5, 10)]
+    return tuple(PublishedScore(task, "test", name, value) for name, value in zip(names, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,13 @@ def _by_key() -> dict[str, ReleasedFile]:
     return {key: file for file in reversed(released_files()) for key in (file.name, file.file)}
 
 
-def find_released(name_or_filename: str | Path) -> ReleasedFile | None:
-    """The record of a released file by registry name, file name or path; None for any other file."""
-    return _by_key().get(Path(name_or_filename).name)
+def find_released(name_or_filename: str | Path, family: str | None = None) -> ReleasedFile | None:
+    """The record of a released file by registry name, file name or path; None for any other file.
+
+    family: whose file it is, where that is known: names such as ``vqa.pth`` are anybody's.
+    """
+    found = _by_key().get(Path(name_or_filename).name)
+    return found if found is None or family in (None, found.family) else None
 
 
 def get_released(name: str) -> ReleasedFile:

@@ -315,7 +315,14 @@ def write(
 
 def warnings_of(prepared: Prepared, located: Located, model: Model) -> list[str]:
     """What a reader of the result must know: of the data (first), of the weights, and of what they have seen."""
-    leaks = find_leaks(prepared.task.name, prepared.split.name, located.path, model.metadata, model.card.trained_on)
+    leaks = find_leaks(
+        prepared.task.name,
+        prepared.split.name,
+        located.path,
+        model.metadata,
+        model.card.trained_on,
+        model.card.family,
+    )
     return [*prepared.notes, *model.notes, *leaks]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
 
 
@@ -42,3 +44,8 @@ class AlbefFamily(Family):
         from beit3_bench.backbones.albef.loading import load_head
 
         return load_head(source, asked, options)
+
+    def released(self) -> Sequence[ReleasedFile]:
+        from beit3_bench.backbones.albef.weights import WEIGHTS
+
+        return WEIGHTS

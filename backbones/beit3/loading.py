@@ -244,7 +244,7 @@ def check_outputs(
 
 
 def _outputs(checkpoint: Checkpoint, asked: Asked, labels: tuple[str, ...] | None, count: int | None) -> Outputs:
-    weight = find_released(checkpoint.path)
+    weight = find_released(checkpoint.path, "beit3")
     released = weight is not None and weight.task == asked.task
     return Outputs(checkpoint.path, labels, count, released, checkpoint.metadata)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
 
 
@@ -47,3 +49,8 @@ class BlipFamily(Family):
         from beit3_bench.backbones.blip.loading import load_head
 
         return load_head(source, asked, options)
+
+    def released(self) -> Sequence[ReleasedFile]:
+        from beit3_bench.backbones.blip.weights import WEIGHTS
+
+        return WEIGHTS

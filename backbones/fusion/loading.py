@@ -79,7 +79,7 @@ class Reading:
     @property
     def of_task(self) -> bool:
         """Whether it is, by name, a file that its authors released for what is asked."""
-        released = find_released(self.source.path)
+        released = find_released(self.source.path, self.system.name)
         return released is not None and released.task == self.asked.task
 
 
@@ -158,7 +158,8 @@ def find_texts(reading: Reading, wording: Wording) -> tuple[Texts, Path, list[st
     """
     path, config = reading.source.path, reading.config
     pieces, file = find_vocabulary(reading.asked.task, reading.options.tokenizer, path.parent, _ANY_LENGTH)
-    notes = compare_vocabulary(pieces, file, config.vocab_size, path, find_released(path), reading.system.added)
+    released = find_released(path, reading.system.name)
+    notes = compare_vocabulary(pieces, file, config.vocab_size, path, released, reading.system.added)
     return Texts(pieces, wording, config.reading.positions), file, notes
 
 

@@ -95,7 +95,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     assumptions = list(notes)
     if tokenizer is not None and file is not None:
         rows = shape.config.vocab_size
-        assumptions += compare_vocabulary(tokenizer, file, rows, source.path, find_released(source.path))
+        assumptions += compare_vocabulary(tokenizer, file, rows, source.path, find_released(source.path, "vlmo"))
     module, filled, resized = build(name, shape, outputs, checkpoint.tensors, origin, options.allow_missing)
     preprocessing = Preprocessing(shape.config.image_size)
     head = HEADS[name]
@@ -155,7 +155,7 @@ def _check_outputs(checkpoint: Checkpoint, name: str, asked: Asked, options: Loa
             return len(asked.labels), []  # it keeps random values
     elif count is None:
         raise BenchError(f"{checkpoint.path}: tensor {layer!r} is missing; give a checkpoint of {asked.task}")
-    released = find_released(checkpoint.path)
+    released = find_released(checkpoint.path, "vlmo")
     of_task = released is not None and released.task == asked.task
     notes = asked.check_outputs(Outputs(checkpoint.path, None, count, of_task, checkpoint.metadata))
     return count or len(asked.labels or ()), notes

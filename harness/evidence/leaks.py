@@ -16,10 +16,11 @@ SEEN: dict[Seen, str] = {
 """The gravest first."""
 
 
-def trained_on(checkpoint: Path, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+def trained_on(checkpoint: Path, metadata: Mapping[str, Any], family: str | None = None) -> tuple[str, ...]:
     """Data sets whose images a checkpoint has seen with labels or captions, as far as is known.
 
-    A released file is known by its name; one that `beit3-bench finetune` wrote says its task and what it began with.
+    A released file is known by its name, among those of its family; one that `beit3-bench finetune` wrote says its task and what it
+    began with.
     """
     from beit3_bench.backbones.released import find_released
 
@@ -27,7 +28,7 @@ def trained_on(checkpoint: Path, metadata: Mapping[str, Any]) -> tuple[str, ...]
     begun = source.get("checkpoint") if isinstance(source, Mapping) else None
     seen: list[str] = []
     for file in (checkpoint, begun):
-        weight = find_released(file) if file else None
+        weight = find_released(file, family) if file else None
         seen += weight.trained_on if weight else ()
     task = metadata.get("task")
     seen += read_facts(task).trained_on if isinstance(task, str) else ()
@@ -35,13 +36,18 @@ def trained_on(checkpoint: Path, metadata: Mapping[str, Any]) -> tuple[str, ...]
 
 
 def find_leaks(
-    task: str, split: str, checkpoint: Path, metadata: Mapping[str, Any], known: Sequence[str] = ()
+    task: str,
+    split: str,
+    checkpoint: Path,
+    metadata: Mapping[str, Any],
+    known: Sequence[str] = (),
+    family: str | None = None,
 ) -> list[str]:
     """One line per data set that shows the evaluated samples or images to the checkpoint, the gravest first.
 
-    known: data sets that the model's card says it has seen.
+    known: data sets that the model's card says it has seen.  family: of the model.
     """
-    data = {*trained_on(checkpoint, metadata), *known}
+    data = {*trained_on(checkpoint, metadata, family), *known}
     leaks = [leak for leak in read_facts(task).leaks if split in leak.splits and leak.data in data]
     order = list(SEEN)
     return [

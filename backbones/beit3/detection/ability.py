@@ -109,7 +109,7 @@ def load_detection(source: Source, asked: Asked, options: LoadOptions) -> Model:
         raise BenchError(
             f"{described.origin}: holds a {described.plan.head} head, -o head={wanted.head} was asked for; leave it out"
         )
-    labels, weight = labels_in(checkpoint.metadata, checkpoint.path), find_released(checkpoint.path)
+    labels, weight = labels_in(checkpoint.metadata, checkpoint.path), find_released(checkpoint.path, "beit3")
     released = weight is not None and weight.task == asked.task
     count = described.plan.num_classes
     assumptions = asked.check_outputs(Outputs(checkpoint.path, labels, count, released, checkpoint.metadata))

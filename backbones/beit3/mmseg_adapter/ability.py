@@ -118,7 +118,7 @@ def load_segmentation(source: Source, asked: Asked, options: LoadOptions) -> Mod
     protocol = Protocol(values.get("mode"), crop, values.get("stride"), multi_scale)
     cfg = evaluation_config(checkpoint, values.get("config"), protocol)
     module: Any = build_segmentor(cfg)
-    labels, weight = labels_in(checkpoint.metadata, checkpoint.path), find_released(checkpoint.path)
+    labels, weight = labels_in(checkpoint.metadata, checkpoint.path), find_released(checkpoint.path, "beit3")
     released = weight is not None and weight.task == asked.task
     assumptions = asked.check_outputs(
         Outputs(checkpoint.path, labels, module.num_classes, released, checkpoint.metadata)
