@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beit3_bench.backbones.reading import pad_ids
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 
@@ -158,6 +157,8 @@ class WordPiece:
 
     def pad(self, sequences: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
         """See `reading.pad_ids`."""
+        from beit3_bench.backbones.reading import pad_ids  # with numpy, which the records of released files need not wait for
+
         return pad_ids(sequences, self.special["[PAD]"], multiple, self.max_tokens)
 
 
