@@ -37,6 +37,10 @@ VERBS = {
         f"{_COMMANDS}.compare:command",
         "Compare two runs in pairs: effect, interval, p value, flipped samples.",
     ),
+    "show": (
+        f"{_COMMANDS}.show:command",
+        "Make a page of a run with its pictures, of one picture across tasks, or of a training.",
+    ),
     "replay": (f"{_COMMANDS}.replay:command", "Execute a run again from its card and compare it row by row."),
     "runs": (f"{_COMMANDS}.runs:command", "List run folders, or delete some."),
     "cache": (f"{_COMMANDS}.cache:command", "Show what is kept of images and embeddings, or delete it."),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from beit3_bench.tasks.label_maps import (
     read_label,
     read_prediction,
     size_of,
+    small_map,
     sparse_histogram,
 )
 from beit3_bench.tasks.layouts.ade20k import FOLDERS, read_scenes
@@ -45,6 +46,9 @@ from beit3_bench.tasks.metrics.segmentation import (
     segmentation_table,
 )
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 SUBSETS = {"val": "validation", "train": "training", "test": "testing"}
 HEADLINES = ("mIoU", "mAcc", "aAcc")
@@ -206,14 +210,15 @@ DATA_ROOT/                        = ADEChallengeData2016
         return None if example.target is None else read_label(example.truth_files[0])
 
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
-        """Per image its areas (int64, classes that are there only); with ``save_png``, the prediction as a PNG, too.
+        """Per image its areas (int64, classes that are there only) and a small map of the prediction; with ``save_png``, the whole
+        prediction as a PNG, too.
 
         Raises:
             BenchError: a label map that is not of its image's size.
         """
         rows = []
         for example, classes, label in zip(examples, values, ahead, strict=True):
-            row: Row = {"id": example.id}
+            row: Row = {"id": example.id, "preview": small_map(classes)}
             if label is not None:
                 if label.shape != classes.shape:
                     raise BenchError(
@@ -241,6 +246,11 @@ DATA_ROOT/                        = ADEChallengeData2016
         histograms = [dense_histogram(rows[e.id]) for e in split.examples]
         suffix = MULTI_SCALE if self.options.multi_scale else ""
         return score_histograms(histograms, [e.id for e in split.examples], suffix)
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.label_maps import SegmentationDisplay
+
+        return SegmentationDisplay(self, split, rows, scores)
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """One grey PNG per image, classes 1..150 (the official form) or, if asked for, 0..149."""

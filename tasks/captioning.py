@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from beit3_bench.tasks.layouts.nocaps import read_nocaps
 from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.captions import CaptionScores, reduce_captions, score_captions
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 METRICS = (
     Metric("CIDEr", "fraction", headline=True, formula=reduce_captions),
@@ -74,6 +77,11 @@ class CaptioningTask(Task):
         domains = {e.id: e.meta["domain"] for e in examples if e.meta.get("domain")}
         captions = {e.id: rows[e.id]["caption"] for e in examples}
         return self.scores_of(captions, {e.id: e.target for e in examples}, domains)
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.captions import CaptionDisplay
+
+        return CaptionDisplay(self, split, rows, scores)
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """The official results file: ``[{"image_id", "caption"}]``."""

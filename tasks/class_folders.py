@@ -162,3 +162,16 @@ def imagenet_classes() -> list[str]:
     from timm.data import ImageNetInfo
 
     return list(ImageNetInfo("imagenet-1k").label_names())
+
+
+def readable_names(folders: Sequence[str]) -> list[str]:
+    """What people call the classes of folders: the first WordNet lemma of an id of ImageNet-1K (all of them
+    where another class shares it), the folder's own name elsewhere."""
+    if not folders or not are_wordnet_ids(folders):
+        return list(folders)
+    from timm.data import ImageNetInfo
+
+    info, known = ImageNetInfo("imagenet-1k"), set(imagenet_classes())
+    whole = [info.label_name_to_description(name) if name in known else name for name in folders]
+    first = [name.partition(",")[0] for name in whole]
+    return [short if first.count(short) == 1 else long for short, long in zip(first, whole, strict=True)]

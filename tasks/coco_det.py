@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.coco_instances import (
     Instances,
     has_masks,
+    instances_content,
     mask_notes,
     official_id,
     read_instances,
@@ -36,6 +37,9 @@ from beit3_bench.tasks.metrics.coco_ap import CocoScores, coco_ap
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, estimate_ap
 from beit3_bench.tasks.metrics.coco_truth import has_mask
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 TRAINING_SPLIT = "train2017"
 ANNOTATIONS = {
@@ -180,11 +184,7 @@ DATA_ROOT/
         examples = split.examples
         ordered = [rows[e.id] for e in examples]
         image_ids = {e.id: official_id(e) for e in examples}
-        truth = {
-            "images": [{"id": image_ids[e.id], **e.meta} for e in examples],
-            "annotations": [o for e in examples for o in e.target],
-            "categories": split.truth,
-        }
+        truth = instances_content(examples, split.truth)
         bare = sum(not has_mask(o.get("segmentation")) for o in truth["annotations"])
         masks = not bare and has_masks(ordered)
         kinds = {"bbox": "bbox", "segm": "segmentation"} if masks else {"bbox": "bbox"}
@@ -213,6 +213,11 @@ DATA_ROOT/
                 *mask_notes(truth["annotations"]),
             ],
         )
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.boxes import DetectionDisplay
+
+        return DetectionDisplay(self, split, rows, scores)
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """Official result files; for test-dev the zip files that the evaluation server takes."""

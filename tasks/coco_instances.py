@@ -107,6 +107,15 @@ def official_id(example: Example) -> Identity:
     return example.meta["image_id"] if "image_id" in example.meta else int(example.id)
 
 
+def instances_content(examples: Sequence[Example], categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of an instances file of some examples, as `metrics.coco_ap` takes it."""
+    return {
+        "images": [{"id": official_id(e), **e.meta} for e in examples],
+        "annotations": [record for e in examples for record in e.target],
+        "categories": list(categories),
+    }
+
+
 def result_records(rows: Iterable[Row], keys: Sequence[str], image_ids: Mapping[str, Identity]) -> list[dict[str, Any]]:
     """Rows as official result records: image_id, category_id, score and ``keys`` (``bbox``, ``segmentation``).
 

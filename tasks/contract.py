@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.labels import first_difference
 from beit3_bench.tasks.options import parse_options
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores, evaluate
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 # What the author of a task needs, from one place.
 __all__ = ["ClusterTable", "Example", "Item", "Metric", "Row", "ScoreInputs", "Scores", "Split", "Task"]
@@ -294,6 +297,20 @@ class Task(ABC):
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """Write the official submission file(s) into the run folder; returns what was written."""
         return []
+
+    # ---- people ---------------------------------------------------------------------------------------------------
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        """What of a run people look at (`beit3-bench show`): samples in plain values, and numbers by kind. The default shows id,
+        pictures, truth and the values of the row.
+
+        Args:
+            rows: by id; of all examples of the split, or of some.
+            scores: values per sample, as in `Scores.samples`; empty where the truth is not public.
+        """
+        from beit3_bench.tasks.display import Display
+
+        return Display(self, split, rows, scores)
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from beit3_bench.tasks.class_folders import (
     in_order,
     listed_order,
     names_by_number,
+    readable_names,
 )
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
@@ -46,6 +47,9 @@ from beit3_bench.tasks.metrics.topk import (
     zero_shot_weights,
 )
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 TEMPLATES_FORM = 'a JSON list of prompts such as ["a photo of a {}."]'
 CLASS_NAMES_FORM = 'a JSON list of names in label order, or an object such as {"n01440764": "tench"}'
@@ -146,11 +150,15 @@ class ImageNet(ImageFolders, EmbeddingTask):
         templates: Path | None = None
         truth: Path | None = None
 
+    def spoken_names(self) -> Sequence[str]:
+        """What the classes are called in their texts, in label order."""
+        classes = self.classes()
+        return self._named(classes) if self.options.class_names else self._by_default(classes)
+
     def class_texts(self) -> dict[str, list[str]]:
         """WordNet id -> the texts of its class, one per template."""
         classes = self.classes()
-        names = self._named(classes) if self.options.class_names else self._by_default(classes)
-        return dict(zip(classes, self._in_templates(names), strict=True))
+        return dict(zip(classes, self._in_templates(self.spoken_names()), strict=True))
 
     def candidates(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Classes by name, in the templates of the evaluation: those given, those of ``class_names``, else ImageNet's 1,000."""
@@ -258,6 +266,11 @@ class ImageNet(ImageFolders, EmbeddingTask):
         counts = {"images": len(images), "classes": num_classes, "class texts": len(texts)}
         return ranked_scores(ranks, images, counts, num_classes)
 
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.classes import NamedClassDisplay
+
+        return NamedClassDisplay(self, split, rows, scores, self.spoken_names())
+
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
     def training_split(self) -> Split:
@@ -315,9 +328,13 @@ class ImageNetLinear(ImageFolders):
         return self.labelled_images(split)
 
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
-        """The five best classes, best first (lower index first among equals)."""
-        best = topk_classes(np.stack(values)).tolist()
-        return [{"id": e.id, "top5": row} for e, row in zip(examples, best, strict=True)]
+        """The five best classes, best first (lower index first among equals), and their probabilities."""
+        scores = np.stack(values)
+        best = topk_classes(scores)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+        shares = np.take_along_axis(shares / shares.sum(axis=1, keepdims=True), best, axis=1)
+        parts = zip(examples, best.tolist(), shares.tolist(), strict=True)
+        return [{"id": e.id, "top5": classes, "probabilities": sure} for e, classes, sure in parts]
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         def rank(example: Example) -> int:
@@ -328,6 +345,11 @@ class ImageNetLinear(ImageFolders):
         ranks = np.array([rank(e) for e in examples])
         counts = {"images": len(examples), "classes": len({e.target for e in examples})}
         return ranked_scores(ranks, examples, counts, len(split.labels or ()))
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.classes import ClassDisplay
+
+        return ClassDisplay(self, split, rows, scores, readable_names(split.labels or ()))
 
 
 def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int], classes: int) -> Scores:

@@ -1,4 +1,4 @@
-"""Label maps of ADE20K: grey PNG files, the model's numbering, and areas per image as rows hold them."""
+"""Label maps of ADE20K: grey PNG files, the model's numbering, areas and small maps per image as rows hold them."""
 
 from __future__ import annotations
 
@@ -153,6 +153,38 @@ def dense_histogram(row: Mapping[str, Any]) -> np.ndarray:
         at[name][row["classes"]] = row[name]
     at["union"][:] = at["prediction"] + at["label"] - at["intersect"]
     return dense
+
+
+PREVIEW = 192
+"""Pixels of the longer side of a `small_map`."""
+
+
+def small_map(classes: np.ndarray) -> dict[str, list[int]]:
+    """Every k-th pixel of a label map in runs, to be looked at: ``size`` [height, width], and class and length of each run in turn.
+
+    classes: integer (H, W).
+    """
+    step = -(-max(classes.shape) // PREVIEW)
+    small = classes[step // 2 :: step, step // 2 :: step]
+    flat = small.ravel().astype(np.int64)
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1))
+    lengths = np.diff(starts, append=len(flat))
+    return {"size": list(small.shape), "runs": np.stack([flat[starts], lengths], axis=1).ravel().tolist()}
+
+
+def whole_map(small: Mapping[str, list[int]]) -> np.ndarray:
+    """The inverse of `small_map`: int64 (h, w) of the reduced size.
+
+    Raises:
+        BenchError: runs that are not of that size.
+    """
+    pairs = np.asarray(small["runs"], dtype=np.int64).reshape(-1, 2)
+    height, width = small["size"]
+    if not 0 < height * width <= PREVIEW**2 or (pairs[:, 1] < 0).any() or pairs[:, 1].sum() != height * width:
+        raise BenchError(
+            f"a label map of {height}x{width} pixels has runs of {pairs[:, 1].sum()}; run again with --overwrite"
+        )
+    return np.repeat(pairs[:, 0], pairs[:, 1]).reshape(height, width)
 
 
 def encode_png(classes: np.ndarray, zero_based: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from beit3_bench.tasks.layouts.nlvr2 import PairImages, exported_records
 from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
 FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
@@ -147,6 +150,11 @@ DATA_ROOT/
         return score_labels(
             [rows[e.id]["label"] for e in examples], [e.target for e in examples], [e.id for e in examples]
         )
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.nlvr2 import NLVR2Display
+
+        return NLVR2Display(self, split, rows, scores)
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """The official prediction file: ``identifier,True|False`` lines."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from beit3_bench.tasks.reranking import (
     row_id,
 )
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
 METRICS = (
@@ -129,6 +133,11 @@ class Retrieval(EmbeddingTask):
             ([e.id for e in images], [e.id for e in texts]),
             pairs,
         )
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.retrieval import RetrievalDisplay
+
+        return RetrievalDisplay(self, split, rows, scores)
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from beit3_bench.tasks.layouts.vqa import exported_annotations, exported_images,
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 FOLDERS = ("vqa", ".", "vqav2", "VQAv2", "annotations")
 IMAGE_FOLDERS = (".", "coco", "images")
@@ -318,6 +321,11 @@ The json files may also lie in DATA_ROOT itself."""
         targets = [e.target for e in split.examples]
         answers = [rows[e.id]["answer"] for e in split.examples]
         return score_answers(answers, targets, [e.id for e in split.examples])
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.vqa import VQADisplay
+
+        return VQADisplay(self, split, rows, scores)
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """EvalAI's results file: every question once, answers are strings."""

@@ -73,6 +73,7 @@ def comparison_as_text(comparison: Comparison) -> str:
 
 
 def _line(one: MetricComparison, width: int) -> str:
+    from beit3_bench.harness.evidence.compare import p_text, verdict
     from beit3_bench.harness.scoring import shown
 
     def text(value: float, sign: str = "") -> str:
@@ -83,22 +84,10 @@ def _line(one: MetricComparison, width: int) -> str:
     if one.ci95 is not None:
         line += f"  [{text(one.ci95[0], '+')}, {text(one.ci95[1], '+')}]"
     if one.p_value is not None:
-        line += f"  p {_p(one.p_value)} ({one.test})"
+        line += f"  p {p_text(one.p_value)} ({one.test})"
         if one.test != "paired bootstrap" and one.p_bootstrap is not None:
-            line += f", bootstrap p {_p(one.p_bootstrap)}"
+            line += f", bootstrap p {p_text(one.p_bootstrap)}"
     return f"{line}  {verdict(one)}"
-
-
-def verdict(one: MetricComparison) -> str:
-    """In words, at 5%; where McNemar and the bootstrap disagree, the more careful one decides."""
-    known = [p for p in (one.p_value, one.p_bootstrap) if p is not None]
-    if not known or max(known) >= 0.05 or one.difference == 0:
-        return "no difference at 5%"
-    return "B is better" if (one.difference > 0) == one.higher_is_better else "A is better"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
 def _flips(one: MetricComparison) -> list[str]:

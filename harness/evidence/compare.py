@@ -303,3 +303,19 @@ def readable(row: Row) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+# ---- in words -----------------------------------------------------------------------------------------------------------
+
+
+def verdict(one: MetricComparison) -> str:
+    """In words, at 5%; where McNemar and the bootstrap disagree, the more careful one decides."""
+    known = [p for p in (one.p_value, one.p_bootstrap) if p is not None]
+    if not known or max(known) >= 0.05 or one.difference == 0:
+        return "no difference at 5%"
+    return "B is better" if (one.difference > 0) == one.higher_is_better else "A is better"
+
+
+def p_text(value: float) -> str:
+    """A p value at two digits."""
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"

@@ -30,7 +30,10 @@ from beit3_bench.harness.record.store import (
 )
 from beit3_bench.locks import Held, hold
 
-OWN = (RESULT, SAMPLES, SUBMISSION, ROWS, CONFIG, LOCK)
+PAGE = "page.html"
+"""The page that `beit3-bench show` makes of a run, where it is not told another place."""
+
+OWN = (RESULT, SAMPLES, SUBMISSION, ROWS, PAGE, CONFIG, LOCK)
 """What a run folder consists of, in the order in which it is deleted: never a result without its rows."""
 
 

@@ -36,7 +36,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise BenchError(f"{path}: damaged ({error}); move it away and give the command again") from error
 
 
-def _number(row: Mapping[str, str], key: str) -> float:
+def number(row: Mapping[str, str], key: str) -> float:
     """A number of a table; NaN where there is none that a diagram could show."""
     try:
         value = float(row[key])
@@ -143,7 +143,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """``curves.png``: loss, learning rate and the validation metrics over steps; None where nothing was logged."""
+    """``curves.png``: loss, learning rate, gradient norm and the validation metrics over steps; None where nothing was logged."""
     from beit3_bench.harness.training.curves import Line, draw_panels
 
     log, validation = read_table(folder / LOG), read_table(folder / VALIDATION)
@@ -151,7 +151,7 @@ def draw_curves(folder: Path) -> Path | None:
         return None
 
     def line(rows: list[dict[str, str]], key: str) -> Line:
-        points = [(_number(row, "step"), _number(row, key)) for row in rows]
+        points = [(number(row, "step"), number(row, key)) for row in rows]
         known = [(x, y) for x, y in points if math.isfinite(x)]
         return key, [x for x, _ in known], [y for _, y in known]
 
@@ -159,6 +159,7 @@ def draw_curves(folder: Path) -> Path | None:
     panels = [
         ("training loss", [line(log, "loss")]),
         ("learning rate", [line(log, "lr")]),
+        ("gradient norm", [line(log, "grad_norm")] if "grad_norm" in log[0] else []),
         ("validation", [line(validation, key) for key in metrics]),
     ]
     write_atomic(folder / CURVES, draw_panels(panels))

@@ -116,11 +116,15 @@ class Matches:
         rows = np.concatenate(blocks, axis=1)
         return {f"{self.prefix}/{name}": rows[i] for i, name in enumerate(STATISTICS)}
 
+    def category_precision(self, weights: np.ndarray) -> np.ndarray:
+        """AP of each category in R resamples, fractions (categories, R); NaN without objects. weights: (R, images)."""
+        by_image = np.ascontiguousarray(np.rint(weights).T, dtype=np.float32)
+        objects, precision = self._counted(by_image)
+        return np.where(objects[0] > 0, precision[0].mean(axis=1), np.nan)
+
     def per_category(self) -> list[float]:
         """AP of each category on the images as they are; NaN for one without objects."""
-        objects, precision = self._counted(np.ones((len(self.per_image), 1), dtype=np.float32))
-        average = precision[0].mean(axis=1)[:, 0]
-        return np.where(objects[0, :, 0] > 0, average, np.nan).tolist()
+        return self.category_precision(np.ones((1, len(self.per_image))))[:, 0].tolist()
 
     def _block(self, weights: np.ndarray) -> np.ndarray:
         """Statistics in the order of STATISTICS, (12, r)."""
@@ -231,6 +235,21 @@ class MatchTable(ClusterTable):
         if self.ids != other.ids:
             raise BenchError("evaluations of different images cannot share a table; evaluate both on the same split")
         return MatchTable(self.ids, [*self.evaluations, *other.evaluations])
+
+
+class CategoryTable(MatchTable):
+    """AP of each category by its name, in place of the twelve statistics of all of them."""
+
+    def __init__(self, ids: Sequence[str], matches: Matches, names: Sequence[str]):
+        super().__init__(ids, [matches])
+        self.names = list(names)
+
+    def sums(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        rows = np.ones((1, len(self.ids))) if weights is None else np.asarray(weights)
+        (matches,) = self.evaluations
+        blocks = [matches.category_precision(rows[start : start + _BLOCK]) for start in range(0, len(rows), _BLOCK)]
+        values = dict(zip(self.names, np.concatenate(blocks, axis=1), strict=True))
+        return {name: each[0] for name, each in values.items()} if weights is None else values
 
 
 def estimate_ap(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

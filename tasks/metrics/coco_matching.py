@@ -81,6 +81,31 @@ def match(
     return layout.matches(iou_type, per_image, thresholds, np.array(parameters.recThrs))
 
 
+def matched_pairs(
+    objects: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]], iou_type: str, threshold: float = 0.5
+) -> dict[int, int]:
+    """Which object each detection of one image finds, as `match` has it for objects of all sizes: position of the detection ->
+    position of the object. Detections that find none are absent; a crowd may be found by several.
+
+    Args:
+        objects, detections: as of `match`.  threshold: least overlap.
+    """
+    categories = sorted({record["category_id"] for record in (*objects, *detections)})
+    places = {0: 0}, {category: i for i, category in enumerate(categories)}
+    shape = "bbox" if iou_type == "bbox" else "segmentation"
+    sides = [
+        _Records.of([{**r, "image_id": 0, "position": n} for n, r in enumerate(records)], shape, *places)
+        for records in (objects, detections)
+    ]
+    truth, guesses = sides
+    crowd = np.array([bool(o["iscrowd"]) for o in truth.records], dtype=bool)
+    pairs: dict[int, int] = {}
+    _choose(
+        _candidates(truth, guesses, threshold), crowd, crowd, np.zeros_like(crowd), np.array([threshold]), len(guesses.image), pairs
+    )  # fmt: skip
+    return {guesses.records[d]["position"]: truth.records[o]["position"] for d, o in pairs.items()}
+
+
 @dataclass(frozen=True)
 class _Records:
     """Objects or detections in columns, sorted by cell (image and category), detections by falling score within it.
@@ -162,8 +187,12 @@ def _choose(
     unnamed: np.ndarray,
     thresholds: np.ndarray,
     detections: int,
+    pairs: dict[int, int] | None = None,
 ) -> np.ndarray:
-    """What each detection is at each threshold: uint8 (thresholds, detections), free, taken by an object, or ignored."""
+    """What each detection is at each threshold: uint8 (thresholds, detections), free, taken by an object, or ignored.
+
+    pairs: gets the object of each detection that has one, at the last threshold.
+    """
     state = np.full((len(thresholds), detections), _FREE, dtype=np.uint8)
     limits = [min(t, 1 - 1e-10) for t in thresholds.tolist()]
     is_ignored, is_crowd, is_unnamed = ignored.tolist(), crowd.tolist(), unnamed.tolist()
@@ -187,6 +216,8 @@ def _choose(
                 rows.append(row)
                 columns.append(detection)
                 values.append(what)
+                if pairs is not None:
+                    pairs[detection] = chosen
     state[rows, columns] = values
     return state
 

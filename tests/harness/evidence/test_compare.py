@@ -15,7 +15,6 @@ from toy_task import ToyTask, write_toy_data
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
-from beit3_bench.harness.commands.compare import verdict
 from beit3_bench.harness.evidence.compare import (
     BOOTSTRAP,
     MCNEMAR,
@@ -23,6 +22,7 @@ from beit3_bench.harness.evidence.compare import (
     MetricComparison,
     compare,
     readable,
+    verdict,
 )
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task

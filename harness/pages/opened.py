@@ -1,0 +1,188 @@
+"""A run folder opened to be looked at: its card, result and rows, and the data behind them as it is now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from beit3_bench.backbones.image_hashes import image_hashes
+from beit3_bench.errors import BenchError
+from beit3_bench.harness.evidence.named_again import Asked
+from beit3_bench.harness.evidence.rescore import using_stored_rows
+from beit3_bench.harness.models import split_options, with_prompts_of
+from beit3_bench.harness.reading import read_split
+from beit3_bench.harness.record.fingerprints import same_data
+from beit3_bench.harness.record.provenance import cores
+from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.schema import Result, check_shape
+from beit3_bench.harness.record.store import CONFIG, MEND, RESULT, SAMPLES, RunStore
+from beit3_bench.harness.scoring import metric_spec
+from beit3_bench.tasks.contract import Row, Split, Task
+from beit3_bench.tasks.display import Display, Samples
+from beit3_bench.tasks.facts import read_facts
+from beit3_bench.tasks.registry import get_task
+
+
+@dataclass
+class OpenedRun:
+    """What pages are made of.
+
+    data_root: where the data was looked for.
+    warnings: what a reader of the page must know, a line each.
+    """
+
+    folder: Path
+    store: RunStore
+    result: Result
+    task: Task
+    split: Split
+    display: Display
+    samples: Samples
+    data_root: Path
+    warnings: list[str] = field(default_factory=list)
+    _hashes: dict[str, list[str]] | None = None
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether scores of samples are between 0 and all right, unlike CIDEr."""
+        top = 100.0 if metric_spec(self.task, self.samples.metric).unit == "percent" else 1.0
+        return max(self.samples.values.values(), default=0.0) <= top
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """What the task is called."""
+        return read_facts(self.task.name).title or self.task.name
+
+    def changed_images(self, ids: Iterable[str]) -> dict[str, set[str]]:
+        """Image files of some examples that are there, and are not those that the run was made from: by example."""
+        if self._hashes is None:
+            self._hashes = self.store.image_hashes()
+        seen = {
+            name: dict(zip(self.display.examples[name].images, self._hashes.get(name, ()), strict=False))
+            for name in ids
+        }
+        now = image_hashes([path for paths in seen.values() for path in paths], cores())
+        return {
+            name: {path for path, was in paths.items() if now[path] is not None and now[path] != was}
+            for name, paths in seen.items()
+        }
+
+
+def open_run(folder: Path, data_root: Path | None = None, options: Mapping[str, str] | None = None) -> OpenedRun:
+    """A finished run.
+
+    What its card names is opened where the card is the user's own file; of somebody else's, the command line has to name it again.
+
+    Args:
+        data_root, options: in place of those of the card.
+
+    Raises:
+        BenchError: no run folder, not finished, without rows, or damaged; data that is not where it is looked for.
+    """
+    result = finished_result(folder)
+    store = RunStore.read(folder)
+    card = store.config
+    try:
+        task_class = get_task(card["task"])
+        recorded, place = card["given_options"], card["data_root"]
+        mine = os.stat(folder / CONFIG).st_uid == os.geteuid()
+        asked = Asked()
+        root = asked.place("--data-root", data_root or (Path(place) if mine else None), place)
+        chosen = asked.options(task_class, recorded, {**(recorded if mine else {}), **(options or {})})
+        asked.check(folder, ["beit3-bench", "show", str(folder)])
+        assert root is not None
+        task = with_prompts_of(task_class(root, split_options(task_class, chosen)[0]), card.get("family", ""))
+        limit, fingerprints = card["limit"], card["fingerprints"]
+    except KeyError as error:
+        raise BenchError(f"{folder / CONFIG}: key {error} is missing; {MEND}") from error
+    split = _read(folder, task, result["split"], limit, data_root is not None)
+    rows = store.rows()
+    if not rows:
+        raise BenchError(f"{folder}: holds no rows, so that there is nothing to show; run again with --overwrite")
+    rows, warnings = _fitting(rows, split, task, folder)
+    if not _is_same(fingerprints, split, root):
+        warnings.append(
+            f"The data in {root} is not what this run saw: texts, truth or sizes of files differ, so that what is shown beside the "
+            "predictions may be something else."
+        )
+    scores = store.samples()[1] if (folder / SAMPLES).is_file() else {}
+    with using_stored_rows(task, folder):
+        display = task.display(rows, split, scores)
+        samples = display.samples()
+    if not samples.ids:
+        raise BenchError(f"{folder}: none of its samples can be shown; {MEND}")
+    return OpenedRun(folder, store, result, task, split, display, samples, root, warnings)
+
+
+def finished_result(folder: Path) -> Result:
+    """The result of a run folder that has rows.
+
+    Raises:
+        BenchError: there is none; says why.
+    """
+    if not folder.is_dir():
+        raise BenchError(
+            f"{folder}: no such folder; give the folder that beit3-bench run printed (see: beit3-bench runs)"
+        )
+    if not (folder / RESULT).is_file():
+        if (folder / CONFIG).is_file():
+            raise BenchError(f"{folder}: this run is not finished; give its command again, then show it")
+        raise BenchError(
+            f"{folder}: not a run folder (it has no {CONFIG}); give the folder that beit3-bench run printed"
+        )
+    result = read_result(folder / RESULT)
+    if not (folder / CONFIG).is_file():
+        why = f": {result['notes'][0]}" if result["notes"] else ""
+        raise BenchError(
+            f"{folder}: holds a result without rows, which says {result['status']}{why}; there is nothing to show"
+        )
+    return result
+
+
+def _read(folder: Path, task: Task, name: str, limit: int | None, given: bool) -> Split:
+    """The split as the data has it now."""
+    if limit is not None and limit < 1:
+        raise BenchError(f"{folder / CONFIG}: limit {limit} is out of range; {MEND}")
+    try:
+        split = read_split(task, name)
+        return (
+            split if limit is None else task.limited(split, limit)
+        )  # pictures that are not there are told where they would be
+    except BenchError as error:
+        if given:
+            raise
+        raise BenchError(
+            f"{folder}: its data is looked for in {task.data_root}, as the run's card says; --data-root DIR names where it is now "
+            f"({error})"
+        ) from error
+
+
+def _fitting(rows: dict[str, Row], split: Split, task: Task, folder: Path) -> tuple[dict[str, Row], list[str]]:
+    """The rows of examples that are there, and what is said of the others."""
+    known = [e.id for e in split.examples if e.id in rows]
+    if not known:
+        raise BenchError(
+            f"{folder}: none of its {len(rows):,} rows belongs to an example of {task.data_root}; name the run's own data with "
+            "--data-root DIR"
+        )
+    if task.row_shape:
+        for name in known:
+            check_shape(rows[name], task.row_shape, f"{folder}: row {name[:40]}", MEND)
+    lost, silent = len(rows) - len(known), len(split.examples) - len(known)
+    warnings = [f"{lost:,} rows are of samples that the data does not have now; they are left out."] if lost else []
+    warnings += [f"{silent:,} samples of the data have no row in this run; they are left out."] if silent else []
+    return {name: rows[name] for name in known}, warnings
+
+
+def _is_same(fingerprints: Mapping[str, str], split: Split, root: Path) -> bool:
+    try:
+        return same_data(fingerprints, split.examples, root)
+    except (OSError, BenchError):  # a file that is not there
+        return False
