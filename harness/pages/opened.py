@@ -172,13 +172,14 @@ def _fitting(rows: dict[str, Row], split: Split, task: Task, folder: Path) -> tu
             f"{folder}: none of its {len(rows):,} rows belongs to an example of {task.data_root}; name the run's own data with "
             "--data-root DIR"
         )
-    if task.row_shape:
-        for name in known:
-            check_shape(rows[name], task.row_shape, f"{folder}: row {name[:40]}", MEND)
-    lost, silent = len(rows) - len(known), len(split.examples) - len(known)
+    later = [name for name in task.second_ids(split) if name in rows]
+    for names, shape in ((known, task.row_shape), (later, task.second_row_shape)):
+        for name in names if shape else ():
+            check_shape(rows[name], shape, f"{folder}: row {name[:40]}", MEND)
+    lost, silent = len(rows) - len(known) - len(later), len(split.examples) - len(known)
     warnings = [f"{lost:,} rows are of samples that the data does not have now; they are left out."] if lost else []
     warnings += [f"{silent:,} samples of the data have no row in this run; they are left out."] if silent else []
-    return {name: rows[name] for name in known}, warnings
+    return {name: rows[name] for name in (*known, *later)}, warnings
 
 
 def _is_same(fingerprints: Mapping[str, str], split: Split, root: Path) -> bool:

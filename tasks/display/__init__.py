@@ -129,7 +129,7 @@ class Display:
         groups: prefixes of metric names of a result -> title; the metrics of one prefix are a breakdown of their own.
 
     Attributes:
-        rows: by id; of the examples of ``split`` that the run has.
+        rows: by id; of the examples of ``split`` that the run has, and of its second pass.
         scores: metric -> {id: value}, the values per sample that the run has kept (`Scores.samples`); empty for a submission.
     """
 

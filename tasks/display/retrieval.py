@@ -1,11 +1,13 @@
 """Retrieval for people: a query, the first five of the gallery, and where the right one stands; in both directions.
 
-Only the queries that are shown are ranked, a block of them at a time against the gallery; scores are those of the metric.
+Only the queries that are shown are ranked, a block of them at a time against the gallery; scores are those of the metric. Where the
+run looked at the best again, the order after that stands beside the plain one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Sa
 from beit3_bench.tasks.display.breakdowns import Breakdown, by_kind, words_kind, words_of, words_order
 from beit3_bench.tasks.embedding import embeddings_of
 from beit3_bench.tasks.metrics.recall import CUTS, gallery_order, unit_rows
+from beit3_bench.tasks.reranking import OF_IMAGE, OF_TEXT, Pairs, kinds, row_id
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Example
@@ -22,6 +25,18 @@ TOP = 5
 EDGES = (8, 10, 12, 15)
 BLOCK = 256
 """Queries that are ranked at once."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The gallery as one query sees it.
+
+    rank: of the best right answer, from 1.  top: the first of the gallery with their scores.  right: that answer and its score.
+    """
+
+    rank: int
+    top: list[tuple[Example, float]]
+    right: tuple[Example, float]
 
 
 class RetrievalDisplay(Display):
@@ -40,12 +55,15 @@ class RetrievalDisplay(Display):
         return {title: [i for i, e in self.examples.items() if e.kind == kind] for kind, title in kinds.items()}
 
     def finer(self, ids: Iterable[str]) -> Mapping[str, float]:
-        """Minus the rank of the right answer."""
-        return {name: float(-rank) for name, (rank, _, _) in self._ranked(list(ids)).items()}
+        """Minus the rank of the right answer, after the second pass where there is one."""
+        chosen = list(ids)
+        ranks = {name: ranking.rank for name, ranking in self._ranked(chosen).items()}
+        ranks |= {name: ranking.rank for name, ranking in self._looked_again(chosen).items()}
+        return {name: float(-rank) for name, rank in ranks.items()}
 
     def show(self, ids: Sequence[str]) -> list[Shown]:
-        ranked = self._ranked(ids)
-        return [self._query(self.examples[name], *ranked[name]) for name in ids]
+        plain, again = self._ranked(ids), self._looked_again(ids)
+        return [self._query(self.examples[name], plain[name], again.get(name)) for name in ids]
 
     def breakdowns(self) -> list[Breakdown]:
         examples = self.examples
@@ -67,9 +85,9 @@ class RetrievalDisplay(Display):
         order = gallery_order(images) if kind == "image" else np.arange(len(examples))
         return examples, np.ascontiguousarray(embeddings, dtype=np.float32), order
 
-    def _ranked(self, ids: Sequence[str]) -> dict[str, tuple[int, list[tuple[Example, float]], tuple[Example, float]]]:
-        """Query -> rank of its best right answer, the first of the gallery with their cosines, and that answer."""
-        answers: dict[str, tuple[int, list[tuple[Example, float]], tuple[Example, float]]] = {}
+    def _ranked(self, ids: Sequence[str]) -> dict[str, Ranking]:
+        """Query -> the gallery by cosine."""
+        answers: dict[str, Ranking] = {}
         for kind, other in (("image", "text"), ("text", "image")):
             queries = [self.examples[i] for i in ids if self.examples[i].kind == kind]
             if not queries:
@@ -81,33 +99,73 @@ class RetrievalDisplay(Display):
                 vectors, _ = unit_rows(embeddings_of(block, self.rows), f"{kind} embeddings")
                 scores = vectors.astype(np.float32) @ embeddings.T
                 for query, row in zip(block, scores, strict=True):
-                    own = np.flatnonzero(targets == query.target)
-                    best = int(own[np.lexsort((order[own], -row[own]))[0]])
-                    before = (row > row[best]) | ((row == row[best]) & (order < order[best]))
-                    many = min(4 * TOP, len(row))
-                    first = np.argpartition(-row, many - 1)[:many]
-                    first = first[np.lexsort((order[first], -row[first]))][:TOP].tolist()
-                    top = [(gallery[k], float(row[k])) for k in first]
-                    answers[query.id] = (1 + int(before.sum()), top, (gallery[best], float(row[best])))
+                    answers[query.id] = _ranking(gallery, row, order, targets == query.target)
         return answers
 
-    def _query(
-        self, query: Example, rank: int, top: list[tuple[Example, float]], right: tuple[Example, float]
-    ) -> Shown:
-        size = sum(e.kind != query.kind for e in self.examples.values())
-        entries = tuple(self._entry(e, cosine, query) for e, cosine in top)
-        what = "texts" if query.kind == "image" else "pictures"
-        listings = [Listing(f"First {len(entries)} of {size:,} {what}", entries)]
-        if rank > TOP:
-            listings.append(Listing("The right one", (self._entry(*right, query),), rank))
-        pictures = (Picture(query.images[0], "The picture that texts are looked for"),) if query.images else ()
-        lines = (Line("rank of the right one", f"{rank:,} of {size:,}", rank == 1),)
-        return Shown(query.id, query.text or "", pictures, lines, tuple(listings))
+    def _looked_again(self, ids: Sequence[str]) -> dict[str, Ranking]:
+        """Query -> its candidates of the second pass by their scores; without those whose right answers were no candidates."""
+        images, texts = kinds(self.split)
+        if not images or not all(row_id(image) in self.rows for image in images):
+            return {}
+        pairs = Pairs.of(images, self.rows, len(texts))
+        order = gallery_order(np.array([e.target for e in images]))
+        answers: dict[str, Ranking] = {}
+        for own, others, asked, columns, places in (
+            (images, texts, pairs.asked_by(OF_IMAGE), ("image", "text"), np.arange(len(texts))),
+            (texts, images, pairs.asked_by(OF_TEXT), ("text", "image"), order),
+        ):
+            of = {e.id: n for n, e in enumerate(own)}
+            query, candidate = (vars(asked)[column] for column in columns)
+            for name in (i for i in ids if i in of):
+                mine = np.flatnonzero(query == of[name])
+                gallery = [others[k] for k in candidate[mine].tolist()]
+                right = np.array([e.target == self.examples[name].target for e in gallery], dtype=bool)
+                if right.any():
+                    answers[name] = _ranking(gallery, asked.score[mine], places[candidate[mine]], right)
+        return answers
 
-    def _entry(self, example: Example, cosine: float, query: Example) -> Entry:
+    def _query(self, query: Example, plain: Ranking, again: Ranking | None) -> Shown:
+        size = sum(e.kind != query.kind for e in self.examples.values())
+        what = "texts" if query.kind == "image" else "pictures"
+        title = f"First {len(plain.top)} of {size:,} {what}"
+        listings, lines = [], []
+        if again is not None:
+            lines.append(Line("rank after re-ranking", f"{again.rank:,} of {size:,}", again.rank == 1))
+            listings.append(Listing(f"{title}, re-ranked", tuple(self._entry(e, v, query, None) for e, v in again.top)))
+            title = f"{title}, by cosine"
+        lines.append(
+            Line(
+                "rank of the right one" if again is None else "rank by cosine",
+                f"{plain.rank:,} of {size:,}",
+                plain.rank == 1,
+            )
+        )
+        listings.append(Listing(title, tuple(self._entry(e, cosine, query, cosine) for e, cosine in plain.top)))
+        if plain.rank > TOP:
+            listings.append(
+                Listing("The right one, by cosine", (self._entry(*plain.right, query, plain.right[1]),), plain.rank)
+            )
+        pictures = (Picture(query.images[0], "The picture that texts are looked for"),) if query.images else ()
+        return Shown(query.id, query.text or "", pictures, tuple(lines), tuple(listings))
+
+    def _entry(self, example: Example, score: float, query: Example, share: float | None) -> Entry:
         good = example.target == query.target
         picture = None
         if example.images:
             text = next((e.text for e in self.examples.values() if e.kind == "text" and e.target == example.target), "")
             picture = Picture(example.images[0], f"A picture that people describe as: {text}")
-        return Entry(example.text or "", picture, f"{cosine:.3f}", max(cosine, 0.0), good or None)
+        return Entry(
+            example.text or "", picture, f"{score:.3f}", None if share is None else max(share, 0.0), good or None
+        )
+
+
+def _ranking(gallery: Sequence[Example], scores: np.ndarray, order: np.ndarray, right: np.ndarray) -> Ranking:
+    """scores, order, right: of the gallery (n,); order decides between equal scores, the smaller first."""
+    own = np.flatnonzero(right)
+    best = int(own[np.lexsort((order[own], -scores[own]))[0]])
+    before = (scores > scores[best]) | ((scores == scores[best]) & (order < order[best]))
+    least = np.partition(scores, -min(TOP, len(scores)))[-min(TOP, len(scores))]
+    first = np.flatnonzero(scores >= least)
+    first = first[np.lexsort((order[first], -scores[first]))][:TOP].tolist()
+    top = [(gallery[k], float(scores[k])) for k in first]
+    return Ranking(1 + int(before.sum()), top, (gallery[best], float(scores[best])))
