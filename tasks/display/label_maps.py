@@ -31,9 +31,9 @@ class SegmentationDisplay(Display):
             maps.append(_layer("prediction", whole_map(row["preview"]), names))
         else:
             lines.append(Line("prediction", "this run keeps no maps; run it again to see them"))
-        if example.target is not None:
+        if example.truth_files:
             try:
-                maps.append(_layer("truth", whole_map(small_map(read_label(example.target))), names))
+                maps.append(_layer("truth", whole_map(small_map(read_label(example.truth_files[0]))), names))
             except BenchError as error:
                 lines.append(Line("truth", str(error)))
         listings, classes = [], ()

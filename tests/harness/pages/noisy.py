@@ -123,7 +123,7 @@ class Noisy:
         maps = []
         for image in images:
             example, random = self.example(image)
-            label = read_label(example.target).astype(np.int64)
+            label = read_label(example.truth_files[0]).astype(np.int64)
             label[label == IGNORE] = random.randrange(CLASSES)
             for kind in np.unique(label).tolist():
                 if random.random() < self.wrong / 2:
