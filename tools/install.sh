@@ -58,7 +58,8 @@ step() {
 wheel_of_mmcv() {
     version=$(sed -n 's/^onedl-mmcv==//p' constraints.txt)
     key=$($python -c 'import sys, torch
-print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch-{torch.__version__}-{\"cuda\" if torch.cuda.is_available() else \"cpu\"}")')
+card = "cuda" if torch.cuda.is_available() else "cpu"
+print("cp%d%d-torch-%s-%s" % (*sys.version_info[:2], torch.__version__, card))')
     mmcv=$wheels/$key
     if ls "$mmcv/onedl_mmcv-$version-"*.whl >/dev/null 2>&1; then
         say "mmcv: the wheel in $mmcv"
@@ -74,7 +75,10 @@ print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch-{torch.__version__}-{
     rmdir "$building"
 }
 
-[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$venv"
+if [ ! -x "$python" ]; then
+    say "a virtual environment in $venv"
+    "${PYTHON:-python3}" -m venv "$venv"
+fi
 # shellcheck disable=SC2086
 step "pip, setuptools" $pip install --constraint constraints.txt pip setuptools wheel
 # shellcheck disable=SC2086

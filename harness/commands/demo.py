@@ -54,6 +54,7 @@ def command(context: click.Context, quick: bool, folder: Path, tasks: str | None
     names = None if tasks in (None, "all") else [name.strip() for name in str(tasks).split(",")]
     experiments = choose(names, quick)
     with open_folder(folder, overwrite) as ledger:
+        echo("looking at what is installed", err=True)
         program = context.find_root().command
         failed = Demo(program, ledger).run(plan(folder, experiments, peers=not quick))
         _show(program, folder)
