@@ -46,6 +46,8 @@ def run(group: click.Group, *words: str):
         ["score", "--help"],
         ["data", "tiny", "--help"],
         ["data", "verify", "--help"],
+        ["data", "get", "--help"],
+        ["download", "--help"],
         ["table", "--help"],
         ["compare", "--help"],
         ["replay", "--help"],
