@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,7 @@ def load(
         BenchError: no such file, task, option, device or dtype, or a value of another kind; a file that does not hold what the task
             asks, or does not fit the data.
     """
+    from beit3_bench.backbones.seeds import seeded
     from beit3_bench.harness.engine.devices import resolve_device
 
     task_class = get_task(task)
@@ -96,7 +97,8 @@ def load(
     located = Located.of(source)
     where = resolve_device(request.compute.device)
     try:
-        model = load_asked(located, _asked(instance, data_root, labels), request, of_family)
+        with seeded(request.seed):  # as `run` is: what a file may lack (allow_missing) is the same every time
+            model = load_asked(located, _asked(instance, data_root, labels), request, of_family)
         model.ability.make_ready(where, compiled=False)
         if model.module is not None:
             model.module.to(where).eval()
@@ -177,6 +179,7 @@ def evaluate(
     Raises:
         BenchError: bad input; see `load` and `harness.session.run_task`.  What an object's own method raises passes through.
     """
+    from beit3_bench.backbones.seeds import seeded
     from beit3_bench.harness.engine.devices import resolve_device
 
     task_class = get_task(task)
@@ -216,7 +219,10 @@ def evaluate(
         )
         prepare_reader(loaded.ability.reader, [prepared.task.item(example) for example in prepared.split.examples])
         device = resolve_device(request.compute.device)
-        outcome = run_model(request, located, prepared, loaded, device, Processes(), Clock())
+        with (
+            nullcontext() if ready is None else seeded(request.seed)
+        ):  # what an object of the caller draws is its own matter
+            outcome = run_model(request, located, prepared, loaded, device, Processes(), Clock())
         rows = RunStore.read(outcome.folder).rows()
     metrics = {
         name: MetricResult(m["value"], m["unit"], tuple(m["ci95"]) if m["ci95"] else None, m["headline"])

@@ -252,7 +252,7 @@ class ReadyModel:
     def _predict(self, items: Sequence[Item]) -> list[Any]:
         import torch
 
-        from beit3_bench.backbones.precision import arithmetic
+        from beit3_bench.backbones.precision import arithmetic, full_float32
         from beit3_bench.harness.engine.devices import to_device
 
         for item in items:
@@ -260,6 +260,6 @@ class ReadyModel:
                 check_image(image, f"images[{item.id}]")
         ability = self.model.ability
         batch = ability.reader.collate(items)
-        with torch.inference_mode(), arithmetic(self.compute.dtype, self.device):
+        with torch.inference_mode(), full_float32(), arithmetic(self.compute.dtype, self.device):
             values = ability.predict(to_device(batch, self.device))
         return checked_values(ability, values, [item.id for item in items])

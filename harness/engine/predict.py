@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm  # of it only `write`, which leaves a bar as it is
 
 from beit3_bench.backbones.abilities import Ability, checked_values
-from beit3_bench.backbones.precision import arithmetic
+from beit3_bench.backbones.precision import arithmetic, full_float32
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
 from beit3_bench.harness.engine.compute import Compute
@@ -189,6 +189,9 @@ def predict_all(
             ) as meter,
             dying_workers(workers),
             deferred(),
+            full_float32()
+            if ability.module is not None
+            else nullcontext(),  # an object of the caller's computes as it likes
         ):
             pass_.over(plan, meter)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
@@ -225,8 +228,6 @@ class _Pass:
             ability.compile()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
         self.dtype = compute.dtype
         self.precision = arithmetic(compute.dtype, device)
 

@@ -37,7 +37,6 @@ def validate(
     store, module = MemoryStore(), ability.module
     assert module is not None
     training = module.training
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     def predict() -> bool:
         told = reporting or Reporting("none")
@@ -51,7 +50,6 @@ def validate(
         whole = processes.together(predict)
     finally:
         module.train(training)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
     if not all(processes.gather(whole)):
         raise Terminated
     rows: dict[str, Row] = {}
