@@ -65,6 +65,9 @@ INSTALL_LINES = {
     "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
     "transformers": "pip install 'transformers>=4.50'",
     "pillow_heif": "pip install 'pillow-heif>=1,<2'",
+    "tensorboard": "pip install 'tensorboard>=2.14'",
+    "wandb": "pip install 'wandb>=0.18'",
+    "mlflow": "pip install 'mlflow>=2.14'",
     "open_clip": "pip install 'open_clip_torch>=3.2,<4' 'transformers>=4.50'",
     # pkg_resources, of which setuptools 82 has none; shapely cuts polygons where detectron2's own launcher trains
     "detectron2": (

@@ -23,7 +23,7 @@ class RunRequest:
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
     options: the task's own and the family's, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
-    reporting: how progress is told.
+    reporting: how progress is told.  log_to: names of `tracking.TRACKERS`.
     resolved_from: where it was said what these fields are: field -> command line, environment variable, or file and key.
     """
 
@@ -45,5 +45,6 @@ class RunRequest:
     image_cache: Path | None = None
     features: Path | None = None
     reporting: Reporting = field(default=Reporting(), repr=False)
+    log_to: tuple[str, ...] = field(default=(), repr=False)
     runs: Path = RUNS
     resolved_from: Mapping[str, str] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.second_pass import check_second, look_again
 from beit3_bench.harness.termination import Terminated
+from beit3_bench.harness.tracking import Progress, Trackers, scores_of
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
 
@@ -72,15 +73,18 @@ class Clock:
 class Warned:
     """A run folder; with its first new rows the warnings are printed, so that an input that is refused is one line alone."""
 
-    def __init__(self, store: RunStore, warnings: Sequence[str]):
-        self.store, self.warnings = store, list(warnings)
+    def __init__(self, store: RunStore, warnings: Sequence[str], progress: Progress | None = None):
+        self.store, self.warnings, self.progress = store, list(warnings), progress
 
     def done(self) -> set[str]:
         return self.store.done()
 
     def append(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
         self.store.append(rows)
         self.say()
+        if self.progress is not None:
+            self.progress.advance(len(rows))
 
     def say(self) -> None:
         """Print what has not been printed."""
@@ -145,13 +149,28 @@ def run_model(
         if processes.broadcast(store.finished):
             finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
             return Outcome(finished or {}, folder, was_finished=True)
-        sink = Warned(store, warnings if processes.first else [])
-        throughput = predict(request, prepared, model, sink, device, processes, clock)
-        sink.say()
-        written = processes.on_first(
-            lambda: write(request, located, prepared, model, config, store, throughput, warnings, clock)
-        )
+        trackers = processes.on_first(lambda: trackers_of(request, folder, config, model, len(store.done()), device))
+        with trackers or nullcontext():
+            progress = Progress(trackers, len(store.done())) if trackers is not None else None
+            sink = Warned(store, warnings if processes.first else [], progress)
+            throughput = predict(request, prepared, model, sink, device, processes, clock)
+            sink.say()
+            written = processes.on_first(
+                lambda: write(request, located, prepared, model, config, store, throughput, warnings, clock)
+            )
+            if trackers is not None and written is not None:
+                trackers.log(scores_of(written), len(prepared.split.examples))
         return Outcome(written or {}, folder)
+
+
+def trackers_of(
+    request: RunRequest, folder: Path, config: Mapping[str, Any], model: Model, rows: int, device: torch.device
+) -> Trackers | None:
+    """What ``--log-to`` names, with the run's card; None where it names nothing. rows: that are there."""
+    if not request.log_to:
+        return None
+    card = {**config, "protocol": model.card.protocol, "notes": model.notes}
+    return Trackers(folder, request.log_to, card, rows, device.type == "cpu")
 
 
 @contextmanager

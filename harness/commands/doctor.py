@@ -49,6 +49,9 @@ STACKS = {
     "transformers": "tokenizers of SigLIP",
     "pillow_heif": "HEIC pictures of phones in predict",
     "pyarrow": "data sets as .parquet files, as the Hugging Face hub exports them",
+    "tensorboard": "--log-to tensorboard, and events of every training",
+    "wandb": "--log-to wandb",
+    "mlflow": "--log-to mlflow",
 }
 """Optional module -> what cannot be done without it."""
 NEEDS = {"ade20k-seg": ("mmcv", "mmengine", "mmseg", "mmdet")}

@@ -16,6 +16,7 @@ from beit3_bench.harness.commands.options import (
     device,
     dtype,
     image_cache,
+    log_to,
     parse_pairs,
     quiet,
     settle,
@@ -78,6 +79,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="A value of the recipe, or an option of the task."
 )
+@log_to
 @quiet
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
 @click.pass_context
@@ -93,6 +95,7 @@ def command(context: click.Context, options: Sequence[str], dry_run: bool, as_js
 
     from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.progress import Reporting
+    from beit3_bench.harness.tracking import check_trackers
     from beit3_bench.harness.training.engines import check_processes, start_engine
     from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
@@ -100,6 +103,8 @@ def command(context: click.Context, options: Sequence[str], dry_run: bool, as_js
     settle(context, get_task(settings["task"]).name, settings)
     processes = Processes.start(settings["device"])
     settings["reporting"] = Reporting.unless(settings.pop("quiet"))
+    if not dry_run:
+        processes.on_first(lambda: check_trackers(settings["log_to"]))
 
     def asked() -> tuple[type[Task], FinetuneRequest, Origin]:
         task_class = get_task(settings["task"])

@@ -71,6 +71,14 @@ mirror = click.option(
 )
 
 
+log_to = click.option(
+    "--log-to",
+    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+    multiple=True,
+    help="Log what happens there, too; may be given several times.",
+)
+
+
 def dtype(help: str = "Arithmetic of the network.") -> Callable:
     """``--dtype``, and what else its numbers do."""
     kinds = click.Choice(["fp32", "bf16", "fp16"])

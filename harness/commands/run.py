@@ -20,6 +20,7 @@ from beit3_bench.harness.commands.options import (
     dtype,
     features,
     image_cache,
+    log_to,
     quiet,
     seed,
     workers,
@@ -121,6 +122,7 @@ class BatchSize(click.ParamType):
 )
 @image_cache
 @features
+@log_to
 @quiet
 @click.option(
     "--config",
@@ -204,7 +206,9 @@ class Job:
         """
         from beit3_bench.harness.progress import Reporting
         from beit3_bench.harness.settings.plan import ALL, plan
+        from beit3_bench.harness.tracking import check_trackers
 
+        check_trackers(parameters["log_to"])
         settings = {k: v for k, v in parameters.items() if k not in ("tasks", "checkpoints", "data_roots", "options")}
         origins = choices.settle(settings)
         compute = compute_of(settings)

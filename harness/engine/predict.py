@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -189,9 +190,8 @@ def predict_all(
             ) as meter,
             dying_workers(workers),
             deferred(),
-            full_float32()
-            if ability.module is not None
-            else nullcontext(),  # an object of the caller's computes as it likes
+            # An object of the caller's computes as it likes.
+            full_float32() if ability.module is not None else nullcontext(),
         ):
             pass_.over(plan, meter)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (

@@ -58,6 +58,7 @@ class RunEntry:
     options: Mapping[str, Plain | tuple[Plain, ...]] | None = None
     image_cache: Path | None = None
     features: Path | None = None
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] | None = None
 
     def __post_init__(self) -> None:
         refuse_empty(self)

@@ -1,22 +1,20 @@
-"""What a training tells: log.csv, validation.csv, a picture of the curves, and TensorBoard events where it is installed."""
+"""What a training tells: log.csv, validation.csv, a picture of the curves, and the trackers of ``--log-to``."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import has_other_names, open_own, read_limited, storage_error, write_atomic
+from beit3_bench.harness.tracking import Trackers
 
 LOG, VALIDATION, CURVES = "log.csv", "validation.csv", "curves.png"
-EVENTS = "tensorboard"
 _LARGEST = 2**30  # bytes of a table
 SHOWN = 8
 """Metrics in the picture at the most; validation.csv has all."""
@@ -55,18 +53,10 @@ def _step(row: Mapping[str, Any]) -> int | None:
 class Journal:
     """Appends lines as they are made. A resumed training first drops those of steps that it will do again."""
 
-    def __init__(self, folder: Path, resume_at: int = 0):
-        self.folder = folder
+    def __init__(self, folder: Path, resume_at: int = 0, trackers: Trackers | None = None):
+        self.folder, self.trackers = folder, trackers
         for name in (LOG, VALIDATION):
             self._cut(folder / name, resume_at)
-        self._board: Any = None
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            try:
-                self._board = SummaryWriter(str(folder / EVENTS), purge_step=resume_at)
-            except OSError as error:
-                raise storage_error(folder / EVENTS, error) from error
 
     def _cut(self, path: Path, step: int) -> None:
         rows = read_table(path)
@@ -94,30 +84,8 @@ class Journal:
             writer.writeheader()
         writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
         _append(path, text.getvalue().encode())
-        if self._board is not None:
-            with self._telling():
-                for key, value in row.items():
-                    if key != "step" and isinstance(value, (int, float)):
-                        self._board.add_scalar(f"{path.stem}/{key}", value, row["step"])
-
-    def close(self) -> None:
-        """Flush."""
-        if self._board is not None:
-            with self._telling():
-                self._board.close()
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """What keeps TensorBoard's events from being written, in one line.
-
-        Raises:
-            BenchError: the disk is full, ...
-        """
-        try:
-            yield
-        except OSError as error:
-            self._board = None
-            raise storage_error(self.folder / EVENTS, error) from error
+        if self.trackers is not None:
+            self.trackers.log({f"{path.stem}/{k}": v for k, v in row.items() if k != "step"}, row["step"])
 
     def draw(self) -> None:
         """Bring the picture up to date."""

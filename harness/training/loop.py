@@ -30,6 +30,7 @@ from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.fingerprints import earlier_option_digests
 from beit3_bench.harness.scoring import headline
 from beit3_bench.harness.termination import Terminated, asked, deferred
+from beit3_bench.harness.tracking import Trackers
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
 from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
@@ -227,8 +228,8 @@ class TrainingLoop:
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end.
+    def run(self, trackers: Trackers | None = None) -> dict[str, Any]:
+        """Train to the end. trackers: of process 0.
 
         Returns:
             Steps, the best and last validation scores, seconds; on every process.
@@ -238,7 +239,7 @@ class TrainingLoop:
             Terminated: SIGTERM came to one of the processes; the state is saved.
         """
         begun, at = time.perf_counter(), self.step
-        journal = self.processes.on_first(lambda: Journal(self.folder, self.step))
+        journal = self.processes.on_first(lambda: Journal(self.folder, self.step, trackers))
         try:
             self._steps(journal)
         except (KeyboardInterrupt, Terminated) as interrupt:
@@ -248,8 +249,6 @@ class TrainingLoop:
                 else f"no step of {self.folder} was saved yet; begin again with --overwrite"
             )
             raise
-        if journal is not None:
-            journal.close()
         seconds = time.perf_counter() - begun
         return {"steps": self.step, "best": self.best, "seconds": round(seconds, 3), "steps_done_now": self.step - at}
 

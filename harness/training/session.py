@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from beit3_bench.files import clear_parts, make_folder, refuse_link, write_atomi
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.provenance import provenance
-from beit3_bench.harness.training.journal import CURVES, EVENTS, LOG, VALIDATION
+from beit3_bench.harness.tracking import EVENTS, IDS, Trackers, installed
+from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, TrainingLoop, place_companions
 from beit3_bench.harness.training.sharding import choose_parallel
 from beit3_bench.harness.training.start import FinetuneRequest, Origin, Start, prepare
@@ -47,7 +48,7 @@ def open_folder(folder: Path, resume: bool, overwrite: bool, companions: Iterabl
             f"{folder / STATE}: no training to resume; leave out --resume, or give its folder with --output"
         )
     make_folder(folder)
-    for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG, EVENTS, *companions):
+    for name in (STATE, LAST, BEST, LOG, VALIDATION, CURVES, CONFIG, EVENTS, IDS, *companions):
         refuse_link(folder / name)
     try:
         lock = hold(folder / LOCK)
@@ -75,11 +76,12 @@ def _clear(folder: Path, overwrite: bool) -> None:
         )
     for path in made:
         path.unlink()
+    (folder / IDS).unlink(missing_ok=True)
     shutil.rmtree(folder / EVENTS, ignore_errors=True)
 
 
-def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Plan, world: int) -> None:
-    """config.json: everything that was decided, and where it ran."""
+def config_of(request: FinetuneRequest, start: Start, plan: Plan, world: int) -> dict[str, Any]:
+    """Everything that was decided, and where it ran: plain values, which stand in config.json."""
     config = {
         "task": start.task.name,
         "preset": start.preset,
@@ -104,7 +106,7 @@ def write_config(folder: Path, request: FinetuneRequest, start: Start, plan: Pla
         "notes": start.notes,
         "provenance": provenance(),
     }
-    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+    return json.loads(json.dumps(config, default=str))
 
 
 def settings_of(request: FinetuneRequest, start: Start, folder: Path) -> dict[str, str]:
@@ -148,13 +150,16 @@ def finetune(
     processes.on_first(held.__enter__)
     try:
         loop = processes.together(lambda: TrainingLoop(request, start, folder, processes))
+        config = config_of(request, start, loop.plan, processes.world)
         if request.resume:
             loop.restore()
         else:
-            processes.on_first(lambda: write_config(folder, request, start, loop.plan, processes.world))
+            processes.on_first(lambda: write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode()))
             processes.on_first(lambda: place_companions(start.training, folder))
-        with processes.watching():
-            summary = loop.run()
+        names = request.log_to or installed()
+        trackers = processes.on_first(lambda: Trackers(folder, names, config, loop.step, loop.device.type == "cpu"))
+        with trackers or nullcontext(), processes.watching():
+            summary = loop.run(trackers)
         processes.on_first(lambda: check_best(folder, summary["best"]))
     finally:
         if processes.first:

@@ -34,7 +34,7 @@ class FinetuneRequest:
     parallel: ``"ddp"``, ``"fsdp"``, or None = as `accelerate launch` announces, else ``"ddp"``.
     image_cache: folder of preprocessed images for validation, which then decodes them once; None = not kept.
     options: ``-o key=value``: fields of the recipe, and options of the task.
-    reporting: how progress is told.
+    reporting: how progress is told.  log_to: names of `tracking.TRACKERS`; none = TensorBoard where it is installed.
     """
 
     task: str
@@ -55,6 +55,7 @@ class FinetuneRequest:
     from_scratch: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     reporting: Reporting = field(default=Reporting(), repr=False)
+    log_to: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Origin(NamedTuple):

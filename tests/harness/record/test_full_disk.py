@@ -109,21 +109,23 @@ def test_what_a_killed_save_left_is_cleared_by_the_next_start(native, tmp_path):
 def test_tensorboard_events_that_find_no_room_are_told_in_one_line(tmp_path, monkeypatch):
     import errno
 
+    from torch.utils.tensorboard import SummaryWriter
+
     from beit3_bench.errors import BenchError
+    from beit3_bench.harness.tracking import TENSORBOARD, Trackers
     from beit3_bench.harness.training.journal import LOG, Journal
 
-    class Board:
-        def add_scalar(self, *a):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*a, **k):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        close = add_scalar
-
-    journal = Journal(tmp_path)
-    journal._board = Board()
+    trackers = Trackers(tmp_path, [TENSORBOARD], {})
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     with pytest.raises(BenchError, match="tensorboard: the disk is full"):
-        journal.write(LOG, {"step": 1, "loss": 0.5})
-    journal.close()
-    shutil.rmtree(tmp_path)
+        Journal(tmp_path, trackers=trackers).write(LOG, {"step": 1, "loss": 0.5})
+    trackers.close()
+    monkeypatch.setattr(SummaryWriter, "add_hparams", full)
+    with pytest.raises(BenchError, match="tensorboard: the disk is full"):
+        Trackers(tmp_path, [TENSORBOARD], {"task": "x"})
 
 
 # ---- somebody else's folder -------------------------------------------------------------------------------------------
@@ -139,6 +141,7 @@ OURS = [
     "best.pth",
     "beit3.spm",
     "tensorboard",
+    "trackers.json",
 ]
 
 

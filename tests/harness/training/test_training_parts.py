@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import os
 import signal
@@ -299,29 +298,6 @@ def test_ticks_are_round_and_inside(low, width):
 def test_bounds_leave_room(values):
     low, high = curves.bounds(values)
     assert low < high < float("inf")
-
-
-def test_events_are_written_for_tensorboard(tmp_path: Path):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    journal = Journal(tmp_path)
-    journal.write(LOG, {"step": 10, "loss": 0.5, "lr": 1e-3})
-    journal.write("validation.csv", {"step": 10, "epoch": 1.0, "top1": 0.25})
-    journal.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("log/loss")] == [(10, 0.5)]
-    assert [(e.step, e.value) for e in events.Scalars("validation/top1")] == [(10, 0.25)]
-
-
-def test_without_tensorboard_only_its_events_are_missing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    journal = Journal(tmp_path)
-    journal.write(LOG, {"step": 10, "loss": 0.5, "lr": 1e-3})
-    journal.draw()
-    journal.close()
-    assert sorted(os.listdir(tmp_path)) == [CURVES, LOG]
 
 
 def test_metadata_survives_weights_only_loading(tmp_path: Path):
