@@ -66,6 +66,18 @@ class AnswerClassifier(NativeAbility, Answers):
         return [self.labels[best] for best in logits.argmax(dim=-1).tolist()]
 
 
+class TextImageClassifier(NativeAbility, Classifies):
+    """A text about an image: ``module(images, token_ids, padding_mask, image_index)`` -> (n, labels)."""
+
+    def predict(self, batch: Batch) -> list[Any]:
+        return list(self.logits(self.module, batch).float().cpu().numpy())
+
+    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
+        """(B, labels)."""
+        images = self.normalise(batch["images"])
+        return module(images, batch["token_ids"], batch["padding_mask"], batch["image_index"])
+
+
 class PairClassifier(NativeAbility, Classifies):
     """A text about two images: ``module(left, right, token_ids, padding_mask)`` -> (n, labels)."""
 

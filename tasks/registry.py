@@ -23,6 +23,7 @@ ENTRY_POINT_GROUP = "beit3_bench.tasks"
 BUILT_IN = {
     "vqav2": "beit3_bench.tasks.vqav2:VQAv2",
     "nlvr2": "beit3_bench.tasks.nlvr2:NLVR2",
+    "snli-ve": "beit3_bench.tasks.snli_ve:SnliVE",
     "coco-caption": "beit3_bench.tasks.captioning:CocoCaption",
     "nocaps": "beit3_bench.tasks.captioning:NoCaps",
     "flickr30k": "beit3_bench.tasks.retrieval:Flickr30K",

@@ -17,6 +17,7 @@ ROOTS = {
     "imagenet-linear": "imagenet",
     "vqav2": "coco",
     "nlvr2": "nlvr2",
+    "snli-ve": "flickr30k",
     "coco-caption": "coco",
     "nocaps": "nocaps",
 }
@@ -71,6 +72,7 @@ def make_native(folder: Path) -> Native:
         "imagenet-linear": {"num_classes": 10},
         "vqav2": {"num_classes": len(VQAv2(world / "coco").vocabulary())},
         "nlvr2": {},
+        "snli-ve": {},
         "coco-caption": {},
     }
     torch.manual_seed(0)

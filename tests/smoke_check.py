@@ -14,6 +14,7 @@ REACH = {  # task -> {metric: at least}; units as in result.json
     "imagenet-linear": {"top1": 0.80},
     "vqav2": {"vqa_accuracy": 60.0},
     "nlvr2": {"accuracy": 0.75},
+    "snli-ve": {"accuracy": 0.70},
     "coco-det": {"bbox/AP50": 0.50, "segm/AP50": 0.40},
     "ade20k-seg": {"mIoU": 0.40},
 }

@@ -21,6 +21,7 @@ from beit3_bench.backbones.beit3.native import (
     NativeAbility,
     PairClassifier,
     PatchMeans,
+    TextImageClassifier,
     decoding_of,
 )
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
@@ -39,12 +40,14 @@ NOT_THE_ENCODER = ("[!b]*",)
 """Names of heads; all of the encoder begins with ``beit3.``."""
 TEXT_MULTIPLES: dict[str, int] = {
     "retrieval": 1,  # texts of one length stand in a batch, and nothing is padded
+    "snli-ve": 16,  # as for questions: a picture has about 18 sentences
     "vqav2": 16,  # most questions of an image then stand in one batch, and share its patches
 }
 PROTOCOLS = {
     "retrieval": "dual encoder",
     "vqav2": "classification",
     "nlvr2": "classification",
+    "snli-ve": "classification",
     "imagenet-linear": "classification",
 }
 
@@ -58,6 +61,7 @@ def head_of(asked: Asked) -> str:
     heads: dict[tuple[type[Ability], int, bool], str] = {
         (Answers, 1, True): "vqav2",
         (Classifies, 2, True): "nlvr2",
+        (Classifies, 1, True): "snli-ve",
         (Classifies, 1, False): "imagenet-linear",
     }
     if asked.ability is Embeds:
@@ -68,8 +72,8 @@ def head_of(asked: Asked) -> str:
     if head is None:
         form = f"{asked.images} image{'s' if asked.images > 1 else ''} {'and' if asked.text else 'without'} a text"
         raise BenchError(
-            f"task {asked.task}: BEiT-3 has no head that can {asked.ability.word} {form}; it classifies one image, or a text "
-            "about two images"
+            f"task {asked.task}: BEiT-3 has no head that can {asked.ability.word} {form}; it classifies an image, or a text "
+            "about one image or two"
         )
     return head
 
@@ -123,6 +127,7 @@ def native_ability(
         "retrieval": DualEncoder,
         "vqav2": AnswerClassifier,
         "nlvr2": PairClassifier,
+        "snli-ve": TextImageClassifier,
         "imagenet-linear": ImageClassifier,
     }
     return kinds[head](module, reader, preprocessing)

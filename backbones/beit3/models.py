@@ -136,6 +136,13 @@ class VisualQuestionAnswering(BEiT3Head):
         return self.exact(self.head, self.exact(self.pooler, x[:, 0]))
 
 
+class VisualEntailment(VisualQuestionAnswering):
+    """SNLI-VE: the classifier of `VisualQuestionAnswering` over three labels. The official code has no such head; this one is ours."""
+
+    def __init__(self, config: BEiT3Config, num_classes: int = 3):
+        super().__init__(config, num_classes)
+
+
 class TwoLayerMLP(nn.Module):
     """norm1 -> dense1 -> norm2 -> GELU -> dense2."""
 
@@ -260,6 +267,7 @@ HEADS: dict[str, type[BEiT3Head]] = {
     "imagenet-linear": ImageClassification,
     "vqav2": VisualQuestionAnswering,
     "nlvr2": VisualReasoning,
+    "snli-ve": VisualEntailment,
     "coco-caption": Captioning,
     "nocaps": Captioning,
 }

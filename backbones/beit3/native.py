@@ -72,6 +72,10 @@ class PairClassifier(NativeAbility, native.PairClassifier):
     """A text about two images (NLVR2): [vision CLS, text BOS] of both passes (BEiT-3 paper, section 3.1.1)."""
 
 
+class TextImageClassifier(NativeAbility, native.TextImageClassifier):
+    """A text about an image (SNLI-VE): pooled vision CLS, as for questions."""
+
+
 class ImageClassifier(NativeAbility, Classifies):
     """An image alone: the linear head on mean-pooled patches (official `BEiT3ForImageClassification`)."""
 

@@ -1,10 +1,12 @@
-"""The Flickr30K folder: ``dataset_flickr30k.json`` (Karpathy) and ``flickr30k-images/1000092795.jpg``."""
+"""The Flickr30K folder: ``dataset_flickr30k.json`` (Karpathy), ``flickr30k-images/1000092795.jpg``, and SNLI-VE about these pictures."""
 
 from __future__ import annotations
 
 from beit3_bench.tasks.tinyworld import text
 from beit3_bench.tasks.tinyworld.karpathy import KarpathyFile
 from beit3_bench.tasks.tinyworld.plan import Workshop, write_json
+from beit3_bench.tasks.tinyworld.scenes import Scene
+from beit3_bench.tasks.tinyworld.snli_ve import write_snli_ve
 
 
 def write_flickr30k(shop: Workshop) -> dict[str, int]:
@@ -16,6 +18,7 @@ def write_flickr30k(shop: Workshop) -> dict[str, int]:
     rng.shuffle(entries)
     names = sorted(rng.sample(range(36979, 8254213), len(entries)))
     karpathy = KarpathyFile("flickr30k")
+    pictures: dict[str, list[tuple[str, Scene]]] = {split: [] for split in sizes}
     folder = shop.folder("flickr30k", "flickr30k-images")
     for (split, scene), name in zip(entries, names, strict=True):
         filename = f"{1000000000 + name}.jpg"
@@ -23,5 +26,7 @@ def write_flickr30k(shop: Workshop) -> dict[str, int]:
         shop.text += raw
         karpathy.add(filename, split, raw)
         shop.painter.save_jpeg(scene, folder / filename)
+        pictures[split].append((filename, scene))
     write_json(shop.folder("flickr30k") / "dataset_flickr30k.json", karpathy.content())
+    write_snli_ve(shop, pictures)
     return sizes

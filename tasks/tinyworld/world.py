@@ -3,7 +3,7 @@
 Tree of a world (each folder is a ``--data-root``; the writers' modules list what is inside)::
 
     coco/                    `coco`, `vqa`      vqav2, coco-caption, coco-retrieval, coco-det
-    flickr30k/               `flickr30k`        flickr30k
+    flickr30k/               `flickr30k`        flickr30k, snli-ve
     imagenet/                `imagenet`         imagenet, imagenet-linear
     nlvr2/                   `nlvr2`            nlvr2
     nocaps/                  `nocaps`           nocaps
@@ -26,7 +26,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, refuse_link, write_atomic
 from beit3_bench.tasks.tinyworld.plan import Counts, Workshop, resolve
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "tiny_world.json"
 STARTED = "tiny_world.started.json"
 """Stands in for the manifest while a world is being written."""

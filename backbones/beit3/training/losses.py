@@ -62,7 +62,7 @@ def vqa_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def nlvr2_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy; logits (B, 2), labels int64 (B,), 1 = True (official `NLVR2Handler`)."""
+    """Cross-entropy; logits (B, labels), labels int64 (B,); for NLVR2 1 = True (official `NLVR2Handler`)."""
     return F.cross_entropy(logits.float(), labels)
 
 

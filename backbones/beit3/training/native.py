@@ -18,7 +18,7 @@ from beit3_bench.backbones.beit3.checkpoint import official_state_dict
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.loading import TEXT_MULTIPLES, head_of, native_ability
 from beit3_bench.backbones.beit3.models import HEADS
-from beit3_bench.backbones.beit3.native import Captioner, NativeAbility, PairClassifier
+from beit3_bench.backbones.beit3.native import Captioner, NativeAbility, PairClassifier, TextImageClassifier
 from beit3_bench.backbones.beit3.tokenizer import Tokenizer
 from beit3_bench.backbones.beit3.tokens import compare_tokenizer
 from beit3_bench.backbones.beit3.training.augment import BatchMixing, TrainingTransform, mixes_samples, refuse_mixing
@@ -186,13 +186,13 @@ class AnswerTraining(NativeTraining):
         return vqa_loss(logits, batch["labels"])
 
 
-class PairTraining(NativeTraining):
-    """A text about two images, classified (official `NLVR2Handler`)."""
+class TextTraining(NativeTraining):
+    """A text about one image or two, classified (official `NLVR2Handler`; the same loss for SNLI-VE, which has no official one)."""
 
-    ability: PairClassifier
+    ability: PairClassifier | TextImageClassifier
 
     def collate(self, items: Sequence[Item], generator: torch.Generator) -> Batch:
-        """``images`` (2 n, ...) with their ``image_index``, ``token_ids``, ``padding_mask``, ``labels`` int64 (n,)."""
+        """``images`` of all samples with their ``image_index``, ``token_ids``, ``padding_mask``, ``labels`` int64 (n,)."""
         images = self.images(items, generator)
         labels = torch.tensor([item.target for item in items])
         return {**self.texts(items), "images": images, "image_index": torch.arange(len(images)), "labels": labels}
@@ -279,7 +279,8 @@ class CaptionTraining(NativeTraining):
 TRAININGS: dict[str, type[NativeTraining]] = {
     "retrieval": ContrastiveTraining,
     "vqav2": AnswerTraining,
-    "nlvr2": PairTraining,
+    "nlvr2": TextTraining,
+    "snli-ve": TextTraining,
     "imagenet-linear": ImageTraining,
     "coco-caption": CaptionTraining,
 }
