@@ -83,14 +83,17 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Predicted labels by pair of a result file: JSON lines (or a list) with ``pairID`` and ``label``.
+    """Predicted labels by pair of a result file: JSON lines (or a list, in a file not called .jsonl) with ``pairID`` and ``label``.
 
     Raises:
         BenchError: no such file, a record of another form, a pair that is predicted twice.
     """
+    if path.suffix == ".jsonl":
+        records = [(f"{path}:{number}", record) for number, record in read_json_lines(path, "predictions", FORM)]
+    else:
+        records = [(f"{path}: [{n}]", record) for n, record in enumerate(read_records(path, "predictions", FORM))]
     predicted: dict[str, str] = {}
-    for number, record in enumerate(read_records(path, "predictions", FORM), 1):
-        source = f"{path}: prediction {number}"
+    for source, record in records:
         pair = identifier(record, "pairID", source)
         if pair in predicted:
             raise BenchError(f"{source}: pairID {pair[:80]} comes twice; keep one prediction each")

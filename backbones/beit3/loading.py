@@ -40,7 +40,7 @@ NOT_THE_ENCODER = ("[!b]*",)
 """Names of heads; all of the encoder begins with ``beit3.``."""
 TEXT_MULTIPLES: dict[str, int] = {
     "retrieval": 1,  # texts of one length stand in a batch, and nothing is padded
-    "snli-ve": 16,  # as for questions: a picture has about 18 sentences
+    "snli-ve": 32,  # nearly all of the 18 sentences of a picture then stand beside each other, and it is decoded once
     "vqav2": 16,  # most questions of an image then stand in one batch, and share its patches
 }
 PROTOCOLS = {

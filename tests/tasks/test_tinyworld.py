@@ -557,6 +557,7 @@ def test_run_lengths_decode_to_the_mask(first: int) -> None:
 FOLDER_OF = {
     "vqav2": "coco",
     "nlvr2": "nlvr2",
+    "snli-ve": "flickr30k",
     "coco-caption": "coco",
     "nocaps": "nocaps",
     "flickr30k": "flickr30k",

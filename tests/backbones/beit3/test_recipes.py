@@ -9,7 +9,7 @@ from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.family import BEiT3Family
 from beit3_bench.errors import BenchError
 
-TASKS = ["flickr30k", "coco-retrieval", "imagenet", "imagenet-linear", "vqav2", "nlvr2", "coco-caption"]
+TASKS = ["flickr30k", "coco-retrieval", "imagenet", "imagenet-linear", "vqav2", "nlvr2", "coco-caption", "snli-ve"]
 
 # lr base, lr large, layer decay base, large, epochs, warm-up, drop path base, large, weight decay, batch, image size:
 # the table of released recipes in the published numbers.
@@ -109,5 +109,5 @@ def test_a_wrong_recipe_is_named(task, name, overrides, message):
 
 def test_the_tasks_with_recipes_are_named():
     assert set(BEiT3Family().recipe_tasks()) == {*TASKS, "coco-det", "ade20k-seg"}
-    with pytest.raises(BenchError, match=r"fine-tune one of: ade20k-seg, coco-caption, coco-det, .*, nlvr2, vqav2$"):
+    with pytest.raises(BenchError, match=r"fine-tune one of: ade20k-seg, coco-caption, coco-det, .*, nlvr2, snli-ve, vqav2$"):
         load_recipe("nocaps", "base")
