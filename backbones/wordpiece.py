@@ -157,7 +157,8 @@ class WordPiece:
 
     def pad(self, sequences: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
         """See `reading.pad_ids`."""
-        from beit3_bench.backbones.reading import pad_ids  # with numpy, which the records of released files need not wait for
+        # It brings numpy, which the records of released files need not wait for.
+        from beit3_bench.backbones.reading import pad_ids
 
         return pad_ids(sequences, self.special["[PAD]"], multiple, self.max_tokens)
 

@@ -20,6 +20,8 @@ from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, identifier, read_json_lines, read_records, unique
+from beit3_bench.tasks.layouts.captions import ALSO, FLICKR_FOLDER
+from beit3_bench.tasks.layouts.places import find_images, names_of
 from beit3_bench.tasks.metrics.entailment import confusion_of, entailment_accuracy, entailment_table
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
@@ -27,7 +29,6 @@ LABELS = ("contradiction", "neutral", "entailment")
 """In the order of the classifiers of ALBEF and LAVIS (``ve_dataset``); our own heads keep to it."""
 
 FOLDERS = (".", "snli_ve", "snli-ve", "SNLI-VE", "annotations")
-IMAGE_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "flickr30k-images/flickr30k-images")
 FORM = 'one {"pairID": ..., "label": "entailment"} a line'
 
 
@@ -119,11 +120,12 @@ DATA_ROOT/                                     the folder of Flickr30K
     def read(self, split: str) -> Split:
         """One example per pair of picture and sentence; the cluster is the picture, the target the label."""
         path = find(self.data_root, f"snli_ve_{split}.jsonl", FOLDERS, "SNLI-VE annotations")
-        folder = find(self.data_root, ".", IMAGE_FOLDERS, "Flickr30K image folder")
-        examples = [
-            Example(r["id"], (str(folder / f"{r['image']}.jpg"),), r["sentence"], r["image"], r["label"])
-            for r in read_annotations(path)
-        ]
+        images = find_images(self.data_root, FLICKR_FOLDER, "Flickr30K image folder", also=ALSO[FLICKR_FOLDER])
+        examples = []
+        for r in read_annotations(path):
+            picture = images.picture(f"{r['image']}.jpg")
+            names = names_of(picture)
+            examples.append(Example(r["id"], (picture.path,), r["sentence"], r["image"], r["label"], names=names))
         return Split(split, tuple(examples), LABELS, path)
 
     def labels_without_data(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ EXPERIMENTS = (
     Experiment("imagenet-linear", "imagenet-linear"),
     Experiment("vqav2", "vqav2", split="minival"),  # the published recipe trains on the rest of val
     Experiment("nlvr2", "nlvr2"),
+    Experiment("snli-ve", "snli-ve"),
     Experiment("coco-caption", "coco-caption"),
     Experiment("nocaps", "coco-caption"),  # has no training split; the published checkpoints are COCO captioners, too
     Experiment("coco-det", "coco-det"),

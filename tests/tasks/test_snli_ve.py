@@ -116,7 +116,7 @@ def test_lines_that_are_no_pairs_are_named(tmp_path, change, message):
 def test_empty_files_and_pairs_that_come_twice_are_refused(tmp_path):
     with pytest.raises(BenchError, match="holds no pairs"):
         read_annotations(write(tmp_path / "a.jsonl", []))
-    with pytest.raises(BenchError, match="pairID 1.jpg#0r1e is listed twice"):
+    with pytest.raises(BenchError, match=r"pairID 1\.jpg#0r1e is listed twice"):
         read_annotations(write(tmp_path / "b.jsonl", [record(), record()]))
     annotations = write(tmp_path / "c.jsonl", [record()])
     twice = write(tmp_path / "d.jsonl", [{"pairID": "1.jpg#0r1e", "label": "neutral"}] * 2)

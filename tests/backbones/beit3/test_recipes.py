@@ -109,5 +109,7 @@ def test_a_wrong_recipe_is_named(task, name, overrides, message):
 
 def test_the_tasks_with_recipes_are_named():
     assert set(BEiT3Family().recipe_tasks()) == {*TASKS, "coco-det", "ade20k-seg"}
-    with pytest.raises(BenchError, match=r"fine-tune one of: ade20k-seg, coco-caption, coco-det, .*, nlvr2, snli-ve, vqav2$"):
+    with pytest.raises(
+        BenchError, match=r"fine-tune one of: ade20k-seg, coco-caption, coco-det, .*, nlvr2, snli-ve, vqav2$"
+    ):
         load_recipe("nocaps", "base")
