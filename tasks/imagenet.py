@@ -279,7 +279,7 @@ class ImageNet(ImageFolders, EmbeddingTask):
         """
         texts = [t[0] for t in self.class_texts().values()]
         images = self.labelled_images("train")
-        pairs = [Example(e.id, e.images, texts[e.target], e.cluster, e.target) for e in images.examples]
+        pairs = [Example(e.id, e.images, texts[e.target], e.cluster, e.target, names=e.names) for e in images.examples]
         return dataclasses.replace(images.of(pairs), labels=None)
 
 

@@ -116,6 +116,7 @@ def pairs_to_compare(rows: Mapping[str, Row], split: Split, second: SecondPass) 
             image.images,
             cluster=image.cluster,
             kind="match",
+            names=image.names,
             meta={
                 "place": place,
                 "texts": np.fromiter(sorted(wanted[place]), np.int32, len(wanted[place])),

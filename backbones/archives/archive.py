@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from beit3_bench.errors import BenchError
@@ -93,7 +94,7 @@ class Archive(ABC):
 
     def _opened(self) -> int:
         try:
-            with open_regular(self.path) as file:
+            with open_regular(Path(self.path)) as file:
                 facts = os.fstat(file.fileno())
                 descriptor = os.dup(file.fileno())
         except OSError as error:

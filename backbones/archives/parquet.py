@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.archives.archive import AGAIN, Archive, unreadable
@@ -194,7 +195,7 @@ def _kept() -> _Kept:
 def _open(path: str) -> Any:
     parquet = requires("pyarrow.parquet", _PURPOSE)
     try:
-        open_regular(path).close()  # type: ignore[arg-type]
+        open_regular(Path(path)).close()
         return parquet.ParquetFile(path, pre_buffer=False)
     except _errors() as error:
         raise _broken(path, error) from error

@@ -6,6 +6,7 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from beit3_bench.backbones.archives.archive import AGAIN, Archive, check_new, member_name, unreadable
@@ -21,7 +22,7 @@ class Tar(Archive):
     def __init__(self, path: str):
         """Raises: BenchError: cut off, compressed, members that collide or climb out."""
         try:
-            with open_regular(path) as file:  # type: ignore[arg-type]
+            with open_regular(Path(path)) as file:
                 super().__init__(path, os.fstat(file.fileno()))
                 self._rows: dict[str, int] = {}
                 self._offsets, self._sizes = array("q"), array("q")
@@ -99,7 +100,7 @@ def _members(file: IO[bytes], begin: int, end: int, shown: str) -> Iterator[tarf
         file.seek(begin)
         with tarfile.TarFile(fileobj=file, mode="r") as archive:  # type: ignore[arg-type]
             while (info := archive.next()) is not None and info.offset < end:
-                archive.members.clear()  # it would keep them all
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if info.offset_data + info.size > end:
                     raise tarfile.ReadError("unexpected end of data")
                 yield info

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
 from beit3_bench.backbones.archives.archive import AGAIN, Archive, check_new, member_name, unreadable
 from beit3_bench.errors import BenchError
@@ -26,7 +27,7 @@ class Zip(Archive):
     def __init__(self, path: str):
         """Raises: BenchError: cut off, encrypted, compressed in another way, members that collide or climb out."""
         try:
-            with open_regular(path) as file:  # type: ignore[arg-type]
+            with open_regular(Path(path)) as file:
                 super().__init__(path, os.fstat(file.fileno()))
                 self._rows: dict[str, int] = {}
                 self._offsets, self._packed, self._sizes = array("q"), array("q"), array("q")

@@ -92,7 +92,7 @@ def _image(record: Record, image_folder: str | None) -> CaptionedImage:
     filename = record["filename"]
     folder = record["filepath"] or image_folder or ""
     identity = Path(filename).stem if record["cocoid"] is None else str(record["cocoid"])
-    sentences = tuple((str(i), text) for i, text in zip(ids, texts, strict=True))
+    sentences = tuple((str(i), str(text)) for i, text in zip(ids, texts, strict=True))
     return CaptionedImage(identity, f"{folder}/{filename}".lstrip("/"), record["split"], sentences)
 
 

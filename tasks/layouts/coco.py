@@ -6,7 +6,7 @@ train2017 and val2017 hold the very files of train2014 and val2014, divided anew
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class CaptionImages:
         also: other names of a folder in copies of the data, by its own.
     """
 
-    def __init__(self, root: Path, also: dict[str, tuple[str, ...]] | None = None):
+    def __init__(self, root: Path, also: Mapping[str, tuple[str, ...]] | None = None):
         self.root, self.also = root, also or {}
         self._folders: dict[str, Images] = {}
 
