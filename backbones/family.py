@@ -66,6 +66,7 @@ class Asked:
         for the result (what could not be known). Raises BenchError where they mean something else.
     values: options of the task by name; those that a family knows are its protocol (``num_beams``), None = the family's own.
     labels_source: the file or folder that they were read from, for messages.
+    asks_as: the task that asks the same, whose released files answer this one, too; "" = no other.
     """
 
     ability: type[Ability]
@@ -76,6 +77,7 @@ class Asked:
     check_outputs: Callable[[Outputs], list[str]] = _unchecked
     values: Mapping[str, Any] = field(default_factory=dict)
     labels_source: Path = Path()
+    asks_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def load(
         allow_missing=how.patterns,
     )
     own, of_family = split_options(task_class, words)
+    if task_class.own_data and data_root is not None:
+        raise BenchError(f"task {task}: reads a file of one's own; give it to evaluate, as data")
     instance = task_class(request.data_root, own)
     located = Located.of(source)
     where = resolve_device(request.compute.device)
@@ -159,10 +161,12 @@ class Evaluation:
 def evaluate(
     model: Any,
     task: str,
-    data_root: str | Path,
+    data_root: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
     output: str | Path | None = None,
+    data: str | Path | None = None,
+    data_name: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Evaluate a model on a task, as `beit3-bench run` does.
@@ -172,6 +176,9 @@ def evaluate(
             ``embed(images=[...])`` and ``embed(texts=[...])`` -> (n, D); ``answer(images=, questions=)``, ``caption(images=)`` -> strings;
             ``classify(images=[, texts=])`` -> (n, labels) scores in the order of the data's labels, or (label, score) pairs;
             ``detect(images=)``, ``segment(images=)`` as of `ReadyModel`. Images are paths (pairs of paths for tasks with two).
+        data_root, split: of the task's data set.
+        data, data_name: for ``classify``, ``retrieval``, ``caption`` and ``vqa`` instead of those: a file of your own, with a JSON object
+            a line (see `beit3-bench tasks NAME`), and what it is called in tables; None = as the file.
         limit: only so many examples, by the task's rule.
         output: run folder, kept and resumable; None = nothing is kept.
         options: of the task; those that a model from `load` was loaded with stay in force, and cannot be others.
@@ -183,6 +190,7 @@ def evaluate(
     from beit3_bench.harness.engine.devices import resolve_device
 
     task_class = get_task(task)
+    place, split = _data_of(task_class, data_root, split, data, data_name)
     words = {name: str(value) for name, value in options.items() if value is not None}
     ready = model if isinstance(model, ReadyModel) else None
     own, of_family = split_options(task_class, words)
@@ -202,7 +210,7 @@ def evaluate(
         request = dataclasses.replace(
             begun,
             task=task,
-            data_root=as_path(data_root, "data_root"),
+            data_root=place,
             split=split,
             limit=limit,
             output=folder,
@@ -237,6 +245,31 @@ def evaluate(
         None if output is None else outcome.folder,
         rows,
     )
+
+
+def _data_of(
+    task: type[Task],
+    data_root: str | Path | None,
+    split: str | None,
+    data: str | Path | None,
+    data_name: str | None,
+) -> tuple[Path, str | None]:
+    """Where the data is, and which split of it: what the data is called, where it is of one's own.
+
+    Raises:
+        BenchError: one of them is missing, or belongs to the other kind of task.
+    """
+    own = {"data": data, "data_name": data_name}
+    others = {"data_root": data_root, "split": split}
+    wanted, strange = (own, others) if task.own_data else (others, own)
+    kind = "a file of one's own" if task.own_data else "a data set"
+    for name, value in strange.items():
+        if value is not None:
+            raise BenchError(f"task {task.name}: reads {kind}, and has no {name}; give {' and '.join(wanted)}")
+    place, called = wanted.values()
+    if place is None:
+        raise BenchError(f"task {task.name}: reads {kind}; give {next(iter(wanted))}")
+    return as_path(place, next(iter(wanted))), called  # type: ignore[return-value]
 
 
 @contextmanager
@@ -282,7 +315,9 @@ def _for_split(ready: ReadyModel, task: Task, split: Split) -> Model:
             f"load it for {task.name}"
         )
     if split.labels is None:
-        return model
+        known = model.outputs and dataclasses.replace(model.outputs, labels=model.ability.labels)
+        notes = [] if known is None else task.asked(split).check_outputs(known)
+        return dataclasses.replace(model, assumptions=list(dict.fromkeys([*model.assumptions, *notes])))
     loaded = model.ability.labels
     if loaded is not None and loaded != split.labels:
         raise BenchError(

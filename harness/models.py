@@ -64,14 +64,14 @@ def make_task(task_class: type[Task], request: RunRequest, located: Located | No
     task = task_class(request.data_root, split_options(task_class, request.options)[0])
     if task.prompted and located is not None:
         family = located.family or find_family(located.source, task.ability)
-        task.prompts = family.prompts(task.name)
+        task.prompts = family.prompts(task.asks_as or task.name)
     return task
 
 
 def with_prompts_of(task: Task, family: str) -> Task:
     """The same task, worded as for a model of a family by name; one that is not known words nothing."""
     if task.prompted and family in family_locations():
-        task.prompts = get_family(family).prompts(task.name)
+        task.prompts = get_family(family).prompts(task.asks_as or task.name)
     return task
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.record.released import data_notes, read_data
 from beit3_bench.harness.record.worlds import world_of as world_of
-from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.files import check_images
 
@@ -30,28 +29,13 @@ class Prepared:
     notes: list[str]
 
 
-def choose_split(task: type[Task] | Task, split: str | None) -> str:
-    """The split asked for, or the task's default.
-
-    Raises:
-        BenchError: a name that the task does not have.
-    """
-    if split is None:
-        return task.default_split
-    if not isinstance(split, str):
-        raise BenchError(f"a split is named by a text, not a {type(split).__name__}; it has: {', '.join(task.splits)}")
-    if split not in task.splits:
-        raise BenchError(f"task {task.name} has no split {split!r}; {did_you_mean(split, task.splits, 'it has')}")
-    return split
-
-
 def prepare(task: Task, split: str | None, limit: int | None = None) -> Prepared:
     """Read a split, whole or the first ``limit`` examples by the task's own rule, and check its image files.
 
     Raises:
         BenchError: from the readers; an unknown or empty split, an id that comes twice, missing image files.
     """
-    whole = read_split(task, choose_split(task, split))
+    whole = read_split(task, task.split_of(split, task.data_root))
     data = read_data(task, whole)
     part, subset = limited(task, whole, limit)
     return Prepared(task, part, subset, data, data_notes(task, whole, data))

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.progress import Reporting
 
+if TYPE_CHECKING:
+    from beit3_bench.tasks.contract import Task
+
 RUNS = Path("results") / "runs"
 """Where run folders are made by default, below the current folder."""
+
+
+def data_option(task: type[Task]) -> str:
+    """The option that says where the data of a task is."""
+    return "--data" if task.own_data else "--data-root"
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class RunRequest:
     """One evaluation of one task.
 
     checkpoint: ``[FAMILY:]SOURCE``.
+    data_root: folder of the data; the file, for a task that reads data of one's own.
+    split: None = the default one; what data of one's own is to be called, None = as its file.
     tokenizer: file; None = beside the checkpoint.
     output: the run folder; None = a folder below ``runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.

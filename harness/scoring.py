@@ -64,7 +64,7 @@ def metric_values(task: Task, scores: Scores, seed: int) -> tuple[dict[str, Metr
             "value": value,
             "unit": spec.unit,  # type: ignore[typeddict-item]
             "ci95": list(bounds[name]) if name in bounds else None,
-            "headline": spec.headline,
+            "headline": name == scores.headline if scores.headline else spec.headline,
             "higher_is_better": spec.higher_is_better,
             "decimals": spec.decimals,
         }

@@ -22,11 +22,12 @@ from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.evidence.leaks import find_leaks
 from beit3_bench.harness.evidence.rescore import stored_rows, using_stored_rows
 from beit3_bench.harness.models import Located, load_model, make_task
-from beit3_bench.harness.reading import Prepared, choose_split, prepare
+from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.fingerprints import CODE, same_data, short
 from beit3_bench.harness.record.image_contents import check_images, images_fingerprint
 from beit3_bench.harness.record.results import read_result
+from beit3_bench.harness.record.schema import PREDICTED, TO_UPLOAD
 from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
@@ -294,8 +295,13 @@ def score(task: Task, store: RunStore, split: Split, seed: int) -> card.Scored:
         folder.rmdir()
     if written and all(example.target is None for example in split.examples):
         files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
-        note = f"the truth of this split is not public; upload {files} to the official server"
-        return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], "submitted")
+        note, status = f"the truth of this split is not public; upload {files} to the official server", TO_UPLOAD
+        if task.own_data:
+            note, status = (
+                f"the data holds no truth, so nothing is scored; {files} holds what the model said",
+                PREDICTED,
+            )
+        return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], status)
     with stored():
         scores = task.score(rows, split)
     metrics, notes = metric_values(task, scores, seed)
@@ -382,7 +388,7 @@ def is_not_installed(error: BenchError) -> bool:
 def not_installed(request: RunRequest, task_class: type[Task], error: BenchError) -> Outcome:
     """Record that a task could not run because an optional stack is missing; its install line is the note."""
     located = Located.of(request.checkpoint)
-    split = choose_split(task_class, request.split)
+    split = task_class.split_of(request.split, request.data_root)
     folder = request.output or default_folder(request.runs, task_class.name, split, located.stem, NOT_INSTALLED)
     result = card.empty_result(task_class, split, request, located, str(error))
     write_bare_result(folder, result)

@@ -46,7 +46,7 @@ class CaptioningTask(Task):
     ability = Captions
     uses_text = False
     metrics = METRICS
-    score_files = ("annotations", "allow_partial")
+    score_files: ClassVar[tuple[str, ...]] = ("annotations", "allow_partial")
     row_shape: ClassVar[Mapping[str, Any]] = {"caption": str}
     training_file = "dataset_coco.json"
 

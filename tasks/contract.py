@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from beit3_bench.backbones.abilities import Ability, Item
 from beit3_bench.backbones.family import Asked, Outputs, Prompts, SecondPass
 from beit3_bench.errors import BenchError
+from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.labels import first_difference
 from beit3_bench.tasks.options import parse_options
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores, evaluate
@@ -73,6 +75,7 @@ class Split:
     left_out: files among the images that are no samples, in one line: how many of which suffix, and an example; None where every file
         is one, and where the annotation file lists the images. Hidden files do not count.
     notes: what else a reader of a number on this split must know about its files, a line each.
+    own: of data of one's own, SHA-256 (hex) of what its lines say; "" of a data set that others have, too.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Split:
     truth: Any = None
     left_out: str | None = None
     notes: tuple[str, ...] = ()
+    own: str = ""
 
     def of(self, examples: Sequence[Example]) -> Split:
         """The same split with other examples (some of them)."""
@@ -99,6 +103,13 @@ class ScoreInputs:
     ap_backend: str | None = None
     zero_based: bool = False
     allow_partial: bool = False
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts in one line, the commonest first, with how often each stands there: ``white (8), grey``."""
+    counts = Counter(texts).most_common()
+    separator = "; " if any("," in text or " " in text for text in texts) else ", "
+    return separator.join(f"{text} ({count})" if count > 1 else text for text, count in counts)
 
 
 class Task(ABC):
@@ -121,6 +132,10 @@ class Task(ABC):
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
         prompted: whether the model's family words the texts where the options do not (`prompts`).
         data_of: the task whose facts file says what the released data holds; "" = the task's own.
+        own_data: whether it reads a file of one's own (``--data FILE.jsonl``); ``data_root`` is that file then, and the one split
+            is called as the data is (`split_of`).
+        asks_as: the task that asks a model the same: its checkpoints, its words and what is known of its answers hold for this
+            one; "" = no other.
         score_files: the fields of `ScoreInputs` beside predictions that `score_file` reads; others are refused.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused. Every field has a line in
             its docstring. Options that a family knows (``num_beams``) are its protocol; None there = the family's own.
@@ -137,6 +152,8 @@ class Task(ABC):
     metrics: tuple[Metric, ...]
     layout: ClassVar[str] = ""
     data_of: ClassVar[str] = ""
+    own_data: ClassVar[bool] = False
+    asks_as: ClassVar[str] = ""
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
@@ -156,6 +173,23 @@ class Task(ABC):
         self.options: Any = parse_options(self.Options, options or {}, f"task {self.name}")
 
     # ---- data -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def split_of(cls, name: str | None, data_root: Path) -> str:
+        """The split that is asked for, the default one for None.
+
+        Raises:
+            BenchError: a name that the task does not have.
+        """
+        if name is None:
+            return cls.default_split
+        if not isinstance(name, str):
+            raise BenchError(
+                f"a split is named by a text, not a {type(name).__name__}; it has: {', '.join(cls.splits)}"
+            )
+        if name not in cls.splits:
+            raise BenchError(f"task {cls.name} has no split {name!r}; {did_you_mean(name, cls.splits, 'it has')}")
+        return name
 
     @abstractmethod
     def read(self, split: str) -> Split:
@@ -194,6 +228,7 @@ class Task(ABC):
             lambda outputs: self.check_outputs(split, outputs) if split.labels is not None else [],
             dict(vars(self.options)),
             split.labels_source,
+            self.asks_as,
         )
 
     def options_in_force(self) -> dict[str, Any]:
@@ -284,6 +319,25 @@ class Task(ABC):
     @abstractmethod
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Rows by id -> metrics, and what guessing scores. Pure: no model, no files, no globals; the task does not change."""
+
+    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
+        """What was predicted for some samples, as a person reads it; nothing of those whose rows say it themselves.
+
+        Args:
+            rows: of these samples; of all where they are embeddings (`feature`).
+        """
+        return {}
+
+    def truth_in_words(self, example: Example, split: Split) -> str:
+        """What would have been right for a sample, as a person reads it; "" where its truth is no matter of words."""
+        target = example.target
+        if isinstance(target, bool | str):
+            return str(target)
+        if isinstance(target, int):
+            return split.labels[target] if split.labels is not None and target < len(split.labels) else ""
+        if isinstance(target, list) and target and all(isinstance(text, str) for text in target):
+            return listed(target)
+        return ""
 
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from column sums of the cluster table; every array may carry a leading axis of resamples."""

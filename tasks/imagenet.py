@@ -123,12 +123,7 @@ class ImageFolders(Task):
         return Split(split, tuple(examples), tuple(classes), self.data_root, left_out=line)
 
     def limited(self, split: Split, n: int) -> Split:
-        """n images spread evenly over the classes (files are sorted by class), and every class text."""
-        images = [e for e in split.examples if e.kind == "image"]
-        if len(images) <= n:
-            return split
-        chosen = {images[i * len(images) // n].id for i in range(n)}
-        return split.of([e for e in split.examples if e.kind != "image" or e.id in chosen])
+        return limited_images(split, n)
 
 
 class ImageNet(ImageFolders, EmbeddingTask):
@@ -177,14 +172,7 @@ class ImageNet(ImageFolders, EmbeddingTask):
         """The texts of each name, one per template."""
         templates: Sequence[str] = (self.prompts and self.prompts.templates) or ["{}"]
         if self.options.templates:
-            path = self.options.templates
-            templates = read_json(path, "prompt templates", TEMPLATES_FORM)
-            if (
-                not isinstance(templates, list)
-                or not templates
-                or not all(isinstance(t, str) and "{}" in t for t in templates)
-            ):
-                raise BenchError(f"{path}: expected a non-empty JSON list of strings that contain {{}}")
+            templates = read_templates(self.options.templates)
         return [[t.replace("{}", name) for t in templates] for name in names]
 
     def _named(self, classes: list[str]) -> list[str]:
@@ -240,36 +228,22 @@ class ImageNet(ImageFolders, EmbeddingTask):
 
     def read(self, split: str) -> Split:
         images = self.labelled_images(split)
-        texts = [
-            Example(f"text:{wnid}:{n}", text=text, cluster=wnid, target=label, kind="text")
-            for label, (wnid, texts) in enumerate(self.class_texts().items())
-            for n, text in enumerate(texts)
-        ]
+        texts = text_examples(self.class_texts())
         return dataclasses.replace(images, examples=(*images.examples, *texts), labels=None)
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
-        """Class of highest cosine; several texts of a class are averaged as CLIP does."""
-        examples = split.examples
-        texts = [e for e in examples if e.kind == "text"]
-        images = [e for e in examples if e.kind == "image"]
-        num_classes = max(e.target for e in texts) + 1
-        features = embeddings_of(texts, rows)
-        weights = zero_shot_weights(features.reshape(num_classes, -1, features.shape[-1]))
-        embeddings = embeddings_of(images, rows)
-        labels = np.array([e.target for e in images])
-        ranks = np.concatenate(
-            [
-                class_ranks(zero_shot_scores(embeddings[i : i + 4096], weights), labels[i : i + 4096])
-                for i in range(0, len(images), 4096)
-            ]
-        )
-        counts = {"images": len(images), "classes": num_classes, "class texts": len(texts)}
-        return ranked_scores(ranks, images, counts, num_classes)
+        return score_class_texts(rows, split)
 
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
         from beit3_bench.tasks.display.classes import NamedClassDisplay
 
         return NamedClassDisplay(self, split, rows, scores, self.spoken_names())
+
+    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
+        return said_of_class_texts(rows, split, ids)
+
+    def truth_in_words(self, example: Example, split: Split) -> str:
+        return class_in_words(split, example.target)
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
@@ -336,6 +310,10 @@ class ImageNetLinear(ImageFolders):
         parts = zip(examples, best.tolist(), shares.tolist(), strict=True)
         return [{"id": e.id, "top5": classes, "probabilities": sure} for e, classes, sure in parts]
 
+    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
+        """The folder of the best class."""
+        return {name: (split.labels or ())[rows[name]["top5"][0]] for name in ids}
+
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         def rank(example: Example) -> int:
             best = rows[example.id]["top5"]
@@ -350,6 +328,77 @@ class ImageNetLinear(ImageFolders):
         from beit3_bench.tasks.display.classes import ClassDisplay
 
         return ClassDisplay(self, split, rows, scores, readable_names(split.labels or ()))
+
+
+def limited_images(split: Split, n: int) -> Split:
+    """n images spread evenly over the classes (files are sorted by class), and every class text."""
+    images = [e for e in split.examples if e.kind == "image"]
+    if len(images) <= n:
+        return split
+    chosen = {images[i * len(images) // n].id for i in range(n)}
+    return split.of([e for e in split.examples if e.kind != "image" or e.id in chosen])
+
+
+def read_templates(path: Path) -> list[str]:
+    """Prompts with ``{}`` where the class goes, from a JSON list.
+
+    Raises:
+        BenchError: the file holds something else.
+    """
+    templates = read_json(path, "prompt templates", TEMPLATES_FORM)
+    if not isinstance(templates, list) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
+        raise BenchError(f"{path}: expected a non-empty JSON list of strings that contain {{}}")
+    return templates
+
+
+def text_examples(texts: Mapping[str, Sequence[str]]) -> list[Example]:
+    """The texts of each class, equally many of all, as examples; their target is the number of the class."""
+    return [
+        Example(f"text:{name}:{n}", text=text, cluster=name, target=label, kind="text")
+        for label, (name, of_class) in enumerate(texts.items())
+        for n, text in enumerate(of_class)
+    ]
+
+
+def score_class_texts(rows: Mapping[str, Row], split: Split) -> Scores:
+    """Top-1 and top-5 of images by the class of highest cosine; several texts of a class are averaged as CLIP does."""
+    images = [e for e in split.examples if e.kind == "image"]
+    weights = class_weights(rows, split)
+    num_classes = len(weights)
+    embeddings = embeddings_of(images, rows)
+    labels = np.array([e.target for e in images])
+    ranks = np.concatenate(
+        [
+            class_ranks(zero_shot_scores(embeddings[i : i + 4096], weights), labels[i : i + 4096])
+            for i in range(0, len(images), 4096)
+        ]
+    )
+    texts = sum(e.kind == "text" for e in split.examples)
+    counts = {"images": len(images), "classes": num_classes, "class texts": texts}
+    return ranked_scores(ranks, images, counts, num_classes)
+
+
+def class_weights(rows: Mapping[str, Row], split: Split) -> np.ndarray:
+    """The embedding of each class, of unit length, from those of its texts: (classes, D)."""
+    texts = [e for e in split.examples if e.kind == "text"]
+    features = embeddings_of(texts, rows)
+    return zero_shot_weights(features.reshape(max(e.target for e in texts) + 1, -1, features.shape[-1]))
+
+
+def said_of_class_texts(rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
+    """The class of highest cosine of some images."""
+    wanted = set(ids)
+    images = [e for e in split.examples if e.kind == "image" and e.id in wanted]
+    if not images:
+        return {}
+    best = zero_shot_scores(embeddings_of(images, rows), class_weights(rows, split)).argmax(axis=1).tolist()
+    return {e.id: class_in_words(split, label) for e, label in zip(images, best, strict=True)}
+
+
+def class_in_words(split: Split, label: int) -> str:
+    """A class as the data names it, and its first text where that says more."""
+    first = next(e for e in split.examples if e.kind == "text" and e.target == label)
+    return first.cluster if first.text == first.cluster else f"{first.cluster} ({first.text})"
 
 
 def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int], classes: int) -> Scores:

@@ -32,6 +32,10 @@ BUILT_IN = {
     "imagenet-linear": "beit3_bench.tasks.imagenet:ImageNetLinear",
     "coco-det": "beit3_bench.tasks.coco_det:CocoDetection",
     "ade20k-seg": "beit3_bench.tasks.ade20k:ADE20K",
+    "classify": "beit3_bench.tasks.own.classify:Classify",
+    "retrieval": "beit3_bench.tasks.own.retrieval:OwnRetrieval",
+    "caption": "beit3_bench.tasks.own.captions:OwnCaptions",
+    "vqa": "beit3_bench.tasks.own.questions:OwnQuestions",
 }
 
 

@@ -79,6 +79,7 @@ class Scores:
     notes: one line each, shown under the result (a metric that was skipped and why, a partial coverage, ...).
     samples: optional per-sample values, name -> {example id: value}, kept in the run folder for comparisons.
     chance: what guessing without looking scores on the headline metric, in its unit; None where nothing says it.
+    headline: name of the headline metric where the samples decide it; "" = the declared one.
     """
 
     metrics: dict[str, float]
@@ -87,6 +88,7 @@ class Scores:
     notes: list[str] = field(default_factory=list)
     samples: dict[str, dict[str, float]] = field(default_factory=dict)
     chance: float | None = None
+    headline: str = ""
 
     @classmethod
     def of(

@@ -73,7 +73,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     house = house_of(reading)
     wording = house.wordings[reading.head]
     if reading.head == "retrieval":
-        candidates = house.candidates.get(asked.task, 128)
+        candidates = house.candidates.get(asked.asks_as or asked.task, 128)
         return retrieving(reading, heads.Retrieval, wording, candidates, house.adds_cosine)
     if reading.head == "vqav2":
         return answering(reading, house.answers, wording, added_start=False)

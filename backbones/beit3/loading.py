@@ -250,7 +250,7 @@ def check_outputs(
 
 def _outputs(checkpoint: Checkpoint, asked: Asked, labels: tuple[str, ...] | None, count: int | None) -> Outputs:
     weight = find_released(checkpoint.path, "beit3")
-    released = weight is not None and weight.task == asked.task
+    released = weight is not None and weight.task in (asked.task, asked.asks_as)
     return Outputs(checkpoint.path, labels, count, released, checkpoint.metadata)
 
 

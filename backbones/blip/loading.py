@@ -62,7 +62,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     reading = read_file(SYSTEM, source, asked, options)
     wording = WORDINGS[reading.head]
     if reading.head == "retrieval":
-        return retrieving(reading, heads.Retrieval, wording, CANDIDATES.get(asked.task, 128), True)
+        return retrieving(reading, heads.Retrieval, wording, CANDIDATES.get(asked.asks_as or asked.task, 128), True)
     if reading.head == "coco-caption":
         return captioning(reading, wording)
     if reading.head == "vqav2":

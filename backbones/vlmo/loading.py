@@ -156,7 +156,7 @@ def _check_outputs(checkpoint: Checkpoint, name: str, asked: Asked, options: Loa
     elif count is None:
         raise BenchError(f"{checkpoint.path}: tensor {layer!r} is missing; give a checkpoint of {asked.task}")
     released = find_released(checkpoint.path, "vlmo")
-    of_task = released is not None and released.task == asked.task
+    of_task = released is not None and released.task in (asked.task, asked.asks_as)
     notes = asked.check_outputs(Outputs(checkpoint.path, None, count, of_task, checkpoint.metadata))
     return count or len(asked.labels or ()), notes
 

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import parse_pairs, seed
 from beit3_bench.harness.console import echo
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
     from beit3_bench.harness.evidence.compare import Comparison, MetricComparison
+    from beit3_bench.harness.evidence.flips import Flip
 
+LONGEST = 300
+"""Characters of a text that are printed; --json has all."""
 _RUN = click.Path(path_type=Path)
 
 
@@ -26,13 +30,21 @@ _RUN = click.Path(path_type=Path)
 )
 @seed("Seed of the bootstrap.")
 @click.option(
-    "--data-root", type=_RUN, metavar="DIR", help="The data of both runs, for metrics that are made from it again (AP)."
+    "--data-root",
+    "--data",
+    "data_root",
+    type=_RUN,
+    metavar="PATH",
+    help="The data of both runs, for what was asked and right of the listed samples, and for metrics that are made from it again (AP) "
+    "[default of the former: $BEIT3_BENCH_DATA_ROOT, beit3-bench.toml].",
 )
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the runs that may be a file, likewise."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: values in the metrics' units, difference = B - A.")
+@click.pass_context
 def command(
+    context: click.Context,
     run_a: Path,
     run_b: Path,
     metrics: tuple[str, ...],
@@ -45,14 +57,29 @@ def command(
     """Compare two run folders in pairs: effect (B minus A), 95% interval, p value, the samples that flipped.
 
     McNemar's exact test where samples are right or wrong, a paired bootstrap over images elsewhere. Runs over different
-    data, splits or tasks are refused.
+    data, splits or tasks are refused. With the data, each sample says its text, image files and truth.
     """
     import json
 
     from beit3_bench.harness.evidence.compare import compare
 
-    comparison = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options))
+    usual = None if data_root is not None or not flips else _usual_root(context, run_a)
+    comparison = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options), usual)
     echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison_as_text(comparison))
+
+
+def _usual_root(context: click.Context, run: Path) -> Path | None:
+    """Where the user's settings say that the data of a run's task is."""
+    from beit3_bench.harness.record.store import RunStore
+    from beit3_bench.harness.settings.choices import Choices
+    from beit3_bench.tasks.registry import task_names
+
+    task = RunStore.read(run).config.get("task")
+    try:
+        choice = Choices.of(context).data_root(task) if task in task_names() else None
+    except BenchError:  # it is not there, or not clear; then without
+        return None
+    return None if choice is None else Path(choice.value)
 
 
 def comparison_as_text(comparison: Comparison) -> str:
@@ -102,9 +129,21 @@ def _flips(one: MetricComparison) -> list[str]:
         if flip.predicted_a != flip.predicted_b:
             line += f"   {_said(flip.predicted_a)} -> {_said(flip.predicted_b)}"
         lines.append(line)
+        lines += [f"      {name}: {_one_line(said)}" for name, said in _sample(flip) if said]
+    if not any(flip.images or flip.text for flip in one.flips):
+        lines.append("  (--data-root or --data, as of the runs, adds what was asked, the images and the truth)")
     if one.changed is not None and one.changed > len(one.flips):
         lines.append(f"  ... and {one.changed - len(one.flips):,} more (--flips N)")
     return lines
+
+
+def _sample(flip: Flip) -> list[tuple[str, str]]:
+    return [("text", flip.text), ("truth", flip.truth), ("image", ", ".join(flip.images))]
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _said(row: dict[str, object]) -> str:

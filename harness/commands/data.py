@@ -58,6 +58,9 @@ def tiny(out: Path, seed: int, size: str) -> None:
 )
 @data_root("Folder of the data")
 @click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Data of your own, for a task that reads it."
+)
+@click.option(
     "--split",
     metavar="NAME",
     shell_complete=completion.splits,
@@ -79,6 +82,7 @@ def verify(
     context: click.Context,
     task: str,
     data_root: Path | None,
+    data: Path | None,
     split: str | None,
     all_images: bool,
     sample: int,

@@ -68,7 +68,8 @@ def get(
     from beit3_bench.harness.progress import Reporting
     from beit3_bench.tasks.registry import get_task, task_names
 
-    names = task_names() if tasks == "all" else list(dict.fromkeys(filter(None, map(str.strip, tasks.split(",")))))
+    named = dict.fromkeys(filter(None, map(str.strip, tasks.split(","))))
+    names = [name for name in task_names() if not get_task(name).own_data] if tasks == "all" else list(named)
     if not names:
         raise click.UsageError("--task names no task (see: beit3-bench tasks)")
     pieces: list[Piece] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import (
     data_root,
@@ -100,7 +101,13 @@ def command(context: click.Context, options: Sequence[str], dry_run: bool, as_js
     from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
 
-    settle(context, get_task(settings["task"]).name, settings)
+    task_class = get_task(settings["task"])
+    if task_class.own_data:
+        raise BenchError(
+            f"task {task_class.name} reads data of one's own, and is not trained on; fine-tune for {task_class.asks_as}, and evaluate "
+            f"that checkpoint with --task {task_class.name}"
+        )
+    settle(context, task_class.name, settings)
     processes = Processes.start(settings["device"])
     settings["reporting"] = Reporting.unless(settings.pop("quiet"))
     if not dry_run:

@@ -123,6 +123,10 @@ def command(
 
     options = parse_pairs(settings.pop("options"))
     task_class = get_task(task)
+    if task_class.own_data:
+        raise BenchError(
+            f"task {task} reads a file of one's own; --task {task_class.asks_as} asks the same of a picture"
+        )
     sources = Sources.of(images)
     for line in sources.notes:
         echo(line, err=True)

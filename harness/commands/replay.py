@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
     help="Largest difference of numbers and embeddings; labels and texts must be equal.",
 )
 @click.option("--checkpoint", metavar="[FAMILY:]FILE", help="The run's checkpoint.")
-@click.option("--data-root", type=_PATH, metavar="DIR", help="The run's data.")
+@click.option("--data-root", "--data", "data_root", type=_PATH, metavar="PATH", help="The run's data.")
 @click.option(
     "--tokenizer", type=_PATH, metavar="FILE", help="The run's tokenizer, where it is not beside the checkpoint."
 )

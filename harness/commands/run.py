@@ -70,6 +70,16 @@ class BatchSize(click.ParamType):
     "[default: $BEIT3_BENCH_DATA_ROOT, beit3-bench.toml].",
 )
 @click.option(
+    "--data",
+    multiple=True,
+    metavar="[T=]FILE.jsonl",
+    help="Data of your own for classify, retrieval, caption or vqa, a JSON object a line (see: beit3-bench tasks NAME) "
+    "[default: $BEIT3_BENCH_DATA, beit3-bench.toml].",
+)
+@click.option(
+    "--data-name", metavar="NAME", help="What your own data is called in tables [default: the name of its file]."
+)
+@click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
     envvar="BEIT3_BENCH_TOKENIZER",
@@ -209,7 +219,9 @@ class Job:
         from beit3_bench.harness.tracking import check_trackers
 
         check_trackers(parameters["log_to"])
-        settings = {k: v for k, v in parameters.items() if k not in ("tasks", "checkpoints", "data_roots", "options")}
+        settings = {
+            k: v for k, v in parameters.items() if k not in ("tasks", "checkpoints", "data_roots", "data", "options")
+        }
         origins = choices.settle(settings)
         compute = compute_of(settings)
         settings |= {

@@ -32,7 +32,9 @@ _FILE = click.Path(path_type=Path)
     "--allow-partial", is_flag=True, help="Score a file that does not cover every sample; the coverage is reported."
 )
 @click.option("--run", "folder", type=_FILE, metavar="DIR", help="Score the stored rows of a run folder again.")
-@click.option("--data-root", type=_FILE, metavar="DIR", help="The data of the run (with --run).")
+@click.option(
+    "--data-root", "--data", "data_root", type=_FILE, metavar="PATH", help="The data of the run (with --run)."
+)
 @click.option(
     "-o",
     "options",

@@ -33,7 +33,7 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         echo(json.dumps([_record(task) for task in tasks], indent=1))
         return
-    rows = [(t.name, _title(t), _headline(t), ", ".join(_mark_default(t))) for t in tasks]
+    rows = [(t.name, _title(t), _headline(t), ", ".join(_mark_default(t)) or "(data of your own)") for t in tasks]
     rows.insert(0, ("name", "title", "headline", "splits (* default)"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -91,7 +91,8 @@ def _details(task: type[Task]) -> str:
     blocks = [f"{task.name}: {_title(task)}"]
     if story := (task.__doc__ or "").strip().partition("\n\n")[0]:
         blocks[0] += f"\n{textwrap.fill(' '.join(story.split()), 110)}"
-    blocks.append(f"splits (* default): {', '.join(_mark_default(task))}")
+    if task.splits:
+        blocks.append(f"splits (* default): {', '.join(_mark_default(task))}")
     marks = [f"{m.name} ({'headline, ' if m.headline else ''}{m.unit})" for m in task.metrics]
     blocks.append(textwrap.fill(f"metrics: {', '.join(marks)}", 110, subsequent_indent="  ", break_on_hyphens=False))
     if options := _options(task):
@@ -101,7 +102,8 @@ def _details(task: type[Task]) -> str:
             lines += textwrap.wrap(o["help"], 104, initial_indent=" " * 6, subsequent_indent=" " * 6)
         blocks.append("options:\n" + "\n".join(lines))
     if task.layout:
-        blocks.append("expected below --data-root:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
+        where = "lines of --data FILE.jsonl, one per sample" if task.own_data else "expected below --data-root"
+        blocks.append(f"{where}:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
     if places := _places(task):
         blocks.append("\n".join([f"where it comes from (beit3-bench data get --task {task.name} --to DIR):", *places]))
     blocks.append(f"evaluate:\n  {_command_line(task)}")
@@ -129,6 +131,8 @@ def _places(task: type[Task]) -> list[str]:
 def _command_line(task: type[Task]) -> str:
     from beit3_bench.backbones.released import released_files
 
-    released = next((w.file for w in released_files() if w.task == task.name), "model.pth")
+    like = task.asks_as or task.name
+    released = next((w.file for w in released_files() if w.task == like), "model.pth")
     tokenizer = " --tokenizer beit3.spm" if task.uses_text else ""
-    return f"beit3-bench run --task {task.name} --checkpoint {released}{tokenizer} --data-root DIR"
+    data = "--data FILE.jsonl" if task.own_data else "--data-root DIR"
+    return f"beit3-bench run --task {task.name} --checkpoint {released}{tokenizer} {data}"

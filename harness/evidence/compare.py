@@ -15,32 +15,20 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.evidence.flips import Flip, Named, with_predictions, with_samples
 from beit3_bench.harness.evidence.named_again import Asked
-from beit3_bench.harness.record.image_contents import IMAGES
+from beit3_bench.harness.record.fingerprints import IMAGES_AND_LABELS
 from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.schema import IMAGES, Result
 from beit3_bench.harness.record.store import MEND, RESULT, SAMPLES, RunStore
 from beit3_bench.harness.scoring import CONFIDENCE, RESAMPLES, metric_spec
-from beit3_bench.tasks.contract import Row, Task
+from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import ClusterTable
 
 MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
-CLASSES = 5
-"""So many numbers of classes are read at a glance."""
 SHARED_CLUSTERS = (
     "samples of one image or sentence are not independent, as McNemar's test assumes; see the bootstrap p value"
 )
-
-
-@dataclass(frozen=True)
-class Flip:
-    """A sample on which the two runs differ: its values in the metric's unit, and what was predicted, where it is short."""
-
-    id: str
-    a: float
-    b: float
-    predicted_a: dict[str, Any] = field(default_factory=dict)
-    predicted_b: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,13 +91,16 @@ def compare(
     seed: int = 0,
     data_root: Path | None = None,
     options: Mapping[str, str] | None = None,
+    usual_root: Path | None = None,
 ) -> Comparison:
     """Compare two finished runs, sample by sample.
 
     Args:
         metrics: names; none = those that the task declares.
         flips: how many changed samples to list per metric, the largest changes first.
-        data_root, options: those of both runs, named again; metrics that are no sums over samples (AP) are made from them.
+        data_root, options: those of both runs, named again; metrics that are no sums over samples (AP) are made from them, and the
+            listed samples say what was asked and what would have been right.
+        usual_root: where the user's settings say that such data is; the same for the listed samples, if it is the runs'.
 
     Raises:
         BenchError: a folder without a scored result or a damaged one, runs over different tasks, splits or data (says which),
@@ -121,7 +112,7 @@ def compare(
     for key in options or {}:
         if not any(key in known for known in recorded):
             raise BenchError(f"-o {key}: the runs had no such option; leave it out")
-    task = _comparable(stores, results)
+    task, differ = _comparable(stores, results)
     again = ["beit3-bench", "compare", str(folder_a), str(folder_b)]
     given = [{key: value for key, value in (options or {}).items() if key in known} for known in recorded]
     a, b = (_side(*side, data_root, again) for side in zip(stores, results, given, strict=True))
@@ -156,7 +147,9 @@ def compare(
         if name in a.samples and name in b.samples:
             _by_sample(one, a, b, flips)
         compared.append(one)
-    _show_predictions(compared, a.store, b.store)
+    root = data_root or usual_root
+    named = None if root is None else Named(root, given, again, sure=data_root is not None)
+    _show(compared, a.store, b.store, named)
     return Comparison(
         str(folder_a),
         str(folder_b),
@@ -164,7 +157,7 @@ def compare(
         a.result["split"],
         len(a.table.ids),
         compared,
-        _notes(a.result, b.result),
+        [*differ, *_notes(a.result, b.result)],
     )
 
 
@@ -176,23 +169,28 @@ def _scored(folder: Path) -> Result:
         raise BenchError(f"{folder}: this run is not finished; give its command again, then compare")
     result = read_result(folder / RESULT)
     if result["status"] != "scored":
-        raise BenchError(f"{folder}: this run is {result['status']}, not scored; there is nothing to compare")
+        raise BenchError(f"{folder}: this run is not scored ({result['status']}); there is nothing to compare")
     return result
 
 
-def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> Task:
-    """The task of both, or a `BenchError` that says in what the runs differ."""
+def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> tuple[Task, list[str]]:
+    """The task of both and notes on their data, or a `BenchError` that says in what the runs differ."""
     from beit3_bench.tasks.registry import get_task
 
     a, b = results
     reasons = [f"{key} {a[key]!r} and {b[key]!r}" for key in ("task", "split", "world", "subset") if a[key] != b[key]]  # type: ignore[literal-required]
-    seen = []
+    seen, alike, notes = [], [], []
     for store in stores:
         fingerprints = store.config.get("fingerprints")
         if not isinstance(fingerprints, dict) or not isinstance(fingerprints.get("data"), str):
             raise BenchError(f"{store.folder}/config.json: has no fingerprint of the data; it was edited, run again")
         seen.append(fingerprints["data"])
-    if not reasons and seen[0] != seen[1]:
+        alike.append(fingerprints.get(IMAGES_AND_LABELS))
+    if not reasons and seen[0] != seen[1] and alike[0] is not None and alike[0] == alike[1]:
+        notes.append(
+            "the texts of the classes differ, as each model's protocol words them; images and labels are the same"
+        )
+    elif not reasons and seen[0] != seen[1]:
         roots = [store.config.get("data_root") for store in stores]
         reasons.append(f"data {seen[0][:12]}... in {roots[0]} and {seen[1][:12]}... in {roots[1]}")
     known = [result["provenance"].get("fingerprints") for result in results]
@@ -205,7 +203,7 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> Task:
             f"{'; different '.join(reasons)}; run both on the same samples"
         )
     task_class, recorded = get_task(a["task"]), stores[0].config.get("given_options", {})
-    return task_class(Path(), Asked().options(task_class, recorded, {}))
+    return task_class(Path(), Asked().options(task_class, recorded, {})), notes
 
 
 def _side(
@@ -279,26 +277,14 @@ def _by_sample(one: MetricComparison, a: _Side, b: _Side, flips: int) -> None:
     one.flips = [Flip(ids[i], float(x[i]), float(y[i])) for i in largest]
 
 
-def _show_predictions(comparisons: Sequence[MetricComparison], a: RunStore, b: RunStore) -> None:
-    """Put what both runs predicted for the listed samples beside their values."""
-    ids = {flip.id for one in comparisons for flip in one.flips}
-    if not ids:
-        return
-    of_a, of_b = a.rows(ids), b.rows(ids)
+def _show(comparisons: Sequence[MetricComparison], a: RunStore, b: RunStore, named: Named | None) -> None:
+    """Put beside the listed samples what both runs predicted and, where their data is named, what was asked."""
+    flips = with_predictions([flip for one in comparisons for flip in one.flips], a, b)
+    if named is not None and flips:
+        flips = with_samples(flips, a, b, named)
+    shown = iter(flips)
     for one in comparisons:
-        one.flips = [
-            Flip(f.id, f.a, f.b, readable(of_a.get(f.id, {})), readable(of_b.get(f.id, {}))) for f in one.flips
-        ]
-
-
-def readable(row: Row) -> dict[str, Any]:
-    """What of a row a person reads: answers, labels, captions and the best classes, no ids, scores, tokens or embeddings."""
-    words = {key: value for key, value in row.items() if key != "id" and isinstance(value, (str, bool))}
-    return words or {
-        key: [int(number) for number in value]
-        for key, value in row.items()
-        if isinstance(value, (list, np.ndarray)) and 0 < len(value) <= CLASSES and np.asarray(value).dtype.kind in "iu"
-    }
+        one.flips = [next(shown) for _ in one.flips]
 
 
 def _finite(value: float) -> float | None:

@@ -24,7 +24,7 @@ from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import FIRST_FAMILY, read_result
 from beit3_bench.harness.record.schema import COMPILE_MODES
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
-from beit3_bench.harness.request import RunRequest
+from beit3_bench.harness.request import RunRequest, data_option
 from beit3_bench.tasks.contract import Row, Task
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
         given = card["given"]
         task_class = get_task(card["task"])
         checkpoint = asked.place("--checkpoint", overrides.checkpoint, card.get("source") or card["checkpoint"])
-        data_root = asked.place("--data-root", overrides.data_root, card["data_root"])
+        data_root = asked.place(data_option(task_class), overrides.data_root, card["data_root"])
         tokenizer = overrides.tokenizer
         if tokenizer is not None or _tokenizer_to_name(
             checkpoint, card["tokenizer"], card.get("family") or FIRST_FAMILY
@@ -253,7 +253,7 @@ def too_little(folder: Path, what: object) -> BenchError:
 def _check_inputs(request: RunRequest, task_class: type[Task], folder: Path) -> None:
     """Raise if files of the card are gone: names all of them at once."""
     family, source = split_source(str(request.checkpoint))
-    wanted = {"--data-root": request.data_root}
+    wanted = {data_option(task_class): request.data_root}
     if family is None:
         wanted = {"--checkpoint": Path(source), **wanted}
     if request.tokenizer is not None:

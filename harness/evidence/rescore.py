@@ -5,14 +5,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.schema import check_shape
 from beit3_bench.harness.record.store import MEND, RunStore
+from beit3_bench.harness.request import data_option
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.harness.reading import Prepared
+
+
+def read_again(
+    folder: Path, data_root: Path | None, options: Mapping[str, str], command: Sequence[str]
+) -> tuple[RunStore, Task, Prepared]:
+    """A run folder, its task, and the samples that it is over, read from the data that is named again.
+
+    Args:
+        data_root, options: the run's, named again (see `named_again`).
+        command: the first words of the command that names them.
+
+    Raises:
+        BenchError: not a run folder, something was not named, or the data differs from the data that the run saw.
+    """
+    from beit3_bench.harness.models import split_options, with_prompts_of
+    from beit3_bench.harness.reading import prepare
+    from beit3_bench.tasks.registry import get_task
+
+    store = RunStore.read(folder)
+    card = store.config
+    asked = Asked()
+    try:
+        task_class = get_task(card["task"])
+        place = asked.place(data_option(task_class), data_root, card["data_root"])
+        chosen = asked.options(task_class, card["given_options"], options)
+        asked.check(folder, list(command))
+        assert place is not None
+        task = with_prompts_of(task_class(place, split_options(task_class, chosen)[0]), card.get("family", ""))
+        if card["limit"] is not None and card["limit"] < 1:
+            raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
+        prepared = prepare(task, card["split"], card["limit"])
+        seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
+    except KeyError as error:
+        raise BenchError(
+            f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
+        ) from error
+    if not same_data(seen, prepared.split.examples, task.data_root):
+        raise BenchError(
+            f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
+        )
+    return store, task, prepared
 
 
 def rescore(
@@ -31,38 +77,14 @@ def rescore(
         BenchError: not a run folder, damaged, rows are missing, something was not named, or the data differs from the data
             that the run saw.
     """
-    from beit3_bench.harness.models import split_options, with_prompts_of
-    from beit3_bench.harness.reading import prepare
-    from beit3_bench.tasks.registry import get_task
-
-    store = RunStore.read(folder)
-    card = store.config
-    asked = Asked()
-    try:
-        task_class = get_task(card["task"])
-        place = asked.place("--data-root", data_root, card["data_root"])
-        chosen = asked.options(task_class, card["given_options"], options or {})
-        asked.check(folder, list(command) or ["beit3-bench", "score", "--run", str(folder)])
-        assert place is not None
-        task = with_prompts_of(task_class(place, split_options(task_class, chosen)[0]), card.get("family", ""))
-        if card["limit"] is not None and card["limit"] < 1:
-            raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
-        prepared = prepare(task, card["split"], card["limit"])
-        seen = {"data": card["fingerprints"]["data"], **card["fingerprints"]}
-    except KeyError as error:
-        raise BenchError(
-            f"{folder}/config.json: key {error} is missing; it was edited, run again with --overwrite"
-        ) from error
+    words = list(command) or ["beit3-bench", "score", "--run", str(folder)]
+    store, task, prepared = read_again(folder, data_root, options or {}, words)
     split = prepared.split
-    if not same_data(seen, split.examples, task.data_root):
-        raise BenchError(
-            f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
-        )
     rows = stored_rows(store, task, split)
     with using_stored_rows(task, folder):
         scores = task.score(rows, split)
     scores.notes = [*prepared.notes, *scores.notes]
-    return scores, task_class
+    return scores, type(task)
 
 
 def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:

@@ -16,7 +16,6 @@ from beit3_bench.harness.evidence.findings import SplitReport, Verification, fir
 from beit3_bench.harness.evidence.verify_files import check_files
 from beit3_bench.harness.evidence.verify_images import Progress, check_decoding, check_sizes, image_files
 from beit3_bench.harness.evidence.verify_splits import check_karpathy_file, check_overlap, check_split
-from beit3_bench.harness.reading import choose_split
 from beit3_bench.harness.record.worlds import world_of
 from beit3_bench.tasks.contract import Example, Task
 from beit3_bench.tasks.facts import read_facts
@@ -43,11 +42,11 @@ def verify(
         BenchError: no such split or folder; everything else is a finding.
     """
     data_root = Path(data_root)
-    if not data_root.is_dir():
+    if not data_root.is_dir() and not task_class.own_data:
         raise BenchError(f"{data_root}: folder not found; check --data-root (see: beit3-bench tasks {task_class.name})")
     released = read_facts(task_class.name).data
     report = Verification(task_class.name, str(data_root), world_of(data_root))
-    asked = choose_split(task_class, split)
+    asked = task_class.split_of(split, data_root)
     names = [asked] if split is not None else [asked, *(s for s in task_class.splits if s != asked)]
     present = {name: check_files(report, released.needs, name, wanted=name == asked) for name in names}
     read: dict[str, Sequence[Example]] = {}
@@ -70,7 +69,7 @@ def verify(
         report.to_get = places_of_missing(
             task_class, [name for name in names if name == asked or present[name]], data_root
         )
-    order = {name: n for n, name in enumerate(task_class.splits)}
+    order = {name: n for n, name in enumerate(task_class.splits or names)}
     report.splits.sort(key=lambda of_split: order[of_split.name])
     return report
 

@@ -15,6 +15,7 @@ from operator import attrgetter
 
 from beit3_bench.harness.leaderboard.numbers import Number, numbers, regime_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
+from beit3_bench.harness.record.released import own_data
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
@@ -261,7 +262,7 @@ def _measured_row(
     if result["chance"] is not None:
         row.chance = percent(result["metrics"][headline_of(result)], result["chance"])
     for name, metric in result["metrics"].items():
-        if name in names.metrics and name not in names.derived:
+        if name in names.metrics and name not in names.derived and not own_data(result):
             row.verdicts[name] = judge(result, metric, references.get(name, ()))
     return row
 

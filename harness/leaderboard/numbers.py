@@ -5,13 +5,14 @@ What stands in one row of the table shares ``row``; what stands in one table sha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from beit3_bench.backbones.released import find_released
-from beit3_bench.harness.record.released import apart
+from beit3_bench.harness.record.released import apart, own_data
 from beit3_bench.harness.record.results import Run, model_name
-from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.schema import IMAGES, Result
 from beit3_bench.results.published.values import OVERVIEW_SOURCE, PublishedValue
 from beit3_bench.tasks.facts import published_names, read_facts
 
@@ -63,10 +64,11 @@ def numbers(runs: Sequence[Run], published: Sequence[PublishedValue]) -> list[Nu
 
 def measured_numbers(runs: Sequence[Run]) -> list[Number]:
     """The numbers of scored runs, in their order and that of their metrics."""
-    return [number for row, run in enumerate(runs) for number in _measured(row, run)]
+    named = zip(runs, splits_of(runs), strict=True)
+    return [number for row, (run, split) in enumerate(named) for number in _measured(row, run, split)]
 
 
-def _measured(row: int, run: Run) -> Iterator[Number]:
+def _measured(row: int, run: Run, split: str) -> Iterator[Number]:
     result, model = run.result, run.result["model"]
     regime, reasons, protocol = regime_of(result), ", ".join(apart(result)), _protocol(result)
     for name, metric in result["metrics"].items():
@@ -75,7 +77,7 @@ def _measured(row: int, run: Run) -> Iterator[Number]:
         low, high = (end * scale for end in metric["ci95"] or (NONE, NONE))
         yield Number(
             task=result["task"],
-            split=result["split"],
+            split=split,
             regime=regime,
             row=row,
             measured=True,
@@ -96,6 +98,31 @@ def _measured(row: int, run: Run) -> Iterator[Number]:
             high=high,
             published_id="",
         )
+
+
+def splits_of(runs: Sequence[Run]) -> list[str]:
+    """The split of each run; where data of one's own shares its name with other such data, with eight digits of what it holds."""
+    contents = [_contents(run.result) for run in runs]
+    named: dict[tuple[str, str], set[str]] = {}
+    for run, own in zip(runs, contents, strict=True):
+        if own:
+            named.setdefault((run.result["task"], run.result["split"]), set()).add(own)
+    shared = {key for key, contents in named.items() if len(contents) > 1}
+    return [
+        f"{run.result['split']} ({own[:8]})"
+        if (run.result["task"], run.result["split"]) in shared and own
+        else run.result["split"]
+        for run, own in zip(runs, contents, strict=True)
+    ]
+
+
+def _contents(result: Result) -> str:
+    """Hash of what data of one's own says and, of a run over all of it, of its images; "" of other data."""
+    own = own_data(result)
+    if not own:
+        return ""
+    images = result["provenance"].get("fingerprints", {}).get(IMAGES, "") if result["subset"] is None else ""
+    return hashlib.sha256(f"{own} {images}".encode()).hexdigest()
 
 
 def published_numbers(published: Sequence[PublishedValue], first_row: int = 0) -> list[Number]:

@@ -56,7 +56,7 @@ CSV_COLUMNS = {
 def to_markdown(table: Table) -> str:
     """The leaderboard for reading: a summary of what was measured, a table per section, and what is kept apart."""
     parts = ["# Leaderboard"]
-    summary = [(section, row) for section in table.sections for row in section.rows if row.measured]
+    summary = [(section, row) for section in table.sections for row in section.rows if row.verdicts]
     if summary or table.sections:
         parts.append(LEGEND)
     if summary:

@@ -13,6 +13,7 @@ from beit3_bench.harness.models import Located
 from beit3_bench.harness.reading import Prepared
 from beit3_bench.harness.record.fingerprints import (
     CODE,
+    IMAGES_AND_LABELS,
     data_fingerprint,
     digest,
     names_file,
@@ -36,9 +37,11 @@ COMPILE_WORDS: dict[str, bool] = {"off": False, "on": True}
 """How a card writes ``--compile``; ``auto`` stands as it is."""
 
 
-def setting_of(task: str, card: ModelCard) -> str:
-    """``"zero-shot"`` for a checkpoint that is known to be trained for something else, else ``"fine-tuned"``."""
-    return "fine-tuned" if card.trained_for in (None, task) else "zero-shot"
+def setting_of(task: type[Task], card: ModelCard) -> str:
+    """``"zero-shot"`` for a checkpoint that is known to be trained for something else, and on data of one's own, which nobody is
+    known to have trained on; else ``"fine-tuned"``.
+    """
+    return "fine-tuned" if card.trained_for in (None, task.name) and not task.own_data else "zero-shot"
 
 
 def model_card(request: RunRequest, card: ModelCard) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split)
         "task": task.name,
         **model.identity.fingerprints(),
         "data": data_fingerprint(split.examples, request.data_root),
+        **(_without_texts(split, request.data_root) if task.prompted else {}),
         **option_fingerprints(options_in_force(task, model)),
         **({task.outputs: digest(list(split.labels))} if split.labels is not None else {}),
         **random,
@@ -96,6 +100,10 @@ def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split)
         "version": package_version(),
         CODE: source_fingerprint(type(task), type(model.ability), type(model.module)),
     }
+
+
+def _without_texts(split: Split, data_root: Path) -> dict[str, str]:
+    return {IMAGES_AND_LABELS: data_fingerprint([e for e in split.examples if e.images], data_root)}
 
 
 def resolved_config(
@@ -110,7 +118,7 @@ def resolved_config(
         "split": prepared.split.name,
         "limit": request.limit,
         "subset": prepared.subset,
-        "setting": request.setting or setting_of(task.name, model.card),
+        "setting": request.setting or setting_of(type(task), model.card),
         "family": model.card.family,
         "source": located.name,
         "checkpoint": str(located.path.absolute()),
@@ -232,7 +240,7 @@ def empty_result(task: type[Task], split: str, request: RunRequest, located: Loc
         "subset": None,
         "data": None,
         "world": world_of(request.data_root),
-        "setting": request.setting or setting_of(task.name, card),
+        "setting": request.setting or setting_of(task, card),
         "model": model_card(request, card),
         "provenance": provenance(seed=request.seed),
         "timing": {},

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CODE = "code"
 """Fingerprint of the package's source; runs of the first edition have none, and their ``data`` no contents of truth files."""
+IMAGES_AND_LABELS = "images and labels"
+"""Fingerprint of the data without its texts, of a task whose texts are worded by the model's family."""
 PACKAGES = ("beit3_bench.harness", "beit3_bench.tasks", "beit3_bench.backbones")
 SOURCE_SUFFIXES = (".py", ".toml", ".json")
 
@@ -50,6 +52,12 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def folder_of_data(data_root: Path) -> str:
+    """What paths of images begin with: the folder of the data, or the one that a file of one's own lies in, and a slash."""
+    folder = data_root.parent if data_root.is_file() else data_root
+    return str(folder).rstrip("/") + "/"
+
+
 def data_fingerprint(
     examples: Sequence[Example], data_root: Path, contents: bool = True, as_they_lie: bool = False
 ) -> str:
@@ -71,7 +79,7 @@ def data_fingerprint(
             if path not in sizes:
                 sizes[path] = size_of(path)
     truth = files_sha256(path for example in examples for path in example.truth_files) if contents else {}
-    prefix = json.dumps(str(data_root).rstrip("/") + "/")[1:-1]
+    prefix = json.dumps(folder_of_data(data_root))[1:-1]
     running = hashlib.sha256()
     for example in sorted(examples, key=lambda e: e.id):
         names = example.images if as_they_lie else example.image_names

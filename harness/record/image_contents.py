@@ -7,12 +7,10 @@ from pathlib import Path
 
 from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.record.fingerprints import digest
+from beit3_bench.harness.record.fingerprints import digest, folder_of_data
 from beit3_bench.harness.record.provenance import cores
+from beit3_bench.harness.record.schema import IMAGES
 from beit3_bench.tasks.contract import Example
-
-IMAGES = "images"
-"""Fingerprint of all image contents, in a finished run's result: it is known when the last image has been read."""
 
 
 def hashes_by_path(examples: Sequence[Example], hashes: Mapping[str, Sequence[str]], folder: Path) -> dict[str, str]:
@@ -54,5 +52,5 @@ def images_fingerprint(
     """``{"images": hash}`` over names below the data's folder and contents; empty where there are no images."""
     seen = hashes_by_path(examples, hashes, folder)
     names = {path: name for e in examples for path, name in zip(e.images, e.image_names, strict=True)}
-    prefix = str(data_root).rstrip("/") + "/"
+    prefix = folder_of_data(data_root)
     return {IMAGES: digest({names[path].removeprefix(prefix): value for path, value in seen.items()})} if seen else {}

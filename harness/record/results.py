@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
-from beit3_bench.harness.record.schema import SCHEMA, ModelCard, Result, check_shape
+from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result, check_shape
 from beit3_bench.text import visible, visible_values
 
 FIRST_FAMILY = "beit3"
@@ -19,6 +19,8 @@ SYSTEMS = {FIRST_FAMILY: "BEiT-3", "openclip": "open_clip", "vlmo": "VLMo"}
 """Names of families as the published tables write them; any other family stands under its own name."""
 _LARGEST = 2**26  # bytes
 _MEND = "run again"
+_EARLIER = "submitted"
+"""What earlier versions called `TO_UPLOAD`."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def read_result(path: Path) -> Result:
             f"{path}: schema {raw.get('schema')!r}, this version reads {SCHEMA}; run again with this version, "
             "or use the version that wrote it"
         )
+    if raw.get("status") == _EARLIER:
+        raw["status"] = TO_UPLOAD
     check_shape(raw, Result, str(path), _MEND)
     raw = visible_values(raw)
     for key in ("params", "image_size"):

@@ -41,7 +41,7 @@ OWN = (RESULT, SAMPLES, SUBMISSION, ROWS, PAGE, CONFIG, LOCK)
 class RunFolder:
     """One run folder as `beit3-bench runs` shows it.
 
-    status: scored, submitted, not installed, unfinished, running (a process writes to it) or damaged.
+    status: scored, to upload, predicted, not installed, unfinished, running (a process writes to it) or damaged.
     """
 
     name: str

@@ -16,6 +16,10 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_or
 from beit3_bench.errors import BenchError
 
 SCHEMA = 1
+TO_UPLOAD, PREDICTED = "to upload", "predicted"
+"""Two statuses of a result."""
+IMAGES = "images"
+"""Fingerprint of all image contents, in a finished run's result: it is known when the last image has been read."""
 COMPILE_MODES = ("off", "on", "auto")
 """What ``--compile`` may be; a card writes the first two as false and true."""
 
@@ -53,6 +57,8 @@ class ReadData(TypedDict):
     """Whether its ids are those of the released split."""
     changed: NotRequired[list[str]]
     """Names of its files that are not the official ones, of those whose hash is known."""
+    own: NotRequired[str]
+    """Of data of one's own, SHA-256 (hex) of what its lines say."""
 
 
 class ModelCard(TypedDict):
@@ -160,15 +166,16 @@ class Result(TypedDict):
     task: str
     """Task name, e.g. ``"coco-retrieval"``."""
     split: str
-    """Split name in the task's terms, e.g. ``"test"``, ``"val"``, ``"test-dev"``."""
+    """Split name in the task's terms, e.g. ``"test"``, ``"val"``, ``"test-dev"``; the name of data of one's own."""
     metrics: dict[str, MetricValue]
     """By metric name; empty for a submission that only the official server can score."""
     counts: dict[str, int]
     """What was scored: images, texts, questions."""
     notes: list[str]
     """Sentences that a reader of the number must know."""
-    status: Literal["scored", "submitted", "not installed"]
-    """scored: has metrics; submitted: a file for the official server; not installed: an optional stack is missing."""
+    status: Literal["scored", "to upload", "predicted", "not installed"]
+    """scored: has metrics; to upload: a file for the official server, which earlier versions called "submitted"; predicted: data of one's
+    own that holds no truth; not installed: an optional stack is missing."""
     subset: Subset | None
     """None when the whole split was evaluated."""
     data: NotRequired[ReadData | None]

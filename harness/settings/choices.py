@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from beit3_bench.backbones.registry import split_source
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.request import data_option
 from beit3_bench.harness.settings.files import (
     NAME,
     ROOT,
@@ -31,8 +32,12 @@ OPTIONS = ("tokenizer", "device", "dtype", "workers", "image_cache", "features")
 """Options of one value that the environment and the file may say, too; of those the paths:"""
 PATHS = ("tokenizer", "image_cache", "features")
 
-Place = Literal["data_root", "checkpoint"]
-_WORDS: dict[str, tuple[str, str]] = {"data_root": ("data", "data"), "checkpoint": ("checkpoint", "checkpoints")}
+Place = Literal["data_root", "checkpoint", "data"]
+_WORDS: dict[str, tuple[str, str]] = {
+    "data_root": ("data", "data"),
+    "checkpoint": ("checkpoint", "checkpoints"),
+    "data": ("data", "data"),
+}
 """Place -> how it is called in a line, and in the file."""
 
 
@@ -123,7 +128,7 @@ class Choices:
     # ---- data and checkpoints ----------------------------------------------------------------------------------------
 
     def data_root(self, task: str, one_of_all: bool = False) -> Choice | None:
-        """The data root of a task; None where nobody says one.
+        """The data root of a task, or its file of one's own data; None where nobody says one.
 
         Args:
             one_of_all: nobody named the task, so that a folder without its data need not be meant. One that the command line
@@ -133,10 +138,13 @@ class Choices:
             NotThere: a folder of several data sets has none for the task.
             BenchError: it has several, or two keys of a file say different ones.
         """
-        said = self._said("data_root", task)
+        own = registry.get_task(task).own_data
+        said = self._said("data" if own else "data_root", task)
         if said is None:
             return None
         place = expanded(said.value)
+        if own:
+            return self._resolved("data", task, said, place)
         try:
             place = find_data(task, place)
         except NotThere:
@@ -155,7 +163,37 @@ class Choices:
         if said is None:
             return None
         text = str(expanded(said.value)) if said.value.startswith("~") else said.value
-        return self._resolved("checkpoint", task, said, find_checkpoint(task, text))
+        asks_as = registry.get_task(task).asks_as
+        return self._resolved("checkpoint", task, said, find_checkpoint(task, text, asks_as))
+
+    def names_data_of(self, task: str) -> bool:
+        """Whether somebody names a file of one's own for this very task."""
+        given = self.typed.get("data", ())
+        named = task in per_task(given if isinstance(given, tuple) else (str(given),), "--data").special
+        return named or any(_in_file(file, "data", task) is not None for file in self.files)
+
+    def check_data(self, tasks: Iterable[str]) -> None:
+        """Raise where the command line gives a folder to tasks of one's own data, or a file of such to others.
+
+        Raises:
+            BenchError: it does; names option and task.
+        """
+        known = {name: registry.get_task(name).own_data for name in tasks}
+        for parameter, own in (("data", True), ("data_root", False), ("data_roots", False)):
+            given = self.typed.get(parameter)
+            if not given:
+                continue
+            option = "--data" if own else "--data-root"
+            places = per_task(given if isinstance(given, tuple) else (str(given),), option)
+            wrong = [task for task in known if task in places.special and known[task] != own]
+            if places.general is not None and own not in known.values():
+                wrong += list(known)
+            if wrong and own:
+                raise BenchError(
+                    f"task {wrong[0]} reads --data-root DIR; --data FILE.jsonl is for data of one's own ({', '.join(own_tasks())})"
+                )
+            if wrong:
+                raise BenchError(f"task {wrong[0]} reads a file of one's own: --data FILE.jsonl, not --data-root")
 
     def _resolved(self, kind: Place, task: str, said: Choice, value: str | Path) -> Choice:
         inside = os.path.normpath(value) != os.path.normpath(expanded(said.value))
@@ -187,7 +225,9 @@ def variable(name: str) -> str:
 def _in_file(file: SettingsFile, kind: Place, task: str) -> Choice | None:
     key = _WORDS[kind][1]
     said = vars(file.settings)[key]
-    if not isinstance(said, Mapping):
+    if kind == "data":  # a file is of one task
+        chosen = {f"{key}.{task}": said[task]} if isinstance(said, Mapping) and task in said else {}
+    elif not isinstance(said, Mapping):
         chosen = {key: said} if said is not None else {}
     elif task in said:
         chosen = {f"{key}.{task}": said[task]}
@@ -199,10 +239,13 @@ def _in_file(file: SettingsFile, kind: Place, task: str) -> Choice | None:
                 f"{file.path}: {' and '.join(chosen)} say different places for the data of {task}; leave one of them out, or "
                 f"write {key}.{task}"
             )
+        asks_as = registry.get_task(task).asks_as if kind == "checkpoint" else ""
+        if asks_as in said:
+            chosen = {f"{key}.{asks_as}": said[asks_as]}
         if not chosen and ROOT in said:
             chosen = {f"{key}.{ROOT}": said[ROOT]}
     for name, text in chosen.items():
-        value = str(file.place(text)) if kind == "data_root" else source_in(text, file.path)
+        value = source_in(text, file.path) if kind == "checkpoint" else str(file.place(text))
         return Choice(value, f"{file.path}: {name}")
     return None
 
@@ -246,6 +289,11 @@ def per_task(values: Sequence[str], option: str) -> PerTask:
     return PerTask(general[0] if general else None, special)
 
 
+def own_tasks() -> list[str]:
+    """Names of the tasks that read data of one's own."""
+    return [name for name in registry.task_names() if registry.get_task(name).own_data]
+
+
 def three_ways(task: str, missing: Sequence[str]) -> BenchError:
     """What to say where nobody names the data or the checkpoint of a task. missing: options."""
     given = " and ".join(f"no {option}" for option in missing)
@@ -261,7 +309,8 @@ def one_data_root(choices: Choices, task: str) -> Choice:
     Raises:
         BenchError: nobody says one, or what `Choices.data_root` refuses.
     """
+    choices.check_data([task])
     choice = choices.data_root(task)
     if choice is None:
-        raise three_ways(task, ["--data-root"])
+        raise three_ways(task, [data_option(registry.get_task(task))])
     return choice

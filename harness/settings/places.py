@@ -98,11 +98,14 @@ def distinct(places: Iterable[Path]) -> list[Path]:
 # ---- checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def find_checkpoint(task: str, text: str) -> str:
+def find_checkpoint(task: str, text: str, asks_as: str = "") -> str:
     """The checkpoint of a task, as ``[FAMILY:]SOURCE``: what is named, or a file in it where that is a folder of several.
 
     In such a folder it is called ``<task>.pth`` (or another suffix of weights), lies in a folder ``<task>``, or has the name of a
     released file that was fine-tuned for the task; where none was, of one that is evaluated on it as it was pre-trained.
+
+    Args:
+        asks_as: the task whose checkpoints answer this one, too, where the folder has none of its own (`Task.asks_as`).
 
     Raises:
         NotThere: the folder has none for this task.
@@ -113,8 +116,10 @@ def find_checkpoint(task: str, text: str) -> str:
     if family is not None or not folder.is_dir() or any((folder / name).is_file() for name in INDEXES):
         return text
     released = {file: record for file in _weights(folder) if (record := find_released(file)) is not None}
-    named = [*_named_after(task, folder), *(file for file, record in released.items() if record.task == task)]
-    named = named or [file for file, record in released.items() if record.answers(task)]
+    named: list[Path] = []
+    for name in (task, asks_as) if asks_as else (task,):
+        named = named or [*_named_after(name, folder), *(file for file, one in released.items() if one.task == name)]
+        named = named or [file for file, record in released.items() if record.answers(name)]
     candidates = distinct(named)
     if len(candidates) > 1:
         names = " and ".join(str(file.relative_to(folder)) for file in candidates)
@@ -123,8 +128,9 @@ def find_checkpoint(task: str, text: str) -> str:
             f"--checkpoint {task}={candidates[0]}"
         )
     if not candidates:
+        instance = _for_instance(asks_as or task)
         raise NotThere(
-            f"{folder}: is a folder that has no checkpoint for task {task}: no {task}.pth, no {task}/best.pth{_for_instance(task)}; "
+            f"{folder}: is a folder that has no checkpoint for task {task}: no {task}.pth, no {task}/best.pth{instance}; "
             f"say which: --checkpoint {task}=FILE"
         )
     return str(candidates[0])

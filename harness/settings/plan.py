@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.request import RUNS, RunRequest
+from beit3_bench.harness.request import RUNS, RunRequest, data_option
 from beit3_bench.harness.settings.choices import Choice, Choices, three_ways
 from beit3_bench.harness.settings.places import NotThere
 from beit3_bench.tasks import registry
@@ -37,10 +37,16 @@ def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choice
         settings: the other fields of `RunRequest`, after `Choices.settle`; ``resolved_from`` holds their origins.
 
     Raises:
-        BenchError: unknown task or option, a task that was named without checkpoint or data, or several checkpoints for one.
+        BenchError: unknown task or option, a task that was named without checkpoint or data, or several checkpoints for one; what
+            belongs to data of one's own with a task that reads none, or the other way round.
     """
     settings = dict(settings)
     classes = {name: registry.get_task(name) for name in names_of(tasks)}
+    data_name = settings.pop("data_name", None)
+    if tasks == ALL:
+        classes = {name: cls for name, cls in classes.items() if not cls.own_data or choices.names_data_of(name)}
+    _check_names(classes, settings["split"] if tasks != ALL else None, data_name)
+    choices.check_data(classes)
     given = task_options(options, classes)
     output, origins = settings.pop("output"), settings.pop("resolved_from", {})
     below = choices.runs_folder() if output is None else None
@@ -50,12 +56,12 @@ def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choice
         if places is None:
             continue
         checkpoint, data_root = places
-        split = settings["split"]
-        if split is not None and tasks == ALL and split not in task_class.splits:
+        split = data_name if task_class.own_data else settings["split"]
+        if tasks == ALL and not task_class.own_data and split not in task_class.splits:
             split = None
-        folder = (
-            output if output is None or len(classes) == 1 else output / f"{name}-{split or task_class.default_split}"
-        )
+        folder = output
+        if output is not None and len(classes) > 1:
+            folder = output / f"{name}-{split or task_class.split_of(None, Path(data_root.value))}"
         resolved = {"checkpoint": checkpoint.origin, "data_root": data_root.origin, **origins}
         request = RunRequest(
             **{**settings, "split": split},
@@ -73,6 +79,15 @@ def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choice
             f"--task all: no task has both a --checkpoint and a --data-root; {next(iter(planned.skipped.values()))}"
         )
     return planned
+
+
+def _check_names(classes: Mapping[str, type[Task]], split: str | None, data_name: str | None) -> None:
+    """Raise for a split of data of one's own, which has none, and for a name of other data, which has one."""
+    own = [name for name, cls in classes.items() if cls.own_data]
+    if split is not None and len(own) == len(classes):
+        raise BenchError(f"task {own[0]} has no splits, so leave out --split; --data-name names the data")
+    if data_name is not None and not own:
+        raise BenchError(f"--data-name is for data of one's own; task {next(iter(classes))} has its splits")
 
 
 def names_of(tasks: str) -> list[str]:
@@ -94,7 +109,8 @@ def _places(task: str, choices: Choices, skipped: dict[str, str] | None) -> tupl
         checkpoint, data_root = choices.checkpoint(task), choices.data_root(task, one_of_all=skipped is not None)
         if checkpoint is not None and data_root is not None:
             return checkpoint, data_root
-        missing = [o for o, choice in (("--checkpoint", checkpoint), ("--data-root", data_root)) if choice is None]
+        given = {"--checkpoint": checkpoint, data_option(registry.get_task(task)): data_root}
+        missing = [option for option, choice in given.items() if choice is None]
         lacking = three_ways(task, missing)
     except NotThere as error:
         lacking = error

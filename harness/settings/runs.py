@@ -40,6 +40,8 @@ class RunEntry:
     task: str | None = None
     checkpoint: Places | None = None
     data_root: Places | None = None
+    data: Places | None = None
+    data_name: str | None = None
     tokenizer: Path | None = None
     split: str | None = None
     limit: int | None = None
@@ -95,7 +97,7 @@ class NumberedRun:
         if name == "options":
             for key, plain in value.items():
                 yield from ("-o", f"{key}={_written(plain)}")
-        elif name in ("checkpoint", "data_root"):
+        elif name in ("checkpoint", "data_root", "data"):
             for task, text in value.items() if isinstance(value, Mapping) else [("", value)]:
                 place = source_in(text, self.file) if name == "checkpoint" else absolute(text, self.file)
                 yield f"{option}={task}{'=' * bool(task)}{place}"

@@ -87,7 +87,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[Mapping[str, Any] | str]) ->
     """Accuracy of one prediction, a fraction.
 
     Args:
-        prediction: the predicted answer, as submitted.
+        prediction: the predicted answer, as it is handed in.
         answers: the human answers: records of the annotation file (``answer``, ``answer_id``, ``answer_confidence``),
             of which equal ones are left out together, or plain strings, each of which stands for a record of its own.
 
@@ -117,6 +117,15 @@ def vqa_accuracy(prediction: str, answers: Sequence[Mapping[str, Any] | str]) ->
         right = [record for record, text in zip(records, texts, strict=True) if text == prediction]
         thirds = sum(min(sum(r != left_out for r in right), 3) for left_out in records)
     return thirds / (3 * count)
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a prediction is one of the answers, all of them normalised as the metric does.
+
+    Ours, for questions with another number of answers than ten, where leaving out each in turn says nothing: a right answer to
+    a question that has one would score 0.
+    """
+    return normalize_answer(clean_answer(prediction)) in {normalize_answer(clean_answer(a)) for a in answers}
 
 
 def vqa_accuracies(predictions: Sequence[str], answers: Sequence[Sequence[Mapping[str, Any] | str]]) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_table_of_hostile_names_controls_nothing(tmp_path, form, world):
     hostile.update(notes=[BAD], counts={f"images{BAD}": 3})
     write_run(tmp_path, "good", result(world=world))
     write_run(tmp_path, "bad\x1b[2J\nname", hostile)
-    write_run(tmp_path, "pending", {**hostile, "status": "submitted", "metrics": {}})
+    write_run(tmp_path, "pending", {**hostile, "status": "to upload", "metrics": {}})
     shown = invoke("table", "--runs", tmp_path, "--format", form)
     assert shown.exit_code == 0, shown.stderr
     assert hidden(shown.stdout) == []

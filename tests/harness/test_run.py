@@ -25,6 +25,7 @@ from beit3_bench.harness.record import card
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
+from beit3_bench.tasks.registry import get_task
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +181,7 @@ def test_task_chooses_its_own_subset(request_, monkeypatch):
 
 def test_hidden_truth_gives_a_submission_file_and_no_metric(request_):
     outcome = run_task(with_settings(request_, split="hidden"), ToyTask)
-    assert (outcome.result["status"], outcome.result["metrics"]) == ("submitted", {})
+    assert (outcome.result["status"], outcome.result["metrics"]) == ("to upload", {})
     assert "submission/answers.json" in outcome.result["notes"][0]
     assert len(json.loads((outcome.folder / "submission" / "answers.json").read_text())) == 40
 
@@ -230,10 +231,11 @@ def test_missing_images_and_double_ids_are_refused(request_, data):
         ("flickr30k", "coco-retrieval", "zero-shot"),
         ("flickr30k", "", "zero-shot"),  # a released file that is of no task
         ("flickr30k", None, "fine-tuned"),
+        ("retrieval", None, "zero-shot"),  # data of one's own
     ],
 )
 def test_setting_is_known_from_what_a_checkpoint_was_trained_for(task, trained_for, setting):
-    assert card.setting_of(task, ModelCard("toy", "mine.pth", "", trained_for=trained_for)) == setting
+    assert card.setting_of(get_task(task), ModelCard("toy", "mine.pth", "", trained_for=trained_for)) == setting
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_setting_is_known_from_what_a_checkpoint_was_trained_for(task, trained_f
 def test_setting_of_a_checkpoint_that_was_not_loaded_is_known_from_its_name(data, name, setting):
     (data / name).write_bytes(b"weights")
     known = card.card_of_file(run_request("toy", data / name, data), Located.of(data / name))
-    assert card.setting_of("flickr30k", known) == setting
+    assert card.setting_of(get_task("flickr30k"), known) == setting
 
 
 # ---- the verb -------------------------------------------------------------------------------------------------------

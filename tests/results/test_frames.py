@@ -123,9 +123,9 @@ def test_a_model_of_another_family_and_its_protocol_are_told(tmp_path: Path) -> 
 
 
 def test_a_run_without_a_score_has_no_headline(tmp_path: Path) -> None:
-    write_run(tmp_path, "r", result(status="submitted", metrics={}))
+    write_run(tmp_path, "r", result(status="to upload", metrics={}))
     row = frames.runs(tmp_path).iloc[0]
-    assert (row["status"], row["headline"], row["unit"]) == ("submitted", "", "")
+    assert (row["status"], row["headline"], row["unit"]) == ("to upload", "", "")
     assert np.isnan([row["value"], row["low"], row["high"], row["chance"]]).all()
     assert frames.metrics(tmp_path).empty
 

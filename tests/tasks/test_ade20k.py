@@ -562,7 +562,7 @@ def test_written_pngs_score_like_the_run(trained: dict[str, Path], data: Path, t
 
 def test_the_test_split_is_only_predicted(trained: dict[str, Path], data: Path, tmp_path: Path) -> None:
     result = evaluate(trained["whole"], data, tmp_path / "run", split="test")
-    assert result["status"] == "submitted"
+    assert result["status"] == "to upload"
     found = pictures(tmp_path / "run")
     assert [v.shape[::-1] for v in found.values()] == SIZES[:2]
     assert all(v.min() >= 1 and v.max() <= 150 for v in found.values())

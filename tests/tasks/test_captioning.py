@@ -274,7 +274,7 @@ def test_domains_that_a_file_does_not_tell_are_noted(native, tmp_path, no_java, 
 def test_nocaps_test_is_submitted(native, tmp_path):
     words = ["--checkpoint", native.checkpoint("nocaps"), "--data-root", native.root("nocaps"), "--workers", 0]
     outcome = invoke("run", "--task", "nocaps", *words, "--split", "test", "--output", tmp_path / "run", "--json")
-    assert json.loads(outcome.stdout)["status"] == "submitted"
+    assert json.loads(outcome.stdout)["status"] == "to upload"
     records = json.loads((tmp_path / "run" / "submission" / "captions_results.json").read_text())
     assert sorted(r["image_id"] for r in records) == sorted(
         int(e.id) for e in NoCaps(native.root("nocaps")).read("test").examples

@@ -517,7 +517,7 @@ def test_test_dev_gives_the_zip_file_that_the_server_takes(coco, checkpoint, tmp
         options={"engine": "native", "algorithm": "beit3-base"},
     )  # fmt: skip
     result = run_task(request, CocoDetection).result
-    assert result["status"] == "submitted"
+    assert result["status"] == "to upload"
     name = "detections_test-dev2017_beit3-base-segm_results"
     with zipfile.ZipFile(tmp_path / "run" / "submission" / f"{name}.zip") as archive:
         assert archive.namelist() == [f"{name}.json"]

@@ -35,7 +35,9 @@ def test_every_listed_task_loads_and_knows_its_name(name: str) -> None:
     assert issubclass(task, Task)
     assert task.name == name
     assert sum(metric.headline for metric in task.metrics) == 1
-    assert task.default_split in task.splits
+    assert task.own_data or task.default_split in task.splits
+    assert task.own_data == (name in ("classify", "retrieval", "caption", "vqa"))
+    assert not task.asks_as or registry.get_task(task.asks_as).ability is task.ability
 
 
 def test_a_task_whose_module_is_absent_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,12 @@ from beit3_bench.harness.evidence.compare import (
     SHARED_CLUSTERS,
     MetricComparison,
     compare,
-    readable,
     verdict,
 )
+from beit3_bench.harness.evidence.flips import readable
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.session import run_task
+from beit3_bench.tasks.registry import get_task
 from beit3_bench.tasks.scores import ClusterTable, Scores
 
 
@@ -112,7 +113,7 @@ def test_number_of_listed_flips_is_as_asked(toy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "hidden"}, "is submitted, not scored"),
+        ({"split": "hidden"}, r"is not scored \(to upload\)"),
         ({"limit": 8}, r"different subset None and \{'limit': 8\}"),
         ({"data": "other", "count": 41}, r"different data \w{12}\.\.\. in .*data and \w{12}\.\.\. in .*other"),
     ],
@@ -141,7 +142,7 @@ def test_other_task_unfinished_run_and_no_run_are_refused(toy, tmp_path):
 def test_table_that_is_not_stored_is_made_from_the_rows(toy):
     """As for AP, whose table is no sum over clusters."""
     a, b = toy("a"), toy("b", bias="1e-9")
-    expected = compare(a, b).metrics
+    expected = compare(a, b, data_root=a.parent / "data").metrics
     for folder in (a, b):
         np.savez_compressed(folder / "samples.npz", cluster_ids=np.array(["000"]))
     with pytest.raises(BenchError, match=rf"beit3-bench compare {a} {b} --data-root"):
@@ -226,6 +227,79 @@ def test_native_tasks_keep_what_a_comparison_needs(native, other, task, metric, 
         kept = np.load(folders[0] / "samples.npz")[f"sample/{metric}"]
         assert one.a == pytest.approx(kept.mean(), abs=1e-9)
         assert one.difference == pytest.approx(top * (one.only_b - one.only_a) / len(kept), abs=1e-9)
+
+
+def two_runs(native, task, other, tmp_path, *more):
+    """Run folders of a task's checkpoint and of another one."""
+    for name, checkpoint in (("a", native.checkpoint(task)), ("b", other(task))):
+        words = run_words(native, task)
+        words[words.index("--checkpoint") + 1] = checkpoint
+        done = invoke(*words, "--output", tmp_path / name, *more)
+        assert done.exit_code == 0, done.stderr
+    return tmp_path / "a", tmp_path / "b"
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("vqav2", "vqa_accuracy"), ("coco-retrieval", "TR@1"), ("imagenet", "top1")]
+)
+def test_flips_tell_question_images_truth_and_both_answers(native, other, task, metric, tmp_path):
+    folders, root = two_runs(native, task, other, tmp_path), native.root(task)
+    (one,) = compare(*folders, [metric], flips=5, data_root=root).metrics
+    prepared = get_task(task)(root)
+    split = prepared.read(prepared.default_split)
+    examples = {e.id: e for e in split.examples}
+    assert one.flips
+    for flip in one.flips:
+        assert flip.text == (examples[flip.id].text or "")
+        assert flip.images == examples[flip.id].images
+        assert flip.truth == prepared.truth_in_words(examples[flip.id], split) != ""
+        (said_a,), (said_b,) = flip.predicted_a.values(), flip.predicted_b.values()
+        assert said_a
+        right = said_a if flip.a > flip.b else said_b
+        if task == "imagenet":
+            assert (said_a == flip.truth, said_b == flip.truth) == (flip.a == 1, flip.b == 1)
+        elif task == "vqav2":
+            assert right in flip.truth
+        else:
+            assert right in flip.truth
+            assert (said_a if flip.a < flip.b else said_b) not in flip.truth
+    text = invoke("compare", *folders, "--metric", metric, "--flips", 1, "--data-root", root)
+    assert f"      image: {one.flips[0].images[0]}" in text.stdout
+    assert "\n      truth: " in text.stdout
+    assert ("\n      text: " in text.stdout) == (task == "vqav2")
+    bare = invoke("compare", *folders, "--metric", metric, "--flips", 1)
+    assert "--data-root or --data, as of the runs, adds what was asked" in bare.stdout
+    assert "truth: " not in bare.stdout
+
+
+def test_flips_take_the_data_from_settings_if_it_is_that_of_the_runs(native, other, tmp_path, monkeypatch):
+    folders = two_runs(native, "vqav2", other, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for place, told in ((native.world, True), (tmp_path, False)):
+        (tmp_path / "beit3-bench.toml").write_text(f'data = "{place}"\n')
+        done = invoke("compare", *folders, "--flips", 2)
+        assert done.exit_code == 0, done.stderr
+        assert ("\n      truth: " in done.stdout) == told
+    with pytest.raises(BenchError, match="v2_OpenEnded"):
+        compare(*folders, data_root=tmp_path)  # who names it, means it
+
+
+def test_other_class_texts_on_the_same_images_are_compared_and_said(native, other, tmp_path):
+    (tmp_path / "templates.json").write_text('["a photo of a {}."]')
+    words = run_words(native, "imagenet")
+    for name, more in (("a", []), ("b", ["-o", f"templates={tmp_path / 'templates.json'}"]), ("c", ["--limit", "9"])):
+        assert invoke(*words, *more, "--output", tmp_path / name).exit_code == 0
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert [one.metric for one in found.metrics] == ["top1", "top5"]
+    assert found.notes[0].startswith("the texts of the classes differ")
+    assert sum("texts of the classes" in note for note in compare(tmp_path / "a", tmp_path / "a").notes) == 0
+    with pytest.raises(BenchError, match="different subset"):
+        compare(tmp_path / "a", tmp_path / "c")
+    card = json.loads((tmp_path / "b" / "config.json").read_text())
+    card["fingerprints"]["images and labels"] = "0" * 64
+    (tmp_path / "b" / "config.json").write_text(json.dumps(card))
+    with pytest.raises(BenchError, match="different data"):
+        compare(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.fixture

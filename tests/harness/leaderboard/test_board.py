@@ -401,9 +401,9 @@ def test_rows_of_another_protocol_are_marked_where_they_are_ranked(form: Callabl
 
 
 def test_runs_without_a_score_are_listed_with_their_notes(published: list[PublishedValue]) -> None:
-    content = result(status="submitted", metrics={}, notes=["upload submission/results.json"])
+    content = result(status="to upload", metrics={}, notes=["upload submission/results.json"])
     table = build_table([Run("r", content)], published)
-    assert table.pending == ["r: vqav2 test-dev: submitted; upload submission/results.json"]
+    assert table.pending == ["r: vqav2 test-dev: to upload; upload submission/results.json"]
     assert table.pending[0] in to_markdown(table)
 
 

@@ -89,7 +89,7 @@ def test_no_text_of_a_result_or_a_source_becomes_markup_or_hides_characters() ->
     evil = "</td><script>x</script>\x1b\u202e{{ 1 }}"
     model = {"preset": evil, "checkpoint": evil, "family": evil, "protocol": evil, "allow_missing": [evil]}
     told = {"metrics": {evil: metric(1.0, ci95=[0.5, 1.5])}, "notes": [evil], "counts": {evil: 1}}
-    changes = [{}, {"world": "tiny"}, {"status": "submitted", "metrics": {}}]
+    changes = [{}, {"world": "tiny"}, {"status": "to upload", "metrics": {}}]
     runs = [
         Run(f"{evil}{number}", result(evil, evil, model, **{**told, **change}))  # type: ignore[arg-type]
         for number, change in enumerate(changes)
