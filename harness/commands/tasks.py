@@ -129,10 +129,12 @@ def _places(task: type[Task]) -> list[str]:
 
 
 def _command_line(task: type[Task]) -> str:
-    from beit3_bench.backbones.released import released_files
+    from beit3_bench.backbones.released import get_released, released_files
 
     like = task.asks_as or task.name
-    released = next((w.file for w in released_files() if w.task == like), "model.pth")
-    tokenizer = " --tokenizer beit3.spm" if task.uses_text else ""
+    answering = sorted((w for w in released_files() if w.answers(like)), key=lambda w: w.task != like)
+    weight = answering[0] if answering else None
+    file, tokenizer = ("model.pth", "") if weight is None else (weight.file, weight.tokenizer)
+    option = f" --tokenizer {get_released(tokenizer).file}" if task.uses_text and tokenizer else ""
     data = "--data FILE.jsonl" if task.own_data else "--data-root DIR"
-    return f"beit3-bench run --task {task.name} --checkpoint {released}{tokenizer} {data}"
+    return f"beit3-bench run --task {task.name} --checkpoint {file}{option} {data}"
