@@ -106,6 +106,34 @@ class Training(ABC):
         return dict.fromkeys(("weights", "gathered", "activations", "total"), 0)
 
 
+class Watcher:
+    """Who looks on while a `TrainingEngine` trains. This one does nothing, and never wants it to end."""
+
+    def started(self, step: int, steps: int) -> None:
+        """The training goes on from ``step`` of ``steps``."""
+
+    def stepped(self, step: int, values: Mapping[str, float]) -> None:
+        """A step is done. values: ``loss``, ``lr``, ``grad_norm`` as far as they are known."""
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The weights of a step have been scored; fractions."""
+
+    def wants_end(self) -> bool:
+        """Whether the training is to stop at the end of this step (`Halted`)."""
+        return False
+
+    def in_worker(self) -> None:
+        """Called in each decoding process."""
+
+
+class Halted(Exception):
+    """A training ended because its `Watcher` wanted it to; the state of ``step`` is kept in ``folder``."""
+
+    def __init__(self, step: int, folder: Path):
+        super().__init__(f"step {step} is kept in {folder}")
+        self.step, self.folder = step, folder
+
+
 @dataclass(frozen=True)
 class EngineRequest:
     """What a `TrainingEngine` is asked for: what `beit3-bench finetune` was given, and what the task has read.
@@ -118,6 +146,7 @@ class EngineRequest:
     output: folder; None = one below ``results/runs``, named after task and recipe.
     workers: decoding processes; None = chosen from the cores.
     resume, overwrite: what to do with an earlier training in the folder.
+    watcher: is told of steps and scores, and asked whether to end.
     """
 
     root: Path
@@ -135,6 +164,7 @@ class EngineRequest:
     resume: bool = False
     overwrite: bool = False
     from_scratch: bool = False
+    watcher: Watcher = field(default=Watcher(), repr=False)
 
 
 class TrainingEngine(ABC):
@@ -146,4 +176,8 @@ class TrainingEngine(ABC):
 
     @abstractmethod
     def run(self) -> dict[str, Any]:
-        """Train, or go on: ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``."""
+        """Train, or go on: ``{"task", "folder", "checkpoint", "steps", "best", "seconds", ...}``.
+
+        Raises:
+            Halted: the watcher wanted it; resumed, the training comes to the weights that it would have come to.
+        """

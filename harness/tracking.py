@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,14 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _stays_offline() -> bool:
     return os.environ.get("WANDB_MODE", "").lower() in _OFFLINE
+
+
+def forget(folder: Path) -> None:
+    """Remove what earlier work of a folder logged there, and what it was called elsewhere."""
+    for name in (EVENTS, IDS):
+        refuse_link(folder / name)
+    shutil.rmtree(folder / EVENTS, ignore_errors=True)
+    (folder / IDS).unlink(missing_ok=True)
 
 
 class Trackers:

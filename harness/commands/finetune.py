@@ -24,7 +24,6 @@ from beit3_bench.harness.commands.options import (
     workers,
 )
 from beit3_bench.harness.console import echo
-from beit3_bench.harness.termination import Terminated
 
 if TYPE_CHECKING:
     from beit3_bench.harness.engine.processes import Processes
@@ -97,7 +96,7 @@ def command(context: click.Context, options: Sequence[str], dry_run: bool, as_js
     from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.progress import Reporting
     from beit3_bench.harness.tracking import check_trackers
-    from beit3_bench.harness.training.engines import check_processes, start_engine
+    from beit3_bench.harness.training.engines import EngineWatcher, check_processes, start_engine
     from beit3_bench.harness.training.start import FinetuneRequest, find_origin
     from beit3_bench.tasks.registry import get_task
 
@@ -124,12 +123,9 @@ def command(context: click.Context, options: Sequence[str], dry_run: bool, as_js
     task_class, request, origin = processes.together(asked)
     with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
         if task_class.ability in origin.family.engines:
-            engine = processes.together(lambda: start_engine(request, task_class, origin, processes))
-            try:
-                facts = engine.plan() if dry_run else engine.run()
-            except (KeyboardInterrupt, Terminated) as interrupt:
-                interrupt.add_note("go on with --resume from the last state that was saved")
-                raise
+            watcher = EngineWatcher(request, processes)
+            engine = processes.together(lambda: start_engine(request, task_class, origin, processes, watcher))
+            facts = engine.plan() if dry_run else watcher.watch(engine)
             text = json.dumps(facts, indent=2) if dry_run or as_json else describe(facts)
         elif dry_run:
             facts = plan_only(request, task_class, processes, origin)

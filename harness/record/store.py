@@ -33,7 +33,7 @@ from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.rows import Shard, committed, decode_row, encode_value, row_id, row_images
 from beit3_bench.harness.record.samples import pack_samples, unpack_samples
 from beit3_bench.harness.record.schema import Card, check_shape
-from beit3_bench.harness.tracking import EVENTS, IDS
+from beit3_bench.harness.tracking import forget
 from beit3_bench.locks import Held, hold, is_held, still_there, take_part
 from beit3_bench.tasks.contract import Row
 from beit3_bench.tasks.scores import ClusterTable, Scores
@@ -215,11 +215,11 @@ class RunStore:
 
     def _clear(self) -> None:
         """Remove an earlier run; the result goes first, so that a kill in between leaves no result without its rows."""
-        for name in (RESULT, SAMPLES, CONFIG, IDS):
+        for name in (RESULT, SAMPLES, CONFIG):
             (self.folder / name).unlink(missing_ok=True)
         clear_parts(self.folder)
-        for name in (SUBMISSION, EVENTS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        shutil.rmtree(self.folder / SUBMISSION, ignore_errors=True)
+        forget(self.folder)
         shutil.rmtree(self.folder / ROWS)
         (self.folder / ROWS).mkdir()
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from beit3_bench.backbones.training import EngineRequest, TrainingEngine
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from beit3_bench.backbones.training import EngineRequest, Halted, TrainingEngine, Watcher
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.progress import Meter
+from beit3_bench.harness.termination import Terminated, asked, deferred, outlive_first_sigterm
+from beit3_bench.harness.tracking import Trackers, forget, installed
 from beit3_bench.harness.training.recipes import split_options
 from beit3_bench.harness.training.start import (
     FinetuneRequest,
@@ -38,9 +46,15 @@ def on_cpu(device: str) -> bool:
 
 
 def start_engine(
-    request: FinetuneRequest, task_class: type[Task], origin: Origin, processes: Processes
+    request: FinetuneRequest,
+    task_class: type[Task],
+    origin: Origin,
+    processes: Processes,
+    watcher: Watcher | None = None,
 ) -> TrainingEngine:
     """The framework's training of a request, with the samples that the task reads.
+
+    watcher: is told how it goes.
 
     Raises:
         BenchError: bad input; nothing has been written.
@@ -66,5 +80,63 @@ def start_engine(
         resume=request.resume,
         overwrite=request.overwrite,
         from_scratch=request.from_scratch,
+        watcher=watcher or Watcher(),
     )
     return origin.family.training_engine(task.asked(learned), engine_request)
+
+
+class EngineWatcher(Watcher):
+    """Tells how far a framework is as the native loop does, and lets it end where SIGTERM has come."""
+
+    def __init__(self, request: FinetuneRequest, processes: Processes):
+        self.request, self.processes = request, processes
+        self.facts: Mapping[str, Any] = {}
+        self._meter: Meter | None = None
+        self._trackers: Trackers | None = None
+        self._open = ExitStack()
+
+    def started(self, step: int, steps: int) -> None:
+        first, request = self.processes.first, self.request
+        self._meter = self._open.enter_context(request.reporting.meter(request.task, "step", steps, step, shown=first))
+        if first:
+            names, folder = request.log_to or installed(), Path(self.facts["folder"])
+            if not request.resume:
+                forget(folder)
+            trackers = Trackers(folder, names, self.facts, step, on_cpu(request.device))
+            self._trackers = self._open.enter_context(trackers)
+
+    def stepped(self, step: int, values: Mapping[str, float]) -> None:
+        if self._meter is not None:
+            self._meter.advance(loss=f"{values['loss']:.4g}")
+        self._log("log", values, step)
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._log("validation", metrics, step)
+
+    def wants_end(self) -> bool:
+        return asked()
+
+    def in_worker(self) -> None:
+        outlive_first_sigterm()
+
+    def _log(self, table: str, values: Mapping[str, float], step: int) -> None:
+        if self._trackers is not None:
+            self._trackers.log({f"{table}/{name}": value for name, value in values.items()}, step)
+
+    def watch(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Run an engine that was started with this watcher.
+
+        Raises:
+            Terminated: SIGTERM came; the state of the step at which it came is saved.
+        """
+        self.facts = engine.plan()
+        try:
+            with self._open, deferred():
+                return engine.run()
+        except Halted as halted:
+            terminated = Terminated()
+            terminated.add_note(f"step {halted.step} is kept in {halted.folder}; go on with --resume")
+            raise terminated from None
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("go on with --resume from the last state that was saved")
+            raise

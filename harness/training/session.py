@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from beit3_bench.files import clear_parts, make_folder, refuse_link, write_atomi
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.provenance import provenance
-from beit3_bench.harness.tracking import EVENTS, IDS, Trackers, installed
+from beit3_bench.harness.tracking import EVENTS, IDS, Trackers, forget, installed
 from beit3_bench.harness.training.journal import CURVES, LOG, VALIDATION
 from beit3_bench.harness.training.loop import Plan, TrainingLoop, place_companions
 from beit3_bench.harness.training.sharding import choose_parallel
@@ -76,8 +75,7 @@ def _clear(folder: Path, overwrite: bool) -> None:
         )
     for path in made:
         path.unlink()
-    (folder / IDS).unlink(missing_ok=True)
-    shutil.rmtree(folder / EVENTS, ignore_errors=True)
+    forget(folder)
 
 
 def config_of(request: FinetuneRequest, start: Start, plan: Plan, world: int) -> dict[str, Any]:

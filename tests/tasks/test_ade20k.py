@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +30,10 @@ from beit3_bench.backbones.training import TrainingEngine
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.progress import Reporting
 from beit3_bench.harness.session import run_task
-from beit3_bench.harness.training.engines import start_engine
+from beit3_bench.harness.termination import Terminated, heeding_sigterm
+from beit3_bench.harness.training.engines import EngineWatcher, start_engine
 from beit3_bench.harness.training.start import FinetuneRequest, find_origin
 from beit3_bench.tasks.ade20k import ADE20K, class_names, commonest_class_score
 from beit3_bench.tasks.contract import ScoreInputs
@@ -877,3 +881,90 @@ def test_a_plan_says_what_would_happen_and_writes_nothing(dense: SimpleNamespace
     assert (facts["training_samples"], facts["validation_samples"], facts["start"]) == (8, 4, "from scratch")
     assert facts["settings"]["arch"]["embed_dim"] == 768
     assert not (tmp_path / "out").exists()
+
+
+OPTIONS = {"steps": "6", "micro_batch": "1", "save_steps": "100", "drop_path": "0.3"}
+
+
+@pytest.mark.parametrize(("strikes", "workers"), [((2,), 0), pytest.param((1, 3, 5), 2, marks=pytest.mark.slow)])
+def test_sigterm_keeps_the_step_and_the_resumed_training_comes_to_the_same_weights(
+    strikes: tuple[int, ...],
+    workers: int,
+    dense: SimpleNamespace,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from beit3_bench.backbones.beit3.mmseg_adapter.resuming import Watching
+
+    straight = watched(ask(data, tmp_path / "straight", options=OPTIONS, workers=workers))
+    before = Watching.before_train_iter
+
+    def struck(self: Any, runner: Any, *arguments: Any, **more: Any) -> None:
+        if runner.iter in [2 * step for step in strikes]:  # the first of two passes of a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        before(self, runner, *arguments, **more)
+
+    monkeypatch.setattr(Watching, "before_train_iter", struck)
+    out = tmp_path / "out"
+    for number, step in enumerate(strikes):
+        with pytest.raises(Terminated) as caught, heeding_sigterm():
+            watched(ask(data, out, options=OPTIONS, workers=workers, resume=number > 0))
+        assert caught.value.__notes__ == [f"step {step + 1} is kept in {out}; go on with --resume"]
+    monkeypatch.undo()
+    resumed = watched(ask(data, out, options=OPTIONS, workers=workers, resume=True))
+    assert resumed["best"] == straight["best"]
+    same_state(dense, tmp_path / "straight" / "iter_12.pth", out / "iter_12.pth")
+
+
+@pytest.mark.slow
+def test_sigterm_during_a_validation_leaves_it_to_the_resumed_training(
+    dense: SimpleNamespace, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from beit3_bench.backbones.beit3.mmseg_adapter.resuming import Watching
+
+    options = {"steps": "8", "validate_epochs": "1", "save_steps": "100"}  # 8 images: 4 steps per epoch
+    straight = watched(ask(data, tmp_path / "straight", options=options))
+    after, out = Watching.after_val_iter, tmp_path / "out"
+
+    def struck(self: Any, runner: Any, batch_idx: int, **more: Any) -> None:
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after(self, runner, batch_idx, **more)
+
+    monkeypatch.setattr(Watching, "after_val_iter", struck)
+    for step, resume in ((4, False), (4, True)):  # and in the validation of step 4 again
+        with pytest.raises(Terminated) as caught, heeding_sigterm():
+            watched(ask(data, out, options=options, resume=resume))
+        assert f"step {step} is kept" in caught.value.__notes__[0]
+    monkeypatch.undo()
+    assert watched(ask(data, out, options=options, resume=True))["best"] == straight["best"]
+    same_state(dense, tmp_path / "straight" / "iter_8.pth", out / "iter_8.pth")
+
+
+def watched(request: FinetuneRequest) -> dict[str, Any]:
+    """As the command trains."""
+    watcher = EngineWatcher(request, Processes())
+    return watcher.watch(start_engine(request, ADE20K, find_origin(request, ADE20K), Processes(), watcher))
+
+
+def same_state(dense: SimpleNamespace, first: Path, second: Path) -> None:
+    """Raise unless two states hold the same weights and moments."""
+    a, b = (dense.torch.load(path, weights_only=True) for path in (first, second))
+    assert all(dense.torch.equal(a["state_dict"][name], value) for name, value in b["state_dict"].items())
+    for moments, others in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
+        assert all(dense.torch.equal(moments[name], value) for name, value in others.items())
+
+
+def test_progress_is_told_with_the_loss_and_quiet_says_nothing(
+    dense: SimpleNamespace, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    watched(ask(data, tmp_path / "told", reporting=Reporting(interval=0)))
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("ade20k-seg: ")]
+    assert [line.split(",")[0] for line in lines[:2]] == [
+        "ade20k-seg: 1 of 2 steps (50%)",
+        "ade20k-seg: 2 of 2 steps (100%)",
+    ]
+    assert all(", loss " in line for line in lines[:2])
+    watched(ask(data, tmp_path / "quiet", reporting=Reporting("none")))
+    assert capfd.readouterr() == ("", "")

@@ -98,6 +98,7 @@ class SegmentationEngine(TrainingEngine):
             round(recipe.validate_epochs * steps_per_epoch),
             recipe.save_steps,
             recipe.log_steps,
+            request.watcher,
         )
         facts = {
             "task": task,

@@ -8,11 +8,10 @@ scalars in a folder by time, and its last two states, from which a training is r
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import os
 import re
 import shutil
-import sys
 import time
 import uuid
 import warnings
@@ -34,10 +33,12 @@ from beit3_bench.backbones.beit3.detection.plan import NET
 from beit3_bench.backbones.beit3.detection.plan import tower_of as detector_tower
 from beit3_bench.backbones.beit3.mmseg_adapter.loading import SETTINGS_KEY, load_segmentor, save_segmentor
 from beit3_bench.backbones.beit3.mmseg_adapter.mmseg_config import config_dict
+from beit3_bench.backbones.beit3.mmseg_adapter.resuming import VALIDATED, Watching, placed
 from beit3_bench.backbones.beit3.mmseg_adapter.settings import SegmentationSettings
 from beit3_bench.backbones.beit3.mmseg_adapter.tower import load_official
 from beit3_bench.backbones.checkpoints import Checkpoint, read_checkpoint
 from beit3_bench.backbones.environment import announced_processes, loading_tensors_only
+from beit3_bench.backbones.training import Watcher
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, read_limited, refuse_link, write_atomic
 
@@ -63,6 +64,7 @@ class TrainingJob:
     settings: ``batch`` is that of one forward pass on one process.  accumulate: forward passes per optimizer step.
     source: the checkpoint to start from, or None.  metadata: what the result carries beside its settings.
     validate_steps: steps between validations, 0 = at the end only.  save_steps: between saved states, 0 = as validations.
+    watcher: is told of steps and scores, and asked whether to end.
     """
 
     settings: SegmentationSettings
@@ -79,6 +81,7 @@ class TrainingJob:
     validate_steps: int = 0
     save_steps: int = 0
     log_steps: int = 50
+    watcher: Watcher = field(default=Watcher(), repr=False)
 
 
 # ---- what it starts from ---------------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def open_output(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and not (folder / LAST).is_file():
         raise BenchError(f"{folder}: no training to resume here; leave out --resume, or give its folder with --output")
     there = sorted(p.name for p in folder.iterdir() if p.name != "lock") if folder.is_dir() else []
-    ours = [name for name in there if name in (BEST, CONFIG, JOB, LAST)]
+    ours = [name for name in there if name in (BEST, CONFIG, JOB, LAST, VALIDATED)]
     if there and not ours:
         raise BenchError(f"{folder}: holds something else ({', '.join(there[:3])}); give a new folder with --output")
     if ours and not (resume or overwrite):
@@ -237,18 +240,6 @@ def check_same(job: TrainingJob) -> None:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-class _Console(io.TextIOBase):
-    """Takes the place of stdout while mmengine runs; passes on to stderr once it is worth reading."""
-
-    open = False
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text) if self.open else len(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
 def _plain(value: Any) -> Any:
     """Numpy's numbers as Python's, in nested containers."""
     if isinstance(value, np.generic):
@@ -259,15 +250,10 @@ def _plain(value: Any) -> Any:
 
 
 class KeepBest(Hook):
-    """After each validation: write the best weights so far. The table of all classes goes to the log file only."""
+    """After each validation: write the best weights so far."""
 
-    def __init__(
-        self, job: TrainingJob, metadata: Mapping[str, Any], best: dict[str, Any] | None, console: _Console
-    ) -> None:
-        self.job, self.metadata, self.best, self.console = job, metadata, best, console
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        self.console.open = False
+    def __init__(self, job: TrainingJob, metadata: Mapping[str, Any], best: dict[str, Any] | None) -> None:
+        self.job, self.metadata, self.best = job, metadata, best
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Leave plain values only, so that a state can be read without running anything: no history of scalars."""
@@ -278,7 +264,6 @@ class KeepBest(Hook):
             checkpoint[name] = _plain(checkpoint.get(name))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.console.open = True
         value = float((metrics or {})["mIoU"]) / 100
         step = runner.iter // self.job.accumulate
         if self.best is not None and not value > self.best["value"]:
@@ -318,6 +303,7 @@ def training_config(job: TrainingJob) -> Config:
         wrapper.update(type="AmpOptimWrapper", dtype={"bf16": "bfloat16", "fp16": "float16"}[job.dtype])
     if not torch.cuda.is_available():
         content["env_cfg"]["dist_cfg"] = {"backend": "gloo"}
+    content["train_dataloader"] = placed(content["train_dataloader"], job.seed, job.watcher)
     hooks = content["default_hooks"]
     hooks["checkpoint"] = {
         "type": "CheckpointHook",
@@ -327,9 +313,11 @@ def training_config(job: TrainingJob) -> Config:
     }
     hooks["logger"]["interval"] = job.log_steps * job.accumulate
     hooks.pop("visualization")
+    name = f"ade20k-seg-{uuid.uuid4().hex[:8]}"
+    content["visualizer"]["name"] = name  # mmengine keeps it under that name, with the folder of its first training
     content.update(
         work_dir=str(job.output),
-        experiment_name=f"ade20k-seg-{uuid.uuid4().hex[:8]}",
+        experiment_name=name,
         randomness={"seed": job.seed},
         launcher="pytorch" if announced_processes() > 1 else "none",
         resume=job.resume,
@@ -357,9 +345,13 @@ def train(job: TrainingJob) -> dict[str, Any]:
     previous = None
     if job.resume and (job.output / BEST).is_file():
         previous = read_checkpoint(job.output / BEST).metadata.get("best")
-    console = _Console()
-    # mmengine's logger keeps the stream that is stdout when it is made; configuration and hooks go to its file only.
-    with contextlib.redirect_stdout(console), DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():  # type: ignore[type-var]
+    # mmengine's logger keeps the stream that is stdout when it is made: what it says goes to its file only.
+    with (
+        open(os.devnull, "w") as console,
+        contextlib.redirect_stdout(console),
+        DefaultScope.overwrite_default_scope("mmseg"),
+        warnings.catch_warnings(),  # type: ignore[type-var]
+    ):
         warnings.simplefilter("ignore")
         runner = Runner.from_cfg(cfg)
         if job.device != "auto":
@@ -370,14 +362,16 @@ def train(job: TrainingJob) -> dict[str, Any]:
         # The Runner would initialise again, over the weights just loaded.
         model.init_weights = lambda: None
         metadata = {**job.metadata, "source": source}
-        keeper = KeepBest(job, metadata, previous, console)
+        keeper = KeepBest(job, metadata, previous)
         runner.register_hook(keeper)
+        validate = job.validate_steps or job.settings.steps
+        watching = Watching(job.watcher, job.output, job.seed, job.accumulate, job.settings.steps, validate)
+        runner.register_hook(watching, priority="LOWEST")  # behind the schedule and the saved states
         runner.register_hook(StopAtNaN())
         if runner.rank == 0:
             cfg_for_tools = Config(config_dict(job.settings, str(job.data_root)))
             cfg_for_tools.dump(str(job.output / CONFIG))
             write_atomic(job.output / JOB, (json.dumps(decided(job), indent=2) + "\n").encode())
-        console.open = True
         begun = time.perf_counter()
         with loading_tensors_only():  # of the state to resume from
             runner.train()
