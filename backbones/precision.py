@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beit3_bench.errors import BenchError
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def arithmetic(dtype: str, device: torch.device) -> AbstractContextManager[Any]:
     """The arithmetic of ``--dtype`` on a device, to be entered around a network."""
     kind = DTYPES[dtype]
+    if device.type == "mps" and kind is torch.bfloat16 and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise BenchError("--dtype bf16: the GPU of a Mac computes in it from macOS 14 on; use --dtype fp16 or fp32")
     return nullcontext() if kind is torch.float32 else torch.autocast(device.type, dtype=kind)
 
 

@@ -133,6 +133,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _STORAGE:
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{(error.strerror or str(error)).lower()}; {_STORAGE[error.errno]}", 2
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):
+        first = str(error).strip().split(". ")[0]
+        return f"error: {first}; set PYTORCH_ENABLE_MPS_FALLBACK=1 (that part on the CPU), or use --device cpu", 2
     resource = exhausted(error)
     if resource is not None:
         return f"error: {resource}", 2

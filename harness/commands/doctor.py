@@ -196,7 +196,9 @@ def _device() -> Finding:
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return Finding("device", "ok", "; ".join(f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in cards))
     if torch.backends.mps.is_available():
-        return Finding("device", "ok", "Apple GPU (mps)")
+        detail = "Apple GPU: used with --device mps, in fp32, fp16"
+        bf16 = " and bf16" if torch.backends.mps.is_macos_or_newer(14, 0) else " (bf16 from macOS 14 on)"
+        return Finding("device", "ok", f"{detail}{bf16}; for what torch lacks there, set PYTORCH_ENABLE_MPS_FALLBACK=1")
     built = f", torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
     return Finding("device", "ok", f"CPU with {torch.get_num_threads()} threads; no GPU cards{built}")
 

@@ -46,7 +46,7 @@ device = click.option(
     envvar="BEIT3_BENCH_DEVICE",
     show_default=True,
     metavar="NAME",
-    help="auto, cpu, cuda or cuda:N.",
+    help="auto, cpu, cuda, cuda:N or mps.",
 )
 workers = click.option(
     "--workers",

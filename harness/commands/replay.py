@@ -37,7 +37,7 @@ _PATH = click.Path(path_type=Path)
     "--tokenizer", type=_PATH, metavar="FILE", help="The run's tokenizer, where it is not beside the checkpoint."
 )
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the run that may be a file.")
-@click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N [default: the run's].")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [default: the run's].")
 @click.option("--batch-size", type=BatchSize(), help="[default: the run's]")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes [default: the run's].")
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")

@@ -21,7 +21,8 @@ _OUT_OF_MEMORY = (
 
 
 def resolve_device(name: str, processes: Processes | None = None) -> torch.device:
-    """``"auto"``, ``"cpu"``, ``"cuda"`` (the process's own card where several run) or ``"cuda:1"``.
+    """``"auto"`` (a card of CUDA, else the CPU), ``"cpu"``, ``"cuda"`` (the process's own card where several run), ``"cuda:1"`` or
+    ``"mps"`` (the GPU of a Mac).
 
     Raises:
         BenchError: no such device here; says what there is.
@@ -32,7 +33,7 @@ def resolve_device(name: str, processes: Processes | None = None) -> torch.devic
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BenchError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
+        raise BenchError(f"--device {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
@@ -44,8 +45,12 @@ def resolve_device(name: str, processes: Processes | None = None) -> torch.devic
             )
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise BenchError(f"--device {name}: torch {torch.__version__} sees no GPU of a Mac here; use --device cpu")
+        return torch.device("mps")
     if device.type != "cpu":
-        raise BenchError(f"--device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+        raise BenchError(f"--device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
     return device
 
 
@@ -60,7 +65,10 @@ def automatic_batch_size(device: torch.device, ability: Ability) -> int:
     """
     if device.type == "cpu":
         return 16
-    free, _ = torch.cuda.mem_get_info(device)
+    if device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        free, _ = torch.cuda.mem_get_info(device)
     fitting = max(1, int(free / 4 / (ability.item_bytes() or USUAL_ITEM_BYTES)))
     return min(256, 1 << (fitting.bit_length() - 1))
 
@@ -92,7 +100,9 @@ def compiling_pays(device: torch.device, dtype: str, seconds_left: float) -> boo
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors of a nested batch on the device; everything else as it is."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        if device.type == "mps" and value.dtype == torch.float64:  # a Mac's GPU has none
+            value = value.float()
+        return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
         return {k: to_device(v, device) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and any(isinstance(v, (torch.Tensor, list, tuple, dict)) for v in value):

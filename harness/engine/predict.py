@@ -294,6 +294,8 @@ class _Pass:
     def _smaller(self, rest: list[list[Example]]) -> list[list[Example]]:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
         if len(rest[0]) == 1:
             raise BenchError(
                 f"example {rest[0][0].id}: not enough memory on {self.device} even for a batch of one; "
