@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from asking import ask, load
-from containers import export, export_vqa, pack
+from containers import export, export_vqa, pack, zip_folder
 from native import invoke, run_words
 from random_detector import save_detector
 
@@ -178,3 +178,21 @@ def test_facts_and_readers_name_the_same_splits_of_exports():
         ("ade20k-seg", ade20k.EXPORTED),
     ):
         assert stated[task] == {name for names in exported.values() for name in names}
+
+
+def test_segmentation_decodes_a_member_as_mmseg_does_a_file(tmp_path):
+    """Turned by its EXIF orientation, and in OpenCV's own decoder, as `LoadImageFromFile` does."""
+    mmcv = pytest.importorskip("mmcv")
+    from PIL import Image
+
+    from beit3_bench.backbones.beit3.mmseg_adapter.ability import _decoded
+
+    folder = tmp_path / "val"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.radial_gradient("L").convert("RGB").resize((40, 24)).save(folder / "x.jpg", exif=turned)
+    zip_folder(folder, tmp_path / "val.zip")
+    member = _decoded(tmp_path / "val.zip!val/x.jpg")
+    assert member.shape == (40, 24, 3)
+    assert (member == mmcv.imread(folder / "x.jpg", flag="color", backend="cv2")).all()
