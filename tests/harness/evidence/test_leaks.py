@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from native import invoke, run_words
 
-from beit3_bench.backbones.beit3.weights import WEIGHTS
+from beit3_bench.backbones.released import released_files
 from beit3_bench.harness.evidence.leaks import SEEN, find_leaks, trained_on
 from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.registry import get_task, task_names
@@ -16,9 +16,9 @@ from beit3_bench.tasks.registry import get_task, task_names
 
 def test_every_leak_is_of_data_that_something_is_trained_on_and_of_a_split_of_its_task():
     facts = {task: read_facts(task) for task in task_names()}
-    known = {data for weight in WEIGHTS for data in weight.trained_on}
+    known = {data for weight in released_files() for data in weight.trained_on}
     known |= {data for of_task in facts.values() for data in of_task.trained_on}
-    assert sum(len(of_task.leaks) for of_task in facts.values()) == 29
+    assert sum(len(of_task.leaks) for of_task in facts.values()) == 32
     for task, of_task in facts.items():
         for leak in of_task.leaks:
             assert leak.data in known, leak
@@ -33,6 +33,9 @@ def test_every_leak_is_of_data_that_something_is_trained_on_and_of_a_split_of_it
     [
         ("vqav2", "val", "beit3_base_patch16_480_vqa.pth", {}, ["has seen these very samples"]),
         ("vqav2", "minival", "beit3_base_patch16_480_vqa.pth", {}, ["has seen these very samples"]),
+        ("vqav2", "val", "model_base_vqa_capfilt_large.pth", {}, ["these very samples", *["some of these images"] * 3]),
+        ("coco-retrieval", "test", "model_base_retrieval_coco.pth", {}, ["some of these images"] * 2),
+        ("flickr30k", "test", "mscoco.pth", {}, ["some of these images"]),
         ("vqav2", "test-dev", "beit3_base_patch16_480_vqa.pth", {}, []),
         ("vqav2", "test-dev", "beit3_base_indomain_patch16_480_vqa.pth", {}, ["some of these images"]),
         ("coco-caption", "test", "beit3_base_patch16_480_coco_captioning.pth", {}, []),

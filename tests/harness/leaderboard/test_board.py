@@ -84,9 +84,10 @@ def test_published_values_of_a_released_file_agree_with_its_registry_record(publ
 
 
 def test_published_scores_of_every_other_released_file_stand_in_the_tables(published: list[PublishedValue]) -> None:
-    printed = {(v.checkpoint, v.task, v.metric, v.value) for v in published if v.source_kind in SOURCE_KINDS[:2]}
+    # ALBEF's paper was not at hand: its values stand as others quote them.
+    printed = {(v.checkpoint, v.task, v.metric, v.value) for v in published if v.source_kind in SOURCE_KINDS[:4]}
     others = [file for file in released_files() if file.family != "beit3"]
-    assert len(others) >= 49
+    assert len(others) >= 75
     for file in others:
         for score in file.published:
             task, metric = published_names()[score.task].metrics[score.metric]
