@@ -219,10 +219,13 @@ def predict(
     clock: Clock,
 ) -> Throughput:
     """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
+    from beit3_bench.harness.engine.cost import energy_counter, gflop_per_sample
     from beit3_bench.harness.engine.predict import Throughput, predict_all
     from beit3_bench.harness.reuse.features import KeepingSink
 
     task, split = prepared.task, prepared.split
+    examples = split.examples if processes.broadcast(len(store.done())) < len(split.examples) else ()
+    gflop = processes.on_first(lambda: gflop_per_sample(task, examples, model.ability, device)) or {}
     model.ability.make_ready(device, request.compute.compile == "on")
     sink: RowSink = store
     features, served = None, 0
@@ -230,6 +233,8 @@ def predict(
         with clock.stage("features"):
             features, served = serve(request, prepared, model, store.store, device, processes)
         sink = KeepingSink(store, features)
+    counter = energy_counter(device) if processes.world == 1 else None
+    before = counter.joules() if counter is not None else 0.0
     try:
         part = processes.together(
             lambda: predict_all(
@@ -250,7 +255,12 @@ def predict(
     total = Throughput.merged(processes.gather(part))
     total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
     later = look_again(request, task, split, model, store.store, store, device, processes)
-    return total if later is None else total.followed_by(later)
+    total = total if later is None else total.followed_by(later)
+    total.gflop_per_sample = gflop
+    if counter is not None:
+        with suppress(OSError):
+            total.joules, total.energy_source = counter.joules() - before, counter.source
+    return total
 
 
 def serve(

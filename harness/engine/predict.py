@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -82,6 +82,7 @@ class Throughput:
     images_from_cache: taken from the cache of preprocessed images instead of being decoded.
     samples_from_store: rows that the feature store had; like resumed ones they are not among ``samples``.
     batch_size: the one in use at the end.
+    gflop_per_sample, joules, energy_source: see `cost`; joules of the whole pass.
     """
 
     samples: int = 0
@@ -104,6 +105,9 @@ class Throughput:
     peak_device_memory_bytes: int | None = None
     workers: int = 0
     processes: int = 1
+    gflop_per_sample: dict[str, float] = field(default_factory=dict)
+    joules: float | None = None
+    energy_source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

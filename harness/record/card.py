@@ -174,11 +174,17 @@ def timing(stages: Mapping[str, float], throughput: Throughput, total: float) ->
         "total": total,
     }
     busy = throughput.wall_seconds or 1.0
+    facts = throughput.to_dict()
+    joules = facts.pop("joules")
+    per_sample = None if joules is None or not throughput.samples else round(joules / throughput.samples, 6)
     return {
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "images_per_second": round((throughput.images_decoded + throughput.images_from_cache) / busy, 3),
         "samples_per_second": round(throughput.samples / busy, 3),
-        **throughput.to_dict(),
+        **facts,
+        "gflop_per_sample": {kind: round(value, 6) for kind, value in throughput.gflop_per_sample.items()},
+        "joules_per_sample": per_sample,
+        "energy_source": None if per_sample is None else throughput.energy_source,
     }
 
 

@@ -79,5 +79,20 @@ def _speed(timing: Mapping[str, Any]) -> list[str]:
     return [
         f"  work: {work}",
         f"  speed: {speed}",
+        *([f"  cost: {cost}"] if (cost := cost_as_text(timing)) else []),
         f"  seconds: {parts}; total {seconds.get('total', 0.0):.1f}; peak memory {memory}",
     ]
+
+
+def cost_as_text(timing: Mapping[str, Any]) -> str:
+    """Operations and energy of a sample; empty where a result says neither."""
+    counted = timing.get("gflop_per_sample") or {}
+    parts = [f"{gflop_as_text(value)} GFLOP per {kind}" for kind, value in counted.items()]
+    if timing.get("joules_per_sample") is not None:
+        parts.append(f"{timing['joules_per_sample']:.3g} J per sample ({timing.get('energy_source')})")
+    return ", ".join(parts)
+
+
+def gflop_as_text(value: float) -> str:
+    """Three digits, whole from a hundred on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
