@@ -69,6 +69,8 @@ _RUN_KINDS = {
     "seconds": "float64",
     "samples_per_second": "float64",
     "images_per_second": "float64",
+    "gflop_per_sample": "object",
+    "joules_per_sample": "float64",
     "peak_memory_bytes": "float64",
     "peak_device_memory_bytes": "float64",
     "notes": "object",
@@ -107,7 +109,7 @@ def runs(folder: str | Path = RUNS) -> DataFrame:
         headline (metric), value, unit (percent or fraction), low, high (95% interval), chance; NaN and "" without a score.
         counts (dict): what was scored.  notes (list): what a reader of the number must know.
         dtype, device, time (ISO 8601, UTC), seconds (of the whole run), samples_per_second, images_per_second,
-            peak_memory_bytes, peak_device_memory_bytes; "" and NaN where the run did not say.
+            gflop_per_sample (dict by kind of sample), joules_per_sample, peak_memory_bytes, peak_device_memory_bytes; "" and NaN where the run did not say.
 
     Damaged runs are left out, each with a warning. Unfinished runs have no result; `beit3-bench runs` lists them.
 
@@ -263,6 +265,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
         **{key: str(made_with.get(key) or "") for key in ("dtype", "device", "time")},
         "seconds": timing.get("seconds", {}).get("total"),
         **{key: timing.get(key) for key in ("samples_per_second", "images_per_second")},
+        "gflop_per_sample": timing.get("gflop_per_sample") or {},
+        "joules_per_sample": timing.get("joules_per_sample"),
         **{key: timing.get(key) for key in ("peak_memory_bytes", "peak_device_memory_bytes")},
     }
 

@@ -53,6 +53,7 @@ MEASURED = "measured"
     help="Published systems; all; or measured: none of them [default: BEiT-3 and the best].",
 )
 @click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Show only these rows.")
+@click.option("--cost", is_flag=True, help="What the runs cost instead: GFLOP, speed, energy (markdown or csv).")
 @click.option("--paper-table", type=click.Choice(["1"]), help="The overview table of the paper, our columns added.")
 @click.pass_context
 def command(
@@ -63,6 +64,7 @@ def command(
     tasks: list[str] | None,
     systems: list[str] | None,
     setting: str | None,
+    cost: bool,
     paper_table: str | None,
 ) -> None:
     """Print the leaderboard: measured rows beside published ones.
@@ -76,7 +78,14 @@ def command(
 
     published = load_published()
     results, damaged = find_results(runs_folder(context, "runs"))
-    if paper_table:
+    if cost:
+        from beit3_bench.harness.leaderboard.cost import cost_table
+
+        if form not in ("markdown", "csv") or paper_table:
+            raise BenchError("--cost prints markdown or csv, and no other table; leave the other option out")
+        chosen = [run for run in results if not tasks or run.result["task"] in tasks]
+        texts = {kind: cost_table(chosen, kind) for kind in dict.fromkeys(["markdown", "csv", form])}
+    elif paper_table:
         from beit3_bench.harness.leaderboard.overview import build_overview, render_overview
 
         if form in ("json", "html"):
