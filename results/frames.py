@@ -109,7 +109,8 @@ def runs(folder: str | Path = RUNS) -> DataFrame:
         headline (metric), value, unit (percent or fraction), low, high (95% interval), chance; NaN and "" without a score.
         counts (dict): what was scored.  notes (list): what a reader of the number must know.
         dtype, device, time (ISO 8601, UTC), seconds (of the whole run), samples_per_second, images_per_second,
-            gflop_per_sample (dict by kind of sample), joules_per_sample, peak_memory_bytes, peak_device_memory_bytes; "" and NaN where the run did not say.
+            gflop_per_sample (dict by kind of sample), joules_per_sample, peak_memory_bytes, peak_device_memory_bytes; "" and NaN
+            where the run did not say.
 
     Damaged runs are left out, each with a warning. Unfinished runs have no result; `beit3-bench runs` lists them.
 
