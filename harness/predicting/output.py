@@ -20,7 +20,7 @@ KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".heic", ".heif", ".avif", ".ppm", ".eps")
 SHEET = 48
 """Pictures on a sheet at most."""
-CELL = 480
+CELL = 640
 """Pixels that one is wide there."""
 _MOST = 80  # characters of a name
 

@@ -190,7 +190,7 @@ def test_several_pictures_make_a_sheet_or_a_folder(native, photos, tmp_path):
     sheet = predict("imagenet-linear", checkpoint, *words, "--output", tmp_path / "sheet.png")
     assert sheet.exit_code == 0
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.width > 3 * 480
+        assert image.width > 3 * 640
     assert len(objects(predict("imagenet-linear", checkpoint, *words, "--json", "--output", tmp_path / "all"))) == 4
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["a-2.png", "a.png", "b.png", "c.png"]
 
