@@ -224,15 +224,16 @@ def predict(
     from beit3_bench.harness.reuse.features import KeepingSink
 
     task, split = prepared.task, prepared.split
-    examples = split.examples if processes.broadcast(len(store.done())) < len(split.examples) else ()
-    gflop = processes.on_first(lambda: gflop_per_sample(task, examples, model.ability, device)) or {}
-    model.ability.make_ready(device, request.compute.compile == "on")
     sink: RowSink = store
     features, served = None, 0
     if request.features is not None and task.feature is not None:
         with clock.stage("features"):
             features, served = serve(request, prepared, model, store.store, device, processes)
         sink = KeepingSink(store, features)
+    done = processes.broadcast(store.done())
+    left = [example for example in split.examples if example.id not in done]
+    gflop = processes.on_first(lambda: gflop_per_sample(task, left, model.ability, device)) or {}
+    model.ability.make_ready(device, request.compute.compile == "on")
     counter = energy_counter(device) if processes.world == 1 else None
     before = counter.joules() if counter is not None else 0.0
     try:
