@@ -8,6 +8,7 @@ imports its compiler, which takes longer than most samples.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from beit3_bench.backbones.abilities import Ability, Item
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.devices import to_device
+from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.tasks.contract import Example, Task
 
 _LOOKED_AT = 1_000
@@ -53,9 +55,13 @@ def gflop_per_sample(
 def _gflop(ability: Ability, item: Item, device: torch.device) -> float | None:
     if ability.module is None:
         return None
+    reader = ability.reader
+    if isinstance(reader.transform, ImageCache):
+        reader = copy.copy(reader)
+        reader.transform = reader.transform.reading_only()
     try:
         ability.module.to(device).eval()
-        batch = to_device(ability.reader.collate([item]), device)
+        batch = to_device(reader.collate([item]), device)
         with torch.no_grad(), _Operations() as counter:
             ability.predict(batch)
     except (BenchError, RuntimeError, MemoryError):

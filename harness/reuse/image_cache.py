@@ -13,6 +13,7 @@ entry is made again; nothing is written through a link.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -58,6 +59,12 @@ class ImageCache:
         text = json.dumps(facts, sort_keys=True)
         self.folder = Path(root) / (PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32])
         self._prepare(Path(root), text)
+
+    def reading_only(self) -> ImageCache:
+        """The same cache, which keeps nothing new and counts for itself."""
+        other = copy.copy(self)
+        other.trouble = "read only"
+        return other
 
     def load(self, path: str | Path) -> Tensor:
         """Image file -> uint8 (3, S, S), as `PixelTransform.load`.
