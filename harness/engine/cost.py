@@ -56,9 +56,9 @@ def _gflop(ability: Ability, item: Item, device: torch.device) -> float | None:
     if ability.module is None:
         return None
     reader = ability.reader
-    if isinstance(reader.transform, ImageCache):
+    if isinstance(cache := reader.transform, ImageCache):
         reader = copy.copy(reader)
-        reader.transform = reader.transform.reading_only()
+        reader.transform = cache.reading_only()
     try:
         ability.module.to(device).eval()
         batch = to_device(reader.collate([item]), device)
