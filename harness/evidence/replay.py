@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,6 +288,9 @@ def differences(was: RunStore, now: RunStore, tolerance: float = TOLERANCE, list
     """Compare two finished runs row by row and metric by metric; lists the first ``listed`` differing values."""
     old_rows, new_rows = was.rows(), now.rows()
     report = Replay(str(was.folder), len(old_rows), tolerance)
+    added = _added_keys(old_rows, new_rows)
+    if added:
+        report.changed.append(f"rows: hold {', '.join(added)} now, too")
     for name in dict.fromkeys([*old_rows, *new_rows]):
         old, new = old_rows.get(name), new_rows.get(name)
         if old is None or new is None:
@@ -295,7 +298,7 @@ def differences(was: RunStore, now: RunStore, tolerance: float = TOLERANCE, list
                 RowDifference(name, "(row)", *("there" if row is not None else "missing" for row in (old, new)))
             ]
         else:
-            differing = list(_row_differences(old, new, report))
+            differing = list(_row_differences(old, new, report, added))
         if differing:
             report.differing_rows += 1
             report.examples += differing[: max(listed - len(report.examples), 0)]
@@ -313,8 +316,16 @@ def differences(was: RunStore, now: RunStore, tolerance: float = TOLERANCE, list
     return report
 
 
-def _row_differences(old: Row, new: Row, report: Replay) -> Iterator[RowDifference]:
+def _added_keys(old: Mapping[str, Row], new: Mapping[str, Row]) -> list[str]:
+    """What later versions write into rows, and none of the earlier rows holds: there is nothing to compare it with."""
+    before = {key for row in old.values() for key in row}
+    return sorted({key for row in new.values() for key in row} - before)
+
+
+def _row_differences(old: Row, new: Row, report: Replay, added: Collection[str]) -> Iterator[RowDifference]:
     for key in dict.fromkeys([*old, *new]):
+        if key in added:
+            continue
         if key not in old or key not in new:
             yield RowDifference(old["id"], key, *("there" if key in row else "missing" for row in (old, new)))
             continue

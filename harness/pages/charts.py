@@ -25,9 +25,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line. path: "" where there is nothing to connect.  dots: where it has few values."""
+    """A line. last: its last value in words.  path: "" where there is nothing to connect.  dots: where it has few values."""
 
     name: str
+    last: str
     path: str
     dots: list[Dot]
 
@@ -44,8 +45,8 @@ class Chart:
     height: float = HEIGHT
 
 
-def chart(title: str, lines: Sequence[Line]) -> Chart | None:
-    """None where no line has a finite value."""
+def chart(title: str, lines: Sequence[Line], steps: Sequence[float] = ()) -> Chart | None:
+    """None where no line has a finite value. steps: that the scale covers, too."""
     known = [
         (name, [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)])
         for name, xs, ys in lines
@@ -53,7 +54,7 @@ def chart(title: str, lines: Sequence[Line]) -> Chart | None:
     known = [(name, points) for name, points in known if points]
     if not known:
         return None
-    x_ends = bounds([x for _, points in known for x, _ in points])
+    x_ends = bounds([*steps, *(x for _, points in known for x, _ in points)])
     low, high = bounds([y for _, points in known for _, y in points])
     margin = 0.06 * (high - low)
     y_ends = (low - margin, high + margin)
@@ -68,7 +69,7 @@ def chart(title: str, lines: Sequence[Line]) -> Chart | None:
         path = "M" + "L".join(f"{x} {y}" for x, y in places) if len(places) > 1 else ""
         few = len(points) <= 30
         dots = [Dot(*place(x, y), f"step {x:,.0f}: {y:.4g}", len(points) <= LABELLED) for x, y in points] if few else []
-        drawn.append(Drawn(name, path, dots))
+        drawn.append(Drawn(name, f"{points[-1][1]:.4g}", path, dots))
     return Chart(
         title,
         [(place(x, y_ends[0])[0], f"{x:,g}") for x in ticks(*x_ends)],

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-SIDE = 128
-"""Cells of the longer side of the grid on which a mask is followed."""
+SIDE = 96
+"""Cells of a side of the grid, laid over the mask, on which its edge is followed."""
 TOLERANCE = 0.7
 """How far, in cells, an outline may lie from the mask's edge."""
 
@@ -22,14 +22,19 @@ def outline_path(mask: Mapping[str, Any]) -> str:
 
     counts = mask["counts"]
     whole = coco.decode({"size": list(mask["size"]), "counts": counts.encode() if isinstance(counts, str) else counts})
-    step = max(1, -(-max(whole.shape) // SIDE))
-    grid = whole[step // 2 :: step, step // 2 :: step].astype(bool)
-    parts = []
-    for points in edges(grid):
-        kept = simplified(points)
-        if len(kept) > 2:
-            parts.append("M" + "L".join(f"{x * step} {y * step}" for x, y in kept) + "Z")
-    return "".join(parts)
+    there = np.nonzero(whole)
+    if not len(there[0]):
+        return ""
+    (top, left), (bottom, right) = (tuple(int(end(axis)) for axis in there) for end in (np.min, np.max))
+    part = whole[top : bottom + 1, left : right + 1].astype(bool)
+    down, across = (max(1, -(-side // SIDE)) for side in part.shape)
+    grid = part[min(down // 2, part.shape[0] - 1) :: down, min(across // 2, part.shape[1] - 1) :: across]
+    lines = [simplified(points) for points in edges(grid)]
+    return "".join(
+        "M" + "L".join(f"{left + x * across} {top + y * down}" for x, y in line) + "Z"
+        for line in lines
+        if len(line) > 2
+    )
 
 
 def edges(grid: np.ndarray) -> list[list[tuple[int, int]]]:

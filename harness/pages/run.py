@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from beit3_bench.harness.evidence.rescore import using_stored_rows
 from beit3_bench.harness.pages.breakdowns import panel_of, panels_of_metrics
 from beit3_bench.harness.pages.cards import Album, Card
 from beit3_bench.harness.pages.choosing import Chosen, changes, choose
-from beit3_bench.harness.pages.numbers import details_of, facts_of, headline_of, metric_rows, value_of
+from beit3_bench.harness.pages.numbers import MetricRow, details_of, facts_of, headline_of, metric_rows, value_of
 from beit3_bench.harness.pages.opened import OpenedRun, open_run
 from beit3_bench.harness.pages.rendering import Page, render, summary_tag
 from beit3_bench.harness.scoring import metric_spec, shown
+from beit3_bench.tasks.display import Shown
 
 if TYPE_CHECKING:
     from beit3_bench.harness.evidence.compare import Comparison
@@ -67,7 +69,7 @@ def run_page(
         other=other,
         facts=facts,
         summary=summary_tag(facts),
-        headline=headline_of(run.result),
+        headlines=_headlines(run, other),
         comparison=None if comparison is None else _compared_rows(comparison),
         flips=None if other is None else changes(run.samples.values, other.samples.values),
         metrics=metric_rows(run.result),
@@ -104,7 +106,7 @@ def _cards(run: OpenedRun, other: OpenedRun | None, chosen: list[Chosen]) -> tup
     for one, mine, his in zip(chosen, ours, theirs, strict=True):
         parts = [album.part("A" if his else "", mine)]
         if his is not None:
-            parts.append(album.part("B", his))
+            parts.append(album.part("B", without_repeats(his, mine)))
         values = (
             value_of(run, one.id) if other is None else [*value_of(run, one.id, "A"), *value_of(other, one.id, "B")]
         )
@@ -124,6 +126,13 @@ def _cards(run: OpenedRun, other: OpenedRun | None, chosen: list[Chosen]) -> tup
             f"{len(album.changed)} pictures shown are no longer the files that were scored; they are marked."
         )
     return cards, warnings
+
+
+def without_repeats(his: Shown, mine: Shown) -> Shown:
+    """What the other run says, without lists that the data gives for both (answers and captions by people)."""
+    said = [[(entry.text, entry.value) for entry in listing.entries] for listing in mine.listings]
+    fresh = [one for one in his.listings if [(entry.text, entry.value) for entry in one.entries] not in said]
+    return dataclasses.replace(his, listings=tuple(fresh))
 
 
 def _classes(cards: list[Card]) -> list[tuple[str, int]]:
@@ -150,6 +159,12 @@ def _start_score(scores: list[float]) -> float:
     if not scores or statistics.mean(score >= START_SCORE for score in scores) >= 0.1:
         return START_SCORE
     return round(sorted(scores)[int(0.8 * len(scores))] * 20 - 0.5) / 20
+
+
+def _headlines(run: OpenedRun, other: OpenedRun | None) -> list[tuple[str, MetricRow]]:
+    """Label of the run and its headline; nothing for a submission."""
+    sides = [("", run)] if other is None else [("A", run), ("B", other)]
+    return [(label, row) for label, side in sides if (row := headline_of(side.result)) is not None]
 
 
 # ---- the other run ------------------------------------------------------------------------------------------------------

@@ -60,10 +60,9 @@ def training_page(folder: Path) -> Page:
     charts = [made for title, line in _logged(log) if (made := chart(title, [line])) is not None]
     metrics = _metrics(validation, task)
     best = _best(validation, task)
-    curves = chart(
-        "validation" if len(metrics) > 1 else f"validation, {''.join(metrics)}",
-        [_line(validation, m, task) for m in metrics[:SHOWN]],
-    )
+    steps = [step for row in log if math.isfinite(step := number(row, "step"))]
+    heading = "validation" if len(metrics) > 1 else f"validation, {''.join(metrics)}"
+    curves = chart(heading, [_line(validation, metric, task) for metric in metrics[:SHOWN]], steps)
     title = (read_facts(name).title if task is not None else "") or name or "a task that is not known here"
     facts = {
         "kind": "training",
@@ -164,8 +163,17 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         "validation_samples",
         "seed",
     )
-    return [(key.replace("_", " "), str(config[key])) for key in keys if config.get(key) not in (None, "")]
+    return [(key.replace("_", " "), _words(config[key])) for key in keys if config.get(key) not in (None, "")]
 
 
 def _flat(recipe: Any) -> list[tuple[str, str]]:
-    return [(str(key), str(value)) for key, value in recipe.items()] if isinstance(recipe, dict) else []
+    return [(str(key), _words(value)) for key, value in recipe.items()] if isinstance(recipe, dict) else []
+
+
+def _words(value: Any) -> str:
+    """A value of a card in a line; of an object, its keys that hold something."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner not in (None, "", [], {}))
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _TIMING = {
 
 
 def result_as_text(result: Mapping[str, Any], folder: Path | None = None, was_finished: bool = False) -> str:
-    """Headline with interval, every metric, counts, notes, speed, where the time went, and the run folder."""
+    """Headline with interval, every metric, counts, notes, speed, where the time went, the run folder and how to look at it."""
     model, metrics = result["model"], result["metrics"]
     facts = [f"{model['preset']}, {model['image_size']} px", result["setting"]]
     facts += [f"first {result['subset']['limit']} only"] if result["subset"] else []
@@ -53,6 +54,8 @@ def result_as_text(result: Mapping[str, Any], folder: Path | None = None, was_fi
         lines.append(
             f"  {'was finished already (--overwrite runs it again)' if was_finished else 'run folder'}: {folder}"
         )
+        if result["status"] in ("scored", "submitted"):
+            lines.append(f"  look at it: beit3-bench show {shlex.quote(str(folder))}")
     return "\n".join(map(visible, lines))
 
 

@@ -143,7 +143,11 @@ class RetrievalDisplay(Display):
         listings.append(Listing(title, tuple(self._entry(e, cosine, query, cosine) for e, cosine in plain.top)))
         if plain.rank > TOP:
             listings.append(
-                Listing("The right one, by cosine", (self._entry(*plain.right, query, plain.right[1]),), plain.rank)
+                Listing(
+                    "The right one" if again is None else "The right one, by cosine",
+                    (self._entry(*plain.right, query, plain.right[1]),),
+                    plain.rank,
+                )
             )
         pictures = (Picture(query.images[0], "The picture that texts are looked for"),) if query.images else ()
         return Shown(query.id, query.text or "", pictures, tuple(lines), tuple(listings))
