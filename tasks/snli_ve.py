@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from beit3_bench.tasks.layouts.captions import ALSO, FLICKR_FOLDER
 from beit3_bench.tasks.layouts.places import find_images, names_of
 from beit3_bench.tasks.metrics.entailment import confusion_of, entailment_accuracy, entailment_table
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 LABELS = ("contradiction", "neutral", "entailment")
 """In the order of the classifiers of ALBEF and LAVIS (``ve_dataset``); our own heads keep to it."""
@@ -148,6 +151,11 @@ DATA_ROOT/                                     the folder of Flickr30K
             [e.id for e in examples],
             [e.cluster for e in examples],
         )
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.entailment import EntailmentDisplay
+
+        return EntailmentDisplay(self, split, rows, scores)
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:

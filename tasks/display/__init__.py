@@ -159,16 +159,15 @@ class Display:
 
     def shown(self, example: Example, row: Row) -> Shown:
         """One sample."""
-        labels, target = self.split.labels, example.target
-        truth = labels[target] if labels and type(target) is int and 0 <= target < len(labels) else target
-        lines = [Line("truth", str(truth)[:LONGEST])] if isinstance(truth, (str, int, float, bool)) else []
+        truth = self.task.truth_in_words(example, self.split)
+        lines = [Line("truth", truth[:LONGEST])] if truth else []
         lines += [Line(key, value_text(value)[:LONGEST]) for key, value in row.items() if key != "id"]
         return Shown(
             example.id,
             example.text or "",
             tuple(Picture(path, f"Picture {n} of sample {example.id}") for n, path in enumerate(example.images, 1)),
             tuple(lines),
-            classes=(truth,) if isinstance(truth, str) else (),
+            classes=(truth,) if isinstance(example.target, (str, bool, int)) and truth else (),
         )
 
     def breakdowns(self) -> list[Breakdown]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beit3_bench.errors import BenchError
 from beit3_bench.spelling import did_you_mean
@@ -23,6 +23,9 @@ from beit3_bench.tasks.imagenet import (
 )
 from beit3_bench.tasks.own.lines import Line, OwnData
 from beit3_bench.tasks.scores import Scores
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 CLASSES_FORM = (
     'a JSON list of class names, or an object such as {"cat": "domestic cat"} of labels and the words for them'
@@ -133,6 +136,11 @@ Classes are the labels of the file, or those of -o class_names."""
 
     def truth_in_words(self, example: Example, split: Split) -> str:
         return class_in_words(split, example.target)
+
+    def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
+        from beit3_bench.tasks.display.classes import NamedClassDisplay
+
+        return NamedClassDisplay(self, split, rows, scores, list(self.classes(self.lines())))
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         scores = score_class_texts(rows, split)

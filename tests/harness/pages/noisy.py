@@ -20,6 +20,7 @@ ROOTS = {
     "imagenet-linear": "imagenet",
     "vqav2": "coco",
     "nlvr2": "nlvr2",
+    "snli-ve": "flickr30k",
     "coco-caption": "coco",
     "nocaps": "nocaps",
     "coco-det": "coco",
@@ -56,9 +57,12 @@ class Noisy:
         for image, text in zip(images, texts or [None] * len(images), strict=True):
             example, random = self.example(image, text)
             row = np.array([random.gauss(0, 1) for _ in self.split.labels or ()])
-            row[int(example.target)] += random.gauss(3 - 6 * self.wrong, 1)
+            row[self.label(example.target)] += random.gauss(3 - 6 * self.wrong, 1)
             scores.append(row)
         return np.stack(scores)
+
+    def label(self, target: Any) -> int:
+        return list(self.split.labels or ()).index(target) if isinstance(target, str) else int(target)
 
     def caption(self, *, images: Any) -> list[str]:
         said = []
