@@ -4,6 +4,7 @@
 # make test-newest-torch  tests of models and tasks with the newest torch of the registry, in an environment of its own
 # make test-isa  parity with the official code and the rows of a run under other instruction sets and numbers of threads
 # make lint    style, formatting and types
+# make docs    the pages of docs/ into build/docs; a broken link is an error
 # make device  checks and figures on a CUDA card (PIECES= some of them); tests/device.sh also runs where there is no network, with
 #              the wheels that `make device-wheels` fetches here
 # make clean   remove what the others made (not the virtual environment: rm -r .venv)
@@ -24,12 +25,12 @@ comma  := ,
 BIN    := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install smoke test test-newest-torch test-isa lint device device-wheels clean
+.PHONY: install smoke test test-newest-torch test-isa lint docs device device-wheels clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@PYTHON="$(PYTHON)" sh tools/install.sh "$(VENV)" "dev$(if $(EXTRAS),$(comma)$(EXTRAS))"
+	@PYTHON="$(PYTHON)" sh tools/install.sh "$(VENV)" "dev,docs$(if $(EXTRAS),$(comma)$(EXTRAS))"
 	@touch $@
 
 smoke: install
@@ -50,6 +51,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p beit3_bench
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 device: install
 	PYTHON=$(BIN)/python sh tests/device.sh $(DEVICE_REPORT) $(PIECES)

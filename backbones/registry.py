@@ -1,6 +1,6 @@
 """Families by name, lazily, and the family of a file.
 
-Another package adds a family with an entry point of the group `beit3_bench.families` (see README, "Extending").
+Another package adds a family with an entry point of the group `beit3_bench.families` (see docs/extending.md).
 """
 
 from __future__ import annotations

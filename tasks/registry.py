@@ -1,6 +1,6 @@
 """Task names -> classes, lazily: a module is imported when its task is asked for, and a missing one is not listed.
 
-Another package adds a task with an entry point of the group `beit3_bench.tasks` (see README, "Extending").
+Another package adds a task with an entry point of the group `beit3_bench.tasks` (see docs/extending.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a shell completes (see README): names of tasks, splits, presets and released files; nothing of it imports torch."""
+"""What a shell completes (see docs/install.md): names of tasks, splits, presets and released files; nothing of it imports torch."""
 
 from __future__ import annotations
 
