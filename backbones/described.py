@@ -9,7 +9,7 @@ from torch import nn
 
 from beit3_bench.backbones.family import Identity, ModelCard, digest
 from beit3_bench.backbones.pins import pin_or_check
-from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.backbones.preprocess import PixelScale
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
 
@@ -25,7 +25,7 @@ def described(
     source: Source,
     sha256: str,
     module: nn.Module,
-    preprocessing: Preprocessing,
+    preprocessing: PixelScale,
     tokenizer: Tokens | None,
     settings: Mapping[str, Any],
     *,

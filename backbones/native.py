@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from beit3_bench.backbones.preprocess import Preprocessing
+    from beit3_bench.backbones.preprocess import PixelScale
     from beit3_bench.backbones.reading import NativeReader
 
 
@@ -21,7 +21,7 @@ class NativeAbility(Ability):
     module: Any  # torch types every attribute of a Module as "Tensor | Module"
     reader: NativeReader
 
-    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: Preprocessing):
+    def __init__(self, module: nn.Module, reader: NativeReader, preprocessing: PixelScale):
         super().__init__(module, reader)
         self.preprocessing = preprocessing
 
@@ -58,12 +58,15 @@ class AnswerClassifier(NativeAbility, Answers):
                 f"{self.reader.checkpoint}: does not say which answers its outputs are; give the annotations, or the official "
                 "answer2label.txt"
             )
-        logits = self.module(
-            self.normalise(batch["images"]), batch["token_ids"], batch["padding_mask"], batch["image_index"]
-        )
+        logits = self.logits(batch)
         if not bool(logits.isfinite().all()):
             raise BenchError(f"{self.reader.checkpoint}: {NOT_FINITE.format('a logit is NaN or infinity')}")
         return [self.labels[best] for best in logits.argmax(dim=-1).tolist()]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, answers)."""
+        images = self.normalise(batch["images"])
+        return self.module(images, batch["token_ids"], batch["padding_mask"], batch["image_index"])
 
 
 class TextImageClassifier(NativeAbility, Classifies):

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import PIL
 from PIL import ExifTags, Image, features
@@ -109,6 +109,23 @@ def wrong_size(path: str | Path, size: tuple[int, int], expected: tuple[int, int
     if size == expected[::-1]:
         line += " (an EXIF orientation counts, as in detectron2: annotations are those of the upright image)"
     return f"{line}; give image and annotations of one data set"
+
+
+class PixelScale(Protocol):
+    """How a family's pixels become the network's input: what an ability, a card and an identity take from a preprocessing."""
+
+    @property
+    def size(self) -> int:
+        """Side of the input, pixels; of the shorter one where images keep their aspect."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (..., 3, h, w) -> float32."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its settings."""
+
+    def canary_hash(self) -> str:
+        """SHA-256 of a preprocessed synthetic image."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from beit3_bench.backbones.abilities import Batch, Item, PixelTransform, Reader
-from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ class NativeReader(Reader):
     """Images squared to one size; texts tokenised once and padded.
 
     Args:
+        transform: of an image to a square; None in a subclass that reads images otherwise.
         multiple: texts are padded to a multiple of this many tokens, whatever stands beside them, and texts of one padded length
             stand in a batch: a value is then the same at any batch size. 1: equal lengths, no padding at all.
         vocab_size: rows of the token table; ``checkpoint`` is named where the tokenizer emits more.
@@ -62,13 +62,13 @@ class NativeReader(Reader):
 
     def __init__(
         self,
-        transform: Preprocessing,
+        transform: PixelTransform | None,
         tokenizer: TextTokenizer | None = None,
         multiple: int = 8,
         vocab_size: int | None = None,
         checkpoint: Path | None = None,
     ):
-        self.transform: PixelTransform = transform
+        self.transform = transform
         self.tokenizer, self.multiple = tokenizer, multiple
         self.vocab_size, self.checkpoint = vocab_size, checkpoint
         self._ids: dict[str, list[int]] = {}
@@ -121,6 +121,7 @@ class NativeReader(Reader):
 
     def pixels(self, image: Any) -> Tensor:
         """A file or a PIL image -> uint8 (3, S, S), not yet normalised."""
+        assert self.transform is not None
         if isinstance(image, (str, Path)):
             return self.transform.load(image)
         return self.transform.pixels(image if image.mode == "RGB" else image.convert("RGB"))

@@ -30,6 +30,7 @@ BUILT_IN = {
     "vlmo": "beit3_bench.backbones.vlmo.family:VLMoFamily",
     "albef": "beit3_bench.backbones.albef.family:AlbefFamily",
     "blip": "beit3_bench.backbones.blip.family:BlipFamily",
+    "vilt": "beit3_bench.backbones.vilt.family:ViLTFamily",
     "openclip": "beit3_bench.backbones.openclip.family:OpenClipFamily",
 }
 

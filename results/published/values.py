@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
@@ -65,7 +66,11 @@ class PublishedValue:
 
     @property
     def image_size(self) -> int | None:
-        """Side in pixels of a square input such as ``480x480``; None where the source says it otherwise."""
+        """Side in pixels of a square input such as ``480x480``, the shorter one of ``shorter edge 384, longer <= 640``; None where
+        the source says it otherwise.
+        """
+        if shorter := re.match(r"shorter edge (\d+)\b", self.resolution):
+            return int(shorter[1])
         width, _, height = self.resolution.partition("x")
         return int(width) if width.isdigit() and width == height else None
 

@@ -1,0 +1,236 @@
+"""A ViLT with a head from a file, as an ability."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from beit3_bench.backbones.abilities import Ability, Answers, Classifies
+from beit3_bench.backbones.allocation import allocate
+from beit3_bench.backbones.checkpoints import Checkpoint
+from beit3_bench.backbones.described import described, random_values
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
+from beit3_bench.backbones.released import find_released
+from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.strict_loading import Filled, fill_strictly
+from beit3_bench.backbones.vilt.images import AspectKept
+from beit3_bench.backbones.vilt.model import ViLT, ViLTConfig, VisualQuestionAnswering, VisualReasoning
+from beit3_bench.backbones.vilt.native import AnswerClassifier, NativeAbility, PairClassifier, PatchReader
+from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
+from beit3_bench.errors import BenchError
+
+IGNORED = ("text_embeddings.position_ids", "mlm_score.*", "itm_score.*", "rank_output.*")
+"""An index buffer, and heads that no task here asks."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """module: the network.  ability: how it is asked.  prefix: of the names of its tensors.  token_types: rows that it reads."""
+
+    module: type[VisualQuestionAnswering | VisualReasoning]
+    ability: type[NativeAbility]
+    prefix: str
+    token_types: int
+
+
+HEADS: dict[str, Head] = {
+    "vqav2": Head(VisualQuestionAnswering, AnswerClassifier, "vqa_classifier.", 2),
+    "nlvr2": Head(VisualReasoning, PairClassifier, "nlvr2_classifier.", 3),
+}
+RANKING = "rank_output."
+"""Names of the head that compares an image with a text."""
+
+
+def head_of(asked: Asked) -> str:
+    """The head (a key of `HEADS`) that answers what is asked.
+
+    Raises:
+        BenchError: there is none.
+    """
+    heads: dict[tuple[type[Ability], int, bool], str] = {(Answers, 1, True): "vqav2", (Classifies, 2, True): "nlvr2"}
+    head = heads.get((asked.ability, asked.images, asked.text))
+    if head is None:
+        raise BenchError(
+            f"task {asked.task}: ViLT has no head for it; it answers questions about an image (vqav2) and judges a "
+            "text about two images (nlvr2)"
+        )
+    return head
+
+
+def config_of(tensors: Mapping[str, Tensor], origin: str, num_heads: int | None = None) -> ViLTConfig:
+    """What names and shapes of a file show.
+
+    Args:
+        num_heads: default: one per 64 of the width.
+
+    Raises:
+        BenchError: a tensor is missing or of a shape that no ViLT has; names it.
+    """
+
+    def shape(name: str, dims: int) -> tuple[int, ...]:
+        tensor = tensors.get(name)
+        if not isinstance(tensor, Tensor) or tensor.ndim != dims:
+            found = "is missing" if tensor is None else f"has no {dims} dimensions"
+            raise BenchError(f"{origin}: tensor {name!r} {found}; give a ViLT checkpoint under its official names")
+        return tuple(tensor.shape)
+
+    width, channels, patch, across = shape("transformer.patch_embed.proj.weight", 4)
+    if channels != 3 or patch != across:
+        raise BenchError(
+            f"{origin}: tensor 'transformer.patch_embed.proj.weight' is of patches {patch} x {across} with {channels} channels; ViLT's "
+            "are square, with 3"
+        )
+    positions = shape("transformer.pos_embed", 3)[1]
+    grid = round((positions - 1) ** 0.5)
+    if grid < 1 or grid**2 + 1 != positions:
+        raise BenchError(
+            f"{origin}: tensor 'transformer.pos_embed' has {positions} positions; ViLT has one for CLS and a square of patches"
+        )
+    numbers = {int(m[1]) for name in tensors if (m := re.match(r"transformer\.blocks\.(\d+)\.", name))}
+    if num_heads is not None and (num_heads < 1 or width % num_heads):
+        raise BenchError(
+            f"num_heads={num_heads}: the width {width} of {origin} is no multiple of it; give another number"
+        )
+    heads = num_heads or width // 64
+    if heads < 1 or width % heads:
+        raise BenchError(
+            f"{origin}: width {width} is no multiple of 64; say how many attention heads it has: -o num_heads=N"
+        )
+    return ViLTConfig(
+        width,
+        max(numbers, default=-1) + 1,
+        heads,
+        shape("transformer.blocks.0.mlp.fc1.weight", 2)[0],
+        patch,
+        grid,
+        *(shape(f"text_embeddings.{name}_embeddings.weight", 2)[0] for name in ("word", "position")),
+        shape("token_type_embeddings.weight", 2)[0],
+    )
+
+
+def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
+    """See `family.Family.load`."""
+    name = head_of(asked)
+    checkpoint, origin = source.checkpoint, str(source.path)
+    config = config_of(checkpoint.tensors, origin, None if options.given is None else options.given.num_heads)
+    if options.image_size not in (None, config.image_size):
+        raise BenchError(
+            f"--image-size {options.image_size}: ViLT takes its size from the checkpoint, {config.image_size} pixels for the shorter "
+            "side; leave it out"
+        )
+    tokenizer, file = find_vocabulary(asked.task, options.tokenizer, source.path.parent, config.max_text_length)
+    outputs, notes = _check_outputs(checkpoint, name, asked, options, config)
+    released = find_released(source.path, "vilt")
+    assumptions = [*notes, *compare_vocabulary(tokenizer, file, config.vocab_size, source.path, released)]
+    module, filled = build(name, config, outputs, checkpoint.tensors, origin, options.allow_missing)
+    images = AspectKept(config.image_size, config.patch_size)
+    ability = HEADS[name].ability(module, PatchReader(images, tokenizer, config.vocab_size, source.path), images)
+    card, identity = described(
+        "vilt",
+        source,
+        checkpoint.sha256,
+        module,
+        images,
+        tokenizer,
+        config.to_dict(),
+        preset="base" if config == ViLTConfig(token_types=config.token_types) else None,
+        protocol="classification",
+    )
+    return Model(
+        ability,
+        card,
+        identity,
+        notes=[*checkpoint.notes, *random_values(filled.missing)],
+        assumptions=assumptions,
+        missing=filled.missing,
+        unexpected=filled.unexpected,
+        random=bool(filled.missing),
+        companions={"tokenizer": file},
+        metadata=checkpoint.metadata,
+    )
+
+
+def _check_outputs(
+    checkpoint: Checkpoint, name: str, asked: Asked, options: LoadOptions, config: ViLTConfig
+) -> tuple[int, list[str]]:
+    """How many outputs the head is built with, and notes.
+
+    Raises:
+        BenchError: the file has the head of another task, or outputs that are not the data's.
+    """
+    head, tensors = HEADS[name], checkpoint.tensors
+    if not any(n.startswith(head.prefix) for n in tensors) and not options.allow_missing:
+        held = [other for other, h in HEADS.items() if any(n.startswith(h.prefix) for n in tensors)]
+        held += ["retrieval"] if any(n.startswith(RANKING) for n in tensors) else []
+        what = f"holds the head of {' and '.join(held)}" if held else "holds no head of a task"
+        raise BenchError(
+            f"{checkpoint.path}: {what}, {asked.task} needs tensors {head.prefix}*; give a checkpoint of {asked.task}"
+        )
+    if config.token_types < head.token_types:
+        raise BenchError(
+            f"{checkpoint.path}: 'token_type_embeddings.weight' has {config.token_types} rows, {asked.task} needs {head.token_types}; "
+            f"give a checkpoint of {asked.task}"
+        )
+    layer = head.module.output_layer
+    table = tensors.get(layer)
+    count = len(table) if isinstance(table, Tensor) and table.ndim == 2 else None
+    if asked.labels is not None and any(fnmatch.fnmatchcase(layer, pattern) for pattern in options.allow_missing):
+        if count != len(asked.labels):
+            return len(asked.labels), []  # it keeps random values
+    elif count is None:
+        raise BenchError(f"{checkpoint.path}: tensor {layer!r} is missing; give a checkpoint of {asked.task}")
+    released = find_released(checkpoint.path, "vilt")
+    of_task = released is not None and released.task in (asked.task, asked.asks_as)
+    notes = asked.check_outputs(Outputs(checkpoint.path, None, count, of_task, checkpoint.metadata))
+    return count or len(asked.labels or ()), notes
+
+
+def build(
+    head: str,
+    config: ViLTConfig,
+    outputs: int,
+    tensors: Mapping[str, Tensor],
+    origin: str,
+    allow_missing: tuple[str, ...] = (),
+) -> tuple[ViLT, Filled]:
+    """The network with a file's tensors, in evaluation mode, and what was left out.
+
+    Raises:
+        BenchError: a tensor too few, too many, or of another shape; names it.
+    """
+    on_meta = any(tensor.is_meta for tensor in tensors.values())
+    with torch.device("meta"):
+        module = HEADS[head].module(config, outputs)
+    if not on_meta:
+        allocate(module)
+        if allow_missing:
+            initialise(module)
+    ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED)}
+    filled = fill_strictly(module.state_dict(), tensors, origin, allow_missing, ignored)
+    return module.eval(), filled
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Random values for every parameter: normal, std 0.02, LayerNorms 1 and 0 (official `init_weights`)."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim < 2:
+            nn.init.ones_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.02)
+
+
+def random_model(head: str, config: ViLTConfig, outputs: int) -> ViLT:
+    """A network without training, in evaluation mode."""
+    with torch.device("meta"):
+        module = HEADS[head].module(config, outputs)
+    allocate(module)
+    initialise(module)
+    return module.eval()

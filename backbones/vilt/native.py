@@ -1,0 +1,104 @@
+"""ViLT's heads as abilities, and how their images are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beit3_bench.backbones import native
+from beit3_bench.backbones.abilities import Batch, Item
+from beit3_bench.backbones.reading import NativeReader
+from beit3_bench.backbones.vilt.images import AspectKept
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from beit3_bench.backbones.vilt.model import Patches
+    from beit3_bench.backbones.wordpiece import WordPiece
+
+TEXT_MULTIPLE = 8
+
+
+class PatchReader(NativeReader):
+    """Images as patches, padded to as many as the largest one has, so that no value depends on what stands beside it."""
+
+    def __init__(self, images: AspectKept, tokenizer: WordPiece, vocab_size: int, checkpoint: Path):
+        super().__init__(None, tokenizer, TEXT_MULTIPLE, vocab_size, checkpoint)  # a cache holds squares
+        self.resizing = images
+
+    def pixels(self, image: Any) -> Tensor:
+        """A file or a PIL image -> uint8 (3, h, w), not yet normalised."""
+        if isinstance(image, (str, Path)):
+            return self.resizing.load(image)
+        return self.resizing.pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+    def distinct(self, images: Sequence[Any]) -> tuple[Any, Tensor]:
+        """Each distinct image once, as ``(patches uint8 (u, N, 3, patch * patch), grids int64 (u, 2))``, and the index of each image's."""
+        import torch
+
+        from beit3_bench.backbones.vilt.model import patches_of
+
+        order: dict[Any, int] = {}
+        for image in images:
+            order.setdefault(str(image) if isinstance(image, (str, Path)) else id(image), len(order))
+        chosen = {str(i) if isinstance(i, (str, Path)) else id(i): i for i in images}
+        patch = self.resizing.patch
+        values = torch.zeros(len(order), self.resizing.most, 3, patch * patch, dtype=torch.uint8)
+        grids = torch.zeros(len(order), 2, dtype=torch.long)
+        for name, number in order.items():
+            cut = patches_of(self.pixels(chosen[name]).unsqueeze(0), patch)
+            values[number, : cut.values.shape[1]] = cut.values[0].unflatten(-1, (3, -1))
+            grids[number] = cut.grids[0]
+        index = [order[str(i) if isinstance(i, (str, Path)) else id(i)] for i in images]
+        return (values, grids), torch.tensor(index)
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """``images`` uint8 patches, ``grids``, ``image_index``, ``token_ids`` and ``padding_mask``."""
+        (images, grids), index = self.distinct([image for item in items for image in item.images])
+        token_ids, padding_mask = self.pad(items)
+        return {
+            "images": images,
+            "grids": grids,
+            "image_index": index,
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+        }
+
+
+class NativeAbility(native.NativeAbility):
+    """What ViLT's heads share."""
+
+    preprocessing: AspectKept
+
+    def patches(self, batch: Batch) -> Patches:
+        from beit3_bench.backbones.vilt.model import Patches
+
+        return Patches(self.normalise(batch["images"].unsqueeze(-2)).flatten(2), batch["grids"])
+
+    def compile(self) -> None:
+        """Compile in place, layer by layer: equal layers share one compilation."""
+        for block in self.module.transformer.blocks:
+            block.compile()
+
+    def item_bytes(self) -> int:
+        """About 16 rows of the width per token: the feed-forward's hidden state and its GELU, q, k, v and copies."""
+        config = self.module.config
+        tokens = 1 + self.preprocessing.most + config.max_text_length
+        return tokens * config.width * 16 * 4
+
+
+class AnswerClassifier(NativeAbility, native.AnswerClassifier):
+    """The answer of the greatest logit."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.module.answer(self.patches(batch), batch["token_ids"], batch["padding_mask"], batch["image_index"])
+
+
+class PairClassifier(NativeAbility, native.PairClassifier):
+    """A text about two images (NLVR2)."""
+
+    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
+        patches, index = self.patches(batch), batch["image_index"]
+        left, right = patches.select(index[0::2]), patches.select(index[1::2])
+        return self.module.judge(left, right, batch["token_ids"], batch["padding_mask"])
