@@ -54,6 +54,7 @@ class ReleasedFile:
         remote: what it is called there, where that is not ``file`` (one name for many files).
         sha256: hex, where the authors publish it; others are pinned, see `backbones.pins`.
         zero_shot: tasks that it is evaluated on as it was pre-trained, beyond those it has published scores of.
+        protocol: of its published scores, as `family.ModelCard.protocol` says it, where options can ask for another; "" elsewhere.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ReleasedFile:
     remote: str = ""
     sha256: str = ""
     zero_shot: tuple[str, ...] = ()
+    protocol: str = ""
 
     def answers(self, task: str) -> bool:
         """Whether it is evaluated on a task as it is."""

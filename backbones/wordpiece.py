@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -207,3 +209,11 @@ def compare_vocabulary(
             "beit3-bench download bert-base-uncased"
         )
     return [f"the checkpoint does not say which vocabulary it was trained with; {file.name} has as many entries"]
+
+
+def vocabulary(texts: Sequence[str]) -> list[str]:
+    """WordPiece entries: BERT's special ones, letters and digits by which every word can be spelt, and all words, commonest first."""
+    letters = string.ascii_lowercase + string.digits
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
+    return list(dict.fromkeys([*pieces, *(word for word, _ in words.most_common())]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from beit3_bench.backbones.abilities import Item, Reader
 from beit3_bench.backbones.family import Model
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.console import echo
@@ -20,10 +21,10 @@ from beit3_bench.tasks.contract import Split, Task
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.backbones.abilities import Item, Matches
+    from beit3_bench.backbones.abilities import Matches
     from beit3_bench.harness.engine.predict import RowSink, Throughput
 
-_TIMED = 32  # texts of an image from which the speed is estimated
+_TIMED = 64  # texts of an image from which the speed is estimated
 
 
 def check_second(task: Task, split: Split, model: Model) -> None:
@@ -97,7 +98,8 @@ def _announced(
     pairs = sum(len(item.texts) for item in items)
     text = f"re-ranking the best {candidates}: {pairs:,} passes of a text with an image, {len(items):,} images"
     most = max(items, key=lambda item: len(item.texts))
-    few = replace(most, texts=most.texts[:1]), replace(most, texts=most.texts[: _TIMED + 1])
+    alike = _of_one_length(most.texts, ability.reader)[: _TIMED + 1]  # as most are computed: together with their like
+    few = replace(most, texts=alike[:1]), replace(most, texts=alike)
     if len(few[1].texts) < 2:
         return text
     _seconds(few[0], ability, device, compute)  # kernels are loaded, weights move
@@ -105,6 +107,14 @@ def _announced(
     per_pair = max(many - one, 1e-6) / (len(few[1].texts) - 1)
     seconds = (len(items) * one + pairs * per_pair) / world
     return f"{text}; about {_clock(seconds)} at {1 / per_pair:,.0f} a second"
+
+
+def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
+    """The texts of the commonest length in tokens."""
+    groups: dict[int, list[str]] = {}
+    for text in texts:
+        groups.setdefault(reader.length(Item(text=text)), []).append(text)
+    return tuple(max(groups.values(), key=len))
 
 
 def _seconds(item: Item, ability: Matches, device: torch.device, compute: Compute) -> float:

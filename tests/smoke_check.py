@@ -19,7 +19,7 @@ REACH = {  # task -> {metric: at least}; units as in result.json
     "ade20k-seg": {"mIoU": 0.40},
 }
 CAPTIONED = ("coco-caption", "nocaps")
-FAMILIES = {"beit3", "vlmo", "openclip"}
+FAMILIES = {"beit3", "vlmo", "albef", "blip", "openclip"}
 OVER_CONSTANT = 2.0  # captions must score at least this many times the CIDEr of the best constant caption
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
@@ -17,6 +19,8 @@ class AlbefFamily(Family):
     name, title = "albef", "ALBEF"
     tokenizer_files = ("vocab.txt",)
     abilities = (Embeds, Matches, Answers, Classifies)
+
+    specimens: ClassVar = {"flickr30k": "retrieval.pth", "snli-ve": "entailment.pth"}
 
     @dataclass
     class Options:
@@ -49,3 +53,19 @@ class AlbefFamily(Family):
         from beit3_bench.backbones.albef.weights import WEIGHTS
 
         return WEIGHTS
+
+    def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
+        from beit3_bench.backbones.albef import heads
+        from beit3_bench.backbones.fusion.loading import ENTAILMENT
+        from beit3_bench.backbones.fusion.specimens import text_config, write_specimens
+
+        write_specimens(
+            folder,
+            texts,
+            0,
+            lambda words: text_config(words, 1, 2),
+            {
+                "retrieval.pth": heads.Retrieval,
+                "entailment.pth": lambda config: heads.Entailment(config, len(ENTAILMENT)),
+            },
+        )

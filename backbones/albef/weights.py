@@ -20,6 +20,8 @@ _PRETRAINING = "pre-trained on images with captions: COCO, Visual Genome, SBU, C
 _VQA = ("VQAv2 train", "VQAv2 val", "Visual Genome QA")
 _COCO = ("COCO Karpathy train and restval",)
 _FLICKR = ("Flickr30K Karpathy train",)
+_PROTOCOLS = {"coco-retrieval": "re-ranked 256", "flickr30k": "re-ranked 128", "vqav2": "ranking 128"}
+_LAVIS_PROTOCOLS = {**_PROTOCOLS, "coco-retrieval": "re-ranked 128"}
 _released = partial(
     ReleasedFile, preset="base", tokenizer="bert-base-uncased", licence="BSD-3-Clause", family="albef", location=AUTHORS
 )
@@ -51,6 +53,7 @@ def _tuned(
         note=f"{_PRETRAINING}, Conceptual Captions 12M; {house} on {', '.join(seen)}",
         published=published,
         location=LAVIS if lavis else AUTHORS,
+        protocol=(_LAVIS_PROTOCOLS if lavis else _PROTOCOLS).get(task, ""),
     )
 
 

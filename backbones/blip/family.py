@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
@@ -17,6 +19,8 @@ class BlipFamily(Family):
     name, title = "blip", "BLIP"
     tokenizer_files = ("vocab.txt",)
     abilities = (Embeds, Matches, Answers, Classifies, Captions)
+
+    specimens: ClassVar = {"flickr30k": "retrieval.pth"}
 
     @dataclass
     class Options:
@@ -54,3 +58,16 @@ class BlipFamily(Family):
         from beit3_bench.backbones.blip.weights import WEIGHTS
 
         return WEIGHTS
+
+    def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
+        from beit3_bench.backbones.blip import heads
+        from beit3_bench.backbones.fusion.heads import ADDED_TOKENS
+        from beit3_bench.backbones.fusion.specimens import text_config, write_specimens
+
+        write_specimens(
+            folder,
+            texts,
+            ADDED_TOKENS,
+            lambda words: text_config(words, 0, 0),
+            {"retrieval.pth": heads.Retrieval},
+        )

@@ -21,6 +21,9 @@ _FLICKR = ("Flickr30K Karpathy train",)
 _SEEN = {
     "vqav2": _VQA, "nlvr2": ("NLVR2 train",), "coco-retrieval": _COCO, "flickr30k": _FLICKR, "coco-caption": _COCO
 }  # fmt: skip
+_PROTOCOLS = {
+    "coco-retrieval": "re-ranked 256", "flickr30k": "re-ranked 128", "vqav2": "ranking 128", "coco-caption": "3 beams"
+}  # fmt: skip
 _MILLIONS = {"vqav2": 361, "nlvr2": 259}
 _released = partial(
     ReleasedFile, tokenizer="bert-base-uncased", licence="BSD-3-Clause", family="blip", location=AUTHORS
@@ -58,6 +61,7 @@ def _tuned(
         published=published,
         zero_shot=("nocaps",) if task == "coco-caption" else (),
         location=LAVIS if lavis else AUTHORS,
+        protocol=_PROTOCOLS.get(task, ""),
     )
 
 

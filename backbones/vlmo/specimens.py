@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from beit3_bench.backbones.vlmo.config import VLMoConfig
 from beit3_bench.backbones.vlmo.family import VLMoFamily
 from beit3_bench.backbones.vlmo.loading import HEADS, official_state_dict, random_model
+from beit3_bench.backbones.wordpiece import vocabulary
 from beit3_bench.files import make_folder, save_atomic, write_atomic
 
 
@@ -37,11 +35,3 @@ def write_specimens(folder: Path, texts: Sequence[str]) -> None:
             torch.manual_seed(0)
             model = random_model(name, config, outputs=2)
         save_atomic(folder / file, {"module": official_state_dict(model)})
-
-
-def vocabulary(texts: Sequence[str]) -> list[str]:
-    """WordPiece entries: BERT's special ones, letters and digits by which every word can be spelt, and all words, commonest first."""
-    letters = string.ascii_lowercase + string.digits
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    words = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
-    return list(dict.fromkeys([*pieces, *(word for word, _ in words.most_common())]))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from beit3_bench.backbones.released import find_released
 from beit3_bench.harness.record.released import apart
 from beit3_bench.harness.record.schema import MetricValue, Result
 from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
@@ -41,6 +42,14 @@ class Reproduction:
         return f"differs by {self.difference:+.{digits}f} from {self.reference.printed}{origin}"
 
 
+def _other_protocol(weight: str, result: Result) -> str:
+    """What a released file was published with, where options have asked for something else; else empty."""
+    released, protocol = find_released(weight), result["model"].get("protocol", "")
+    if released is None or result["task"] != released.task or released.protocol in ("", protocol):
+        return ""
+    return f"published {released.protocol}, measured {protocol}"
+
+
 def percent(metric: MetricValue, number: float) -> float:
     """A number in the unit of a metric as percent."""
     return 100.0 * number if metric["unit"] == "fraction" else number
@@ -62,6 +71,8 @@ def judge(result: Result, metric: MetricValue, references: Iterable[PublishedVal
         return Reproduction("no published value", reason="not a released checkpoint")
     if result["model"]["allow_missing"]:
         return Reproduction("no published value", reason="tensors were missing from the checkpoint")
+    if other := _other_protocol(weight, result):
+        return Reproduction("no published value", reason=other)
     same = [r for r in references if r.checkpoint == weight]
     if not same:
         return Reproduction("no published value")

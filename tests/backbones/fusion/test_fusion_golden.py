@@ -19,11 +19,7 @@ from fusion_golden import (
 )
 
 from beit3_bench import load
-from beit3_bench.backbones.abilities import Classifies
-from beit3_bench.backbones.family import Asked, LoadOptions
 from beit3_bench.backbones.fusion.bert import Cache, seen
-from beit3_bench.backbones.registry import get_family
-from beit3_bench.backbones.sources import Source
 
 FAMILIES = ("albef", "blip")
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -228,22 +224,20 @@ def test_a_later_layers_keys_count_for_both_of_a_pair(tmp_path):
     assert torch.equal(layers[6].crossattention.self.key.weight, weights[name.format(7)])
 
 
-def entailment(folder):
-    """The model of the SNLI-VE file, asked as a task would ask it."""
-    path = write_file(folder, "albef", "ve")
-    given = get_family("albef").Options(**heads("albef", "ve"))
-    task = Asked(Classifies, "snli-ve", 1, True, ("contradiction", "neutral", "entailment"))
-    return get_family("albef").load(Source(str(path), path), task, LoadOptions(given=given))
-
-
-def test_entailment(tmp_path):
-    model = entailment(tmp_path)
-    pad = padding("albef", "ve.text_atts")
-    logits = model.module(inputs("albef", "ve.images"), inputs("albef", "ve.text_ids"), pad)
+def test_entailment(loaded):
+    model = loaded("albef", "ve")
+    logits = model.module(
+        inputs("albef", "ve.images"), inputs("albef", "ve.text_ids"), padding("albef", "ve.text_atts")
+    )
     assert_golden("albef", "ve.logits", logits)
-    assert model.identity.labels == ("contradiction", "neutral", "entailment")
+    labels = ("contradiction", "neutral", "entailment")
+    assert model.labels == model.identity.labels == labels
     accuracy = (logits.argmax(dim=1) == inputs("albef", "ve.targets")).float().mean().item()
     assert f"{accuracy:.4f}" == document("albef", "results")["ve"]["acc"]
+    data = document("albef", "data")["snli_ve"]
+    files = [image_of("albef", f"{record['image']}.png") for record in data]
+    said = [label for label, _ in model.classify(files, [record["sentence"] for record in data])]
+    assert said == [labels[best] for best in logits.argmax(dim=1).tolist()]
 
 
 @pytest.mark.parametrize("case", sorted(document("blip", "results")["caption_cases"]))

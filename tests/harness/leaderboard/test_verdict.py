@@ -67,6 +67,22 @@ def test_another_checkpoint_resolution_or_incomplete_weights_have_no_published_v
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(
+    ("protocol", "kind", "reason"),
+    [
+        ("re-ranked 256", "reproduces", ""),
+        ("re-ranked 16", "no published value", "published re-ranked 256, measured re-ranked 16"),
+        ("dual encoder", "no published value", "published re-ranked 256, measured dual encoder"),
+    ],
+)
+def test_a_value_of_another_protocol_is_not_judged(protocol: str, kind: str, reason: str) -> None:
+    weight = "blip_model_base_retrieval_coco"
+    own = reference("81.9", checkpoint=weight, resolution="384x384")
+    model = {"weight": weight, "image_size": 384, "protocol": protocol}
+    found = judge(result(task="coco-retrieval", model=model), metric(81.9), [own])
+    assert (found.kind, found.reason) == (kind, reason)
+
+
 def test_the_giant_is_never_the_reference() -> None:
     giant = reference("84.19", checkpoint="", variant="giant (ViT-g layout, patch 14)")
     assert verdict(84.19, [giant]).kind == "no published value"
