@@ -61,7 +61,7 @@ _OLDER: list[_Setting] = [
 
 def _settings() -> list[_Setting]:
     """PyTorch's older settings first, which write the newer ones (by library, from 2.9 on), too."""
-    backends = torch.backends
+    backends: Any = torch.backends  # whose stubs lag behind
     if not hasattr(backends, "fp32_precision"):
         return _OLDER
     libraries = (

@@ -46,7 +46,7 @@ class AspectKept:
         An image so narrow that it has no whole patch gets one; the official code cannot read it.
         """
         scale = self.size / min(width, height)
-        new = (scale * width, self.size) if height < width else (self.size, scale * height)
+        new: tuple[float, float] = (scale * width, self.size) if height < width else (self.size, scale * height)
         if max(new) > self.longest:
             new = (new[0] * self.longest / max(new), new[1] * self.longest / max(new))
         w, h = (max(int(side + 0.5) // self.patch, 1) * self.patch for side in new)

@@ -102,14 +102,15 @@ def config_of(tensors: Mapping[str, Tensor], origin: str, num_heads: int | None 
             f"{origin}: width {width} is no multiple of 64; say how many attention heads it has: -o num_heads=N"
         )
     return ViLTConfig(
-        width,
-        max(numbers, default=-1) + 1,
-        heads,
-        shape("transformer.blocks.0.mlp.fc1.weight", 2)[0],
-        patch,
-        grid,
-        *(shape(f"text_embeddings.{name}_embeddings.weight", 2)[0] for name in ("word", "position")),
-        shape("token_type_embeddings.weight", 2)[0],
+        width=width,
+        depth=max(numbers, default=-1) + 1,
+        heads=heads,
+        ffn=shape("transformer.blocks.0.mlp.fc1.weight", 2)[0],
+        patch_size=patch,
+        grid=grid,
+        vocab_size=shape("text_embeddings.word_embeddings.weight", 2)[0],
+        max_text_length=shape("text_embeddings.position_embeddings.weight", 2)[0],
+        token_types=shape("token_type_embeddings.weight", 2)[0],
     )
 
 
