@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 smoke: install
-	$(BIN)/beit3-bench demo --to smoke --overwrite
+	$(BIN)/beit3-bench demo --output smoke --overwrite
 	$(BIN)/python tests/smoke_check.py smoke
 
 # A process per core, each with one thread: the tests of a file run in one process and share what they make.

@@ -18,7 +18,7 @@ import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
 from beit3_bench.errors import BenchError, exhausted
-from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams
+from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams, without_colour
 from beit3_bench.harness.engine.memory import keep_freed_memory
 from beit3_bench.harness.termination import EXIT_CODE, Terminated, heeding_sigterm
 from beit3_bench.spelling import did_you_mean
@@ -89,15 +89,16 @@ class LazyGroup(HelpGroup):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]  # accepted before and after the verb
         extra["standalone_mode"] = False
-        try:
-            with heeding_sigterm():
-                status = super().main(words, prog_name or "beit3-bench", **extra)
-        except BaseException as error:
-            if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
-                echo("".join(traceback.format_exception(error)), err=True, nl=False)
-            message, status = explain(error)
-            if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
-                echo(_ranked(message), err=True)
+        with without_colour("--json" in words):
+            try:
+                with heeding_sigterm():
+                    status = super().main(words, prog_name or "beit3-bench", **extra)
+            except BaseException as error:
+                if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
+                    echo("".join(traceback.format_exception(error)), err=True, nl=False)
+                message, status = explain(error)
+                if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
+                    echo(_ranked(message), err=True)
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -86,7 +86,7 @@ def plan(
     """
     world = folder / WORLD
     sized = () if size == PRESET else ("--size", size)
-    steps = [Step("write the tiny world", world / "tiny_world.json", ("data", "tiny", "--out", str(world), *sized))]
+    steps = [Step("write the tiny world", world / "tiny_world.json", ("data", "tiny", "--output", str(world), *sized))]
     trained: set[str] = set()
     for experiment in experiments:
         missing = not_installed(experiment.task)  # its evaluation then says what to install, and the table, too
@@ -192,10 +192,10 @@ def open_folder(folder: Path, overwrite: bool) -> Iterator[Ledger]:
         BenchError: it is a file or holds something else, another process is at it, or it cannot be written.
     """
     if folder.exists() and not folder.is_dir():
-        raise BenchError(f"{folder}: is a file; give a folder with --to")
+        raise BenchError(f"{folder}: is a file; give a folder with --output")
     names = sorted(os.listdir(folder)) if folder.exists() else []
     if names and LEDGER not in names:
-        raise BenchError(f"{folder}: holds something else ({', '.join(names[:3])}); give a new folder with --to")
+        raise BenchError(f"{folder}: holds something else ({', '.join(names[:3])}); give a new folder with --output")
     make_folder(folder)
     for name in (LEDGER, *PARTS):
         refuse_link(folder / name)
@@ -203,7 +203,7 @@ def open_folder(folder: Path, overwrite: bool) -> Iterator[Ledger]:
         lock = hold(folder / LOCK)
     except Held as holder:
         raise BenchError(
-            f"{folder}: {holder} runs a demo here; wait for it, or give another folder with --to"
+            f"{folder}: {holder} runs a demo here; wait for it, or give another folder with --output"
         ) from holder
     try:
         ledger = Ledger(folder)

@@ -12,7 +12,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, write_atomic
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import device, dtype
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 
 
 @click.command("bench")
@@ -109,7 +109,10 @@ def command(
     report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
     if output is not None:
         write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
-    echo(json.dumps(report, indent=2) if as_json else _text(report))
+    if as_json:
+        echo(json.dumps(report, indent=2))
+    else:
+        echo(*headed(_text(report)))
     unequal = [c["task"] for c in report.get("cases", []) if not c["outputs_equal"]]
     if unequal:
         raise BenchError(f"the two paths give different outputs for {', '.join(unequal)}; their ratio means nothing")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.console import columns, echo
+from beit3_bench.harness.console import columns, echo, headed
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def command(context: click.Context, roots: Sequence[Path], as_json: bool) -> Non
     if as_json:
         echo(json.dumps([folder.to_dict() for folder in folders], indent=1))
     elif folders:
-        echo(_table(folders))
+        echo(*headed(_table(folders)))
     else:
         echo(f"nothing is kept in {visible(', '.join(map(str, places)))}", err=True)
 

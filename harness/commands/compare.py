@@ -9,7 +9,7 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import parse_pairs, seed
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def command(
 
     usual = None if data_root is not None or not flips else _usual_root(context, run_a)
     comparison = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options), usual)
-    echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison_as_text(comparison))
+    if as_json:
+        echo(json.dumps(comparison.to_dict(), indent=1))
+    else:
+        echo(*headed(comparison_as_text(comparison)))
 
 
 def _usual_root(context: click.Context, run: Path) -> Path | None:

@@ -10,8 +10,8 @@ import click
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.data_get import get
-from beit3_bench.harness.commands.options import data_root, quiet, seed, settle
-from beit3_bench.harness.console import HelpGroup, echo
+from beit3_bench.harness.commands.options import data_root, output, quiet, seed, settle
+from beit3_bench.harness.console import HelpGroup, echo, headed
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ command.add_command(get)
 
 
 @command.command("tiny")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New or empty folder.")
+@output("New or empty folder.", former="--out", required=True)
 @seed("Same seed, same bytes.")
 @click.option(
     "--size",
@@ -36,7 +36,7 @@ command.add_command(get)
     show_default=True,
     help="mini: a second, for trying out.",
 )
-def tiny(out: Path, seed: int, size: str) -> None:
+def tiny(output: Path, seed: int, size: str) -> None:
     """Write a small world of coloured shapes that is the ground truth of every task, in the original layouts."""
     from beit3_bench.harness.progress import Reporting
     from beit3_bench.tasks.tinyworld import write_tiny_world
@@ -47,9 +47,9 @@ def tiny(out: Path, seed: int, size: str) -> None:
             meter.total = total
             meter.advance(done - meter.done, folder=folder)
 
-        manifest = write_tiny_world(out, seed=seed, progress=progress, size=size)
-    echo(f"{out}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
-    echo(out)
+        manifest = write_tiny_world(output, seed=seed, progress=progress, size=size)
+    echo(f"{output}: {manifest['files']:,} files, {manifest['bytes'] / 2**20:.1f} MiB", err=True)
+    echo(output)
 
 
 @command.command("verify")
@@ -107,7 +107,10 @@ def verify(
     reporting = Reporting.unless(quiet)
     with reporting.meter(f"{task}: decoding", "image", leave=False) as meter:
         verification = check(get_task(task), root, split, all_images, sample, meter.reach)
-    echo(json.dumps(verification.to_dict(), indent=1) if as_json else verification_as_text(verification))
+    if as_json:
+        echo(json.dumps(verification.to_dict(), indent=1))
+    else:
+        echo(*headed(verification_as_text(verification), "good" if verification.whole else "error"))
     if not verification.whole:
         raise BenchError(f"{root}: {len(verification.findings)} findings for task {task}; see the lines above")
 

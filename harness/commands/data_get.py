@@ -11,7 +11,7 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import completion
-from beit3_bench.harness.commands.options import mirror, quiet
+from beit3_bench.harness.commands.options import mirror, output, quiet
 from beit3_bench.harness.console import columns, echo
 from beit3_bench.text import in_words
 
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     shell_complete=completion.tasks,
     help="Tasks whose data is fetched, or all.",
 )
-@click.option(
-    "--to",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the data set, or of several: coco, nlvr2, ... are made in it.",
-)
+@output("Folder of the data set, or of several: coco, nlvr2, ... are made in it.", former="--to", required=True)
 @click.option(
     "--split",
     metavar="NAME",
@@ -49,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def get(
     tasks: str,
-    folder: Path,
+    output: Path,
     split: str | None,
     dry_run: bool,
     keep_archives: bool,
@@ -74,7 +67,7 @@ def get(
         raise click.UsageError("--task names no task (see: beit3-bench tasks)")
     pieces: list[Piece] = []
     for task in map(get_task, names):
-        root = root_of(task.name, folder)
+        root = root_of(task.name, output)
         pieces = pieces_of(task, splits_of(task, split), root, base_url, pieces)
         if not any(task.name in piece.tasks for piece in pieces):
             echo(f"{task.name}: no place of its data is known; see: beit3-bench tasks {task.name}", err=True)
@@ -83,14 +76,14 @@ def get(
     except BenchError:
         if not dry_run:
             raise
-    amount = amount_of(pieces, folder, keep_archives)
+    amount = amount_of(pieces, output, keep_archives)
     if not as_json:
         echo(plan_as_text(pieces, amount))
     if not dry_run:
         if amount.disk > amount.free:
             raise BenchError(
-                f"{folder}: needs about {in_words(amount.disk)} with what comes out of the archives, {in_words(amount.free)} are free; "
-                "free some space, name another --to, or take one --split"
+                f"{output}: needs about {in_words(amount.disk)} with what comes out of the archives, {in_words(amount.free)} are free; "
+                "free some space, name another --output, or take one --split"
             )
         get_pieces(pieces, keep_archives, Reporting.unless(quiet))
     if as_json:

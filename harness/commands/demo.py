@@ -12,7 +12,8 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import completion
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.commands.options import output
+from beit3_bench.harness.console import Toned, echo
 from beit3_bench.harness.termination import Terminated
 
 if TYPE_CHECKING:
@@ -21,14 +22,11 @@ if TYPE_CHECKING:
 
 @click.command("demo")
 @click.option("--quick", is_flag=True, help="One task and one model, in under two minutes.")
-@click.option(
-    "--to",
-    "folder",
-    type=click.Path(path_type=Path),
+@output(
+    "New folder, or one of an earlier demo, which is gone on with.",
+    former="--to",
     default=Path("beit3-bench-demo"),
     show_default=True,
-    metavar="DIR",
-    help="New folder, or one of an earlier demo, which is gone on with.",
 )
 @click.option(
     "--task",
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Discard an earlier demo in the folder.")
 @click.pass_context
-def command(context: click.Context, quick: bool, folder: Path, tasks: str | None, overwrite: bool) -> None:
+def command(context: click.Context, quick: bool, output: Path, tasks: str | None, overwrite: bool) -> None:
     """Write a tiny synthetic world, fine-tune and evaluate a tiny BEiT-3 on every task in it, and show the leaderboard.
 
     Models of other families, which have learned nothing, are evaluated beside it. Every step is a command line that works on real
@@ -53,11 +51,11 @@ def command(context: click.Context, quick: bool, folder: Path, tasks: str | None
         raise BenchError("demo: runs in one process; start it without a launcher")
     names = None if tasks in (None, "all") else [name.strip() for name in str(tasks).split(",")]
     experiments = choose(names, quick)
-    with open_folder(folder, overwrite) as ledger:
+    with open_folder(output, overwrite) as ledger:
         echo("looking at what is installed", err=True)
         program = context.find_root().command
-        failed = Demo(program, ledger).run(plan(folder, experiments, peers=not quick))
-        _show(program, folder)
+        failed = Demo(program, ledger).run(plan(output, experiments, peers=not quick))
+        _show(program, output)
     if failed:
         raise BenchError(f"demo: failed to {', to '.join(failed)}; the same command tries it again")
 
@@ -82,7 +80,7 @@ class Demo:
             elif step.needs is not None and not step.needs.exists():
                 echo(f"{heading}: left out, {step.needs} is missing", err=True)
             else:
-                echo(heading, err=True)
+                echo(Toned(heading, "heading"), err=True)
                 if not self._do(step):
                     failed.append(step.title)
         return failed

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from beit3_bench.errors import INSTALL_LINES
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import Tone, Toned, echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
 DISTRIBUTIONS = {
@@ -58,6 +58,7 @@ NEEDS = {"ade20k-seg": ("mmcv", "mmengine", "mmseg", "mmdet")}
 """Task -> the optional modules without which it cannot run at all."""
 
 SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+TONES: dict[str, Tone] = {"ok": "good", "missing": "warning", "broken": "error"}
 LARGEST_CHECKPOINT = 3_000_000_000
 """Bytes of free space below which a large released checkpoint may not fit."""
 
@@ -97,12 +98,13 @@ def command(imports: bool, as_json: bool) -> None:
     *checks, verdict = findings
     width = max(len(finding.name) for finding in checks)
     for finding in checks:
-        echo(f"{finding.state:<8} {finding.name:<{width}}  {finding.detail}")
+        echo(Toned(f"{finding.state:<8}", TONES[finding.state]), f" {finding.name:<{width}}  {finding.detail}")
         if finding.state != "ok":
             echo(f"{'':<8} {'':<{width}}  needed for: {finding.needed_for}")
             echo(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
     wrong = [finding for finding in checks if finding.state != "ok"]
-    echo(f"\n{len(checks) - len(wrong)} of {len(checks)} checks are ok.\n{verdict.detail}")
+    echo(f"\n{len(checks) - len(wrong)} of {len(checks)} checks are ok.")
+    echo(Toned(verdict.detail, TONES[verdict.state]))
 
 
 def examine(imports: bool = False) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.harness.commands import completion
-from beit3_bench.harness.commands.options import mirror, quiet
+from beit3_bench.harness.commands.options import mirror, output, quiet
 from beit3_bench.harness.console import echo
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     help="With --task: of this size [default: the family's first, base].",
 )
 @click.option("--family", metavar="NAME", help="With --task: of this family [default: beit3].")
-@click.option(
-    "--to", "folder", type=click.Path(path_type=Path), default=Path("."), metavar="DIR", help="Folder [default: .]."
-)
+@output("Folder [default: .].", former="--to", default=Path("."))
 @mirror
 @quiet
 @click.option("--sha256", metavar="HEX", help="Expected hash, where you know it (one NAME only).")
@@ -42,7 +40,7 @@ def command(
     tasks: str | None,
     preset: str | None,
     family: str | None,
-    folder: Path,
+    output: Path,
     base_url: str | None,
     quiet: bool,
     sha256: str | None,
@@ -53,8 +51,8 @@ def command(
     later download or run is compared with it.
 
     \b
-    beit3-bench download --task vqav2 --to weights
-    beit3-bench download beit3_large_patch16_480_vqa beit3.spm --to weights
+    beit3-bench download --task vqav2 --output weights
+    beit3-bench download beit3_large_patch16_480_vqa beit3.spm --output weights
     """
     from beit3_bench.backbones.pins import pin_or_check, read_pins
     from beit3_bench.backbones.released import get_released
@@ -74,7 +72,7 @@ def command(
         url = f"{base_url.rstrip('/')}/{weight.file}" if base_url else weight.url
         with reporting.meter(weight.file, "B") as meter:
             path = download(
-                url, folder / weight.file, sha256 or weight.sha256 or pins.get(weight.name), progress=meter.reach
+                url, output / weight.file, sha256 or weight.sha256 or pins.get(weight.name), progress=meter.reach
             )
         digest = pin_or_check(path, weight.name)
         echo(f"{path}  sha256 {digest}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from beit3_bench.harness.commands import completion
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import Toned, echo
 
 if TYPE_CHECKING:
     from beit3_bench.backbones.released import ReleasedFile
@@ -95,6 +95,7 @@ def _show_params(as_json: bool) -> None:
 
 def _print_columns(rows: Sequence[Sequence[str]], right: bool = False) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
+    for number, row in enumerate(rows):
         cells = (c.rjust(w) if right and i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        echo("  ".join(cells).rstrip())
+        line = "  ".join(cells).rstrip()
+        echo(line if number else Toned(line, "heading"))

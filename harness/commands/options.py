@@ -57,6 +57,28 @@ workers = click.option(
 )
 
 
+class _Output(click.Option):
+    """An option that had another name once, which still works and is not shown."""
+
+    def __init__(self, *declared: Any, former: Sequence[str] = (), **settings: Any):
+        super().__init__(*declared, **settings)
+        self.former = list(former)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown, self.opts = self.opts, [*self.opts, *self.former]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+def output(help: str, former: str | None = None, metavar: str = "DIR", **settings: Any) -> Callable:
+    """``--output``: where a verb writes what it makes. former: the name of the option in earlier versions."""
+    names = [former] if former else []
+    kind = click.Path(path_type=Path)
+    return click.option("--output", cls=_Output, former=names, type=kind, metavar=metavar, help=help, **settings)
+
+
 quiet = click.option(
     "--quiet", is_flag=True, help="No progress: neither the bar nor, where stderr is no terminal, a line every 30 s."
 )

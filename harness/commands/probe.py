@@ -22,7 +22,7 @@ from beit3_bench.harness.commands.options import (
     workers,
 )
 from beit3_bench.harness.commands.run import BatchSize
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 
 
 @click.command("probe")
@@ -99,7 +99,10 @@ def command(
     reporting = Reporting.unless(settings.pop("quiet"))
     request = RunRequest(task="probe", compute=compute_of(settings), reporting=reporting, **settings)
     result = probe(request, kind, Classifier(method, k, temperature, strengths))
-    echo(json.dumps(result, indent=2) if as_json else describe(result))
+    if as_json:
+        echo(json.dumps(result, indent=2))
+    else:
+        echo(*headed(describe(result)))
 
 
 def describe(result: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import click
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import parse_pairs
 from beit3_bench.harness.commands.run import BatchSize
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def command(run: Path, output: Path | None, tolerance: float, as_json: bool, **p
         ) from error
     if report is None:
         return
-    echo(json.dumps(report.to_dict(), indent=1) if as_json else replay_as_text(report))
+    if as_json:
+        echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        echo(*headed(replay_as_text(report), "good" if report.same else "error"))
     if not report.same:
         raise SystemExit(1)
 

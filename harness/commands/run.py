@@ -25,7 +25,7 @@ from beit3_bench.harness.commands.options import (
     seed,
     workers,
 )
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 
 if TYPE_CHECKING:
     from beit3_bench.harness.engine.processes import Processes
@@ -158,6 +158,7 @@ def command(
     import json
 
     from beit3_bench.harness.settings.choices import Choices
+    from beit3_bench.harness.settings.files import NAME
 
     if config is not None:
         from beit3_bench.harness.commands.run_file import run_file
@@ -167,7 +168,11 @@ def command(
     if index is not None:
         raise click.UsageError("--index belongs to --config FILE", context)
     if parameters["tasks"] is None:
-        raise click.UsageError("Missing option '--task'.", context)
+        raise click.UsageError(
+            f"run: no task is named; give --task NAME, --checkpoint FILE and --data-root DIR, write the places into {NAME} "
+            "(beit3-bench init) and name the task alone, or try it out without any of one's own: beit3-bench demo",
+            context,
+        )
     job = Job.of(parameters, Choices.of(context))
     processes = job.start()
     job.say(processes)
@@ -182,7 +187,7 @@ def command(
         if not as_json:
             from beit3_bench.harness.record.report import result_as_text
 
-            echo(result_as_text(outcome.result, outcome.folder, outcome.was_finished))
+            echo(*headed(result_as_text(outcome.result, outcome.folder, outcome.was_finished)))
         elif outcome.was_finished:
             echo(f"{outcome.folder}: was finished already; --overwrite runs it again", err=True)
     if as_json and processes.first and results:

@@ -13,7 +13,7 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.run import Job, shared
-from beit3_bench.harness.console import columns, echo
+from beit3_bench.harness.console import Toned, columns, echo, headed
 from beit3_bench.harness.settings.choices import Choices
 from beit3_bench.harness.settings.runs import NumberedRun, choose, read_runs, typed_words
 
@@ -60,7 +60,7 @@ def run_file(context: click.Context, file: Path, index: int | None, as_json: boo
     results: list[dict[str, Any]] = []
     for run, job in jobs:
         if processes.first:
-            echo(f"run {run.number} of {len(runs)} ({run.place})", err=True)
+            echo(Toned(f"run {run.number} of {len(runs)} ({run.place})", "heading"), err=True)
         job.say(processes)
         for request, task_class in job.plan.requests:
             one = _done(run.number, request, task_class, processes, results, as_json, job.all_tasks)
@@ -126,7 +126,7 @@ def _done(
     if outcome.was_finished:
         return Done(number, request.task, "was finished, skipped", headline, folder)
     if not as_json:
-        echo(result_as_text(outcome.result, outcome.folder, False))
+        echo(*headed(result_as_text(outcome.result, outcome.folder, False)))
     return Done(number, request.task, "done", headline, folder)
 
 
@@ -147,5 +147,4 @@ def _summary(done: Sequence[Done], results: Sequence[dict[str, Any]], as_json: b
         echo(json.dumps(results, indent=2))
         return
     rows = [(str(one.number), one.task, one.status, one.said, one.folder) for one in done]
-    for line in columns([("run", "task", "state", "result", "folder"), *rows]):
-        echo(line)
+    echo(*headed("\n".join(columns([("run", "task", "state", "result", "folder"), *rows]))))

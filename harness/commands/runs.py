@@ -9,7 +9,7 @@ import click
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands.options import runs_folder
-from beit3_bench.harness.console import columns, echo
+from beit3_bench.harness.console import columns, echo, headed
 from beit3_bench.text import visible
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def command(context: click.Context, root: Path, as_json: bool) -> None:
     if as_json:
         echo(json.dumps([run.to_dict() for run in runs], indent=1))
     elif runs:
-        echo(_table(runs))
+        echo(*headed(_table(runs)))
     else:
         echo(f"no runs in {visible(str(root))}", err=True)
 

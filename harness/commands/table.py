@@ -10,7 +10,7 @@ import click
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import runs_folder
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, sections
 from beit3_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def command(
         table = build_table(results, published, tasks, systems, setting)
         texts = {kind: _render(table, kind) for kind in dict.fromkeys(["markdown", "csv", form] if output else [form])}
     if output is None or form != "html":
-        echo(texts[form], nl=False)
+        echo(*(sections(texts[form]) if form == "markdown" else [texts[form]]), nl=False)
     if output is not None:
         _write(output, texts)
     if len(damaged) == 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beit3_bench.harness.commands import completion
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.console import echo, headed
 from beit3_bench.text import in_words
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def command(name: str | None, as_json: bool) -> None:
     rows = [(t.name, _title(t), _headline(t), ", ".join(_mark_default(t)) or "(data of your own)") for t in tasks]
     rows.insert(0, ("name", "title", "headline", "splits (* default)"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    echo(*headed("\n".join(lines)))
     echo("\nDetails and expected files: beit3-bench tasks NAME")
 
 
@@ -105,7 +105,9 @@ def _details(task: type[Task]) -> str:
         where = "lines of --data FILE.jsonl, one per sample" if task.own_data else "expected below --data-root"
         blocks.append(f"{where}:\n" + textwrap.indent(textwrap.dedent(task.layout).strip("\n"), "  "))
     if places := _places(task):
-        blocks.append("\n".join([f"where it comes from (beit3-bench data get --task {task.name} --to DIR):", *places]))
+        blocks.append(
+            "\n".join([f"where it comes from (beit3-bench data get --task {task.name} --output DIR):", *places])
+        )
     blocks.append(f"evaluate:\n  {_command_line(task)}")
     return "\n\n".join(blocks)
 

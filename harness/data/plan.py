@@ -218,7 +218,7 @@ def places_of_missing(task: type[Task], splits: Sequence[str], root: Path) -> li
     lines = [f"{' '.join(piece.missing)}: {piece.url or '; '.join(piece.steps())}" for piece in gone]
     for split in splits:
         if any(piece.missing for piece in pieces_of(task, [split], root)):
-            lines.append(f"beit3-bench data get --task {task.name} --split {split} --to {root}")
+            lines.append(f"beit3-bench data get --task {task.name} --split {split} --output {root}")
     return lines
 
 

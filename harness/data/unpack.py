@@ -228,7 +228,7 @@ def _make_folders(folder: Path, root: Path, known: set[Path]) -> None:
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise BenchError(
-                f"{folder}: is a link or file, and nothing is unpacked through it; move it away, or give the folder itself with --to"
+                f"{folder}: is a link or file, and nothing is unpacked through it; move it away, or give the folder itself with --output"
             ) from None
     known.add(folder)
 
@@ -275,5 +275,5 @@ def _not_written(place: Path, error: OSError) -> BenchError:
             f"{place}: the disk is full; free some space and give the same command again, which goes on from here"
         )
     return BenchError(
-        f"{place}: cannot be written ({(error.strerror or str(error)).lower()}); mend that, or choose another --to"
+        f"{place}: cannot be written ({(error.strerror or str(error)).lower()}); mend that, or choose another --output"
     )

@@ -22,6 +22,7 @@ from tqdm import tqdm  # of it only `write`, which leaves a bar as it is
 from beit3_bench.backbones.abilities import Ability, checked_values
 from beit3_bench.backbones.precision import arithmetic, full_float32
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.console import painted
 from beit3_bench.harness.engine.batches import Collated, dying_workers, load_batches
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.devices import (
@@ -307,9 +308,8 @@ class _Pass:
             )
         self.facts.out_of_memory += 1
         self.facts.batch_size = len(rest[0]) // 2
-        tqdm.write(
-            f"not enough memory for a batch of {len(rest[0])}; going on with {self.facts.batch_size}", file=sys.stderr
-        )
+        line = f"warning: not enough memory for a batch of {len(rest[0])}; going on with {self.facts.batch_size}"
+        tqdm.write(painted(line, err=True), file=sys.stderr)
         return _halve(rest, self.facts.batch_size)
 
     def _spent(self, name: str, since: float) -> float:
@@ -332,7 +332,7 @@ class _Pass:
         self.facts.images_from_cache += collated.from_cache
         if collated.trouble and not self.warned:
             self.warned = True
-            tqdm.write(f"warning: {collated.trouble}", file=sys.stderr)
+            tqdm.write(painted(f"warning: {collated.trouble}", err=True), file=sys.stderr)
         ids, padding = batch.get("token_ids"), batch.get("padding_mask")
         if isinstance(ids, torch.Tensor):
             self.facts.text_tokens += ids.numel()

@@ -83,7 +83,7 @@ def _finished(root: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if MANIFEST not in present and STARTED not in present:
         names = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
-        raise BenchError(f"{root}: not empty and not a tiny world (it holds {names}); give a new folder with --out")
+        raise BenchError(f"{root}: not empty and not a tiny world (it holds {names}); give a new folder with --output")
     if STARTED in present:
         return None
     manifest = _read_manifest(root / MANIFEST)

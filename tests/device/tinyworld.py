@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), settings.device, 3 if settings.quick else STEPS)
         size = "mini" if settings.quick else "tiny"
-        failure = world.command("data", "tiny", "--out", world.folder / "world", "--size", size)
+        failure = world.command("data", "tiny", "--output", world.folder / "world", "--size", size)
         piece.require(f"the tiny world is written {failure}".rstrip(), not failure)
         trained = [task for task in tasks if task not in TRAINED_AS]
         with ThreadPoolExecutor(TOGETHER) as pool:

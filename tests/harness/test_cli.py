@@ -181,7 +181,7 @@ def test_exit_codes_pass_through():
         ["run", "--task", "nlvr2", "--checkpoint", "a", "--data-root", "b"],
         ["probe", "--checkpoint", "a", "--data-root", "b"],
         ["compare", "a", "b"],
-        ["data", "tiny", "--out", "a"],
+        ["data", "tiny", "--output", "a"],
     ],
     ids=lambda words: words[0],
 )
@@ -192,3 +192,35 @@ def test_a_seed_that_no_generator_takes_is_one_line_on_every_verb(tmp_path, monk
     assert result.stderr.startswith("error: Invalid value for '--seed'")
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "former"),
+    [(("data", "tiny"), "--out"), (("data", "get"), "--to"), (("download",), "--to"), (("demo",), "--to")],
+)
+def test_where_a_verb_writes_is_called_output_and_the_earlier_name_still_works(words, former):
+    command: click.Command = main
+    context = click.Context(main, info_name="beit3-bench")
+    for word in words:
+        command = command.get_command(context, word)  # type: ignore[attr-defined]
+        context = click.Context(command, parent=context, info_name=word, resilient_parsing=True)
+    for name in ("--output", former):
+        command.parse_args(context, [name, "somewhere"])
+        assert str(context.params["output"]) == "somewhere"
+    shown = run(main, *words, "--help").output
+    assert "--output DIR" in shown
+    assert f"{former} " not in shown
+
+
+def test_no_verb_has_another_name_for_where_it_writes():
+    """``--runs``, ``--dir`` and the like name what is read."""
+    seen = set()
+
+    def look(command: click.Command, context: click.Context) -> None:
+        seen.update(name for parameter in command.params for name in parameter.opts)
+        for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+            look(command.get_command(context, name), context)
+
+    look(main, click.Context(main))
+    assert "--output" in seen
+    assert not seen & {"--out", "--to", "--out-dir", "--output-dir", "--save"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
 import subprocess
@@ -14,7 +16,7 @@ from leaderboard_cases import result, write_run
 from native import invoke, run_words
 
 import beit3_bench.harness
-from beit3_bench.harness.console import columns, echo
+from beit3_bench.harness.console import Toned, columns, echo, headed, sections, without_colour
 from beit3_bench.harness.record.store import RunStore
 
 BAD = "\x1b]0;t\x07\x1b[2J\n\u202e<img src=x onerror=alert(1)>|![a](http://b)"
@@ -29,6 +31,97 @@ def test_all_verbs_print_through_one_function():
 def test_echo_writes_out_what_controls_a_terminal(capsys):
     echo("a\x1b[2J\nb\r")
     assert capsys.readouterr().out == "a\\x1b[2J\nb\\r\n"
+
+
+# ---- colour --------------------------------------------------------------------------------------------------------------
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def be_a_terminal(monkeypatch):
+    """Let the streams, which are captured, say that they are terminals; to be called within the test."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+
+
+def test_a_terminal_shows_what_a_line_means_in_colour(monkeypatch, capsys):
+    be_a_terminal(monkeypatch)
+    echo("error: no such file", err=True)
+    echo("[rank 3] internal error: KeyError", err=True)
+    echo("warning: a part of the data", err=True)
+    echo("an error: not at its beginning", err=True)
+    echo("error: on stdout, a model's answer")
+    echo(*headed("vqav2 minival\n  samples 4"))
+    echo(*sections("# Leaderboard\ntext\n"), nl=False)
+    echo(Toned("same", "good"), ": 4 rows")
+    out, err = capsys.readouterr()
+    red, yellow, bold, green, end = "\x1b[31m\x1b[1m", "\x1b[33m\x1b[1m", "\x1b[1m", "\x1b[32m\x1b[1m", "\x1b[0m"
+    assert err.splitlines() == [
+        f"{red}error:{end} no such file",
+        f"{red}[rank 3] internal error:{end} KeyError",
+        f"{yellow}warning:{end} a part of the data",
+        "an error: not at its beginning",
+    ]
+    assert out == (
+        f"error: on stdout, a model's answer\n{bold}vqav2 minival{end}\n  samples 4\n{bold}# Leaderboard\n{end}text\n"
+        f"{green}same{end}: 4 rows\n"
+    )
+
+
+def test_colour_lets_no_text_control_the_terminal(monkeypatch, capsys):
+    be_a_terminal(monkeypatch)
+    echo(f"error: {BAD}", Toned(BAD, "error"), err=True)
+    shown = ESCAPE.sub("", capsys.readouterr().err)
+    assert hidden(shown) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_who_wants_no_colour_gets_none(monkeypatch, capsys, name, value):
+    be_a_terminal(monkeypatch)
+    monkeypatch.setenv(name, value)
+    echo(Toned("warning: x", "warning"), err=True)
+    assert capsys.readouterr().err == "warning: x\n"
+
+
+def test_neither_a_pipe_nor_output_for_programs_has_colour(capsys, monkeypatch):
+    echo(Toned("error: x", "error"), err=True)
+    assert capsys.readouterr().err == "error: x\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with without_colour():
+        echo(Toned("ok", "good"))
+    with without_colour(False):
+        echo(Toned("ok", "good"))
+    assert capsys.readouterr().out == "ok\n\x1b[32m\x1b[1mok\x1b[0m\n"
+
+
+def on_a_terminal(*words, **variables):
+    """What a command prints on a terminal of its own."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "beit3_bench.harness", *map(str, words)]
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm", **variables}
+    child = subprocess.Popen(command, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    said = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            said += chunk
+    except OSError:  # EIO: nobody writes any more
+        pass
+    os.close(leader)
+    child.wait()
+    return said.decode()
+
+
+def test_verbs_on_a_real_terminal():
+    assert on_a_terminal("tasks").startswith("\x1b[1mname")
+    assert on_a_terminal("tasks", "nothing").startswith("\x1b[31m\x1b[1merror:\x1b[0m ")
+    assert not ESCAPE.search(on_a_terminal("tasks", "nothing", "--json"))
+    assert not ESCAPE.search(on_a_terminal("tasks", NO_COLOR="1"))
+    assert json.loads(on_a_terminal("tasks", "--json"))
 
 
 def test_columns_are_one_line_each():
@@ -116,8 +209,6 @@ def test_table_is_written_through_no_link(tmp_path):
 
 
 def test_runs_with_files_that_are_none_are_listed_as_damaged(tmp_path):
-    import os
-
     write_run(tmp_path, "good", result())
     for name, file in (("a", "config.json"), ("b", "result.json")):
         (tmp_path / name / "rows").mkdir(parents=True)

@@ -217,7 +217,7 @@ def test_overwrite_removes_what_an_earlier_demo_left(tmp_path):
 def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path, spoil, line):
     spoil(tmp_path / "d")
     before = sorted(tmp_path.rglob("*"))
-    result = invoke("demo", "--quick", "--to", tmp_path / "d")
+    result = invoke("demo", "--quick", "--output", tmp_path / "d")
     assert result.exit_code == 2
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
@@ -228,7 +228,7 @@ def test_two_demos_in_one_folder_are_kept_apart(tmp_path):
     (tmp_path / LEDGER).write_text('{"done": []}')
     lock = hold(tmp_path / "lock")
     try:
-        result = invoke("demo", "--quick", "--to", tmp_path)
+        result = invoke("demo", "--quick", "--output", tmp_path)
     finally:
         os.close(lock)
     assert result.exit_code == 2
@@ -237,7 +237,7 @@ def test_two_demos_in_one_folder_are_kept_apart(tmp_path):
 
 def test_a_launcher_of_several_processes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = invoke("demo", "--to", tmp_path / "d")
+    result = invoke("demo", "--output", tmp_path / "d")
     assert result.exit_code == 2
     assert "runs in one process" in result.stderr
     assert not (tmp_path / "d").exists()

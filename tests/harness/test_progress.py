@@ -130,6 +130,6 @@ def test_a_download_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path, mo
     monkeypatch.setattr("beit3_bench.download.download", fetched)
     monkeypatch.setattr("beit3_bench.backbones.pins.pin_or_check", lambda path, name: hashlib.sha256(b"").hexdigest())
     name = released_files()[0].name
-    loud = stderr_of("download", name, "--to", tmp_path)
+    loud = stderr_of("download", name, "--output", tmp_path)
     assert "1.00kB of 4.00kB (25%)" in loud
-    assert stderr_of("download", name, "--to", tmp_path, "--quiet") == ""
+    assert stderr_of("download", name, "--output", tmp_path, "--quiet") == ""

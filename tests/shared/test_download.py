@@ -509,22 +509,22 @@ def run(*args: str, env: dict[str, str] | None = None) -> str:
 
 
 def test_the_verb_downloads_from_a_mirror_and_pins(server: Server, tmp_path: Path, cache: Path) -> None:
-    out = run("beit3.spm", "beit3_base_patch16_224", "--to", str(tmp_path / "w"), "--base-url", server.url + "/")
+    out = run("beit3.spm", "beit3_base_patch16_224", "--output", str(tmp_path / "w"), "--base-url", server.url + "/")
     assert leftovers(tmp_path / "w") == ["beit3.spm", "beit3_base_patch16_224.pth"]
     assert read_pins() == {"beit3.spm": DIGEST, "beit3_base_patch16_224": DIGEST}
     assert out.count(DIGEST) == 2
 
 
 def test_the_mirror_can_come_from_the_environment(server: Server, tmp_path: Path, cache: Path) -> None:
-    run("beit3.spm", "--to", str(tmp_path), env={"BEIT3_BENCH_MIRROR": server.url})
+    run("beit3.spm", "--output", str(tmp_path), env={"BEIT3_BENCH_MIRROR": server.url})
     assert (tmp_path / "beit3.spm").read_bytes() == BODY
 
 
 def test_a_file_that_differs_from_its_pin_is_refused(server: Server, tmp_path: Path, cache: Path) -> None:
-    run("beit3.spm", "--to", str(tmp_path / "a"), "--base-url", server.url)
+    run("beit3.spm", "--output", str(tmp_path / "a"), "--base-url", server.url)
     server.body = BODY[:-1]
     with pytest.raises(BenchError, match="is not the expected"):
-        run("beit3.spm", "--to", str(tmp_path / "b"), "--base-url", server.url)
+        run("beit3.spm", "--output", str(tmp_path / "b"), "--base-url", server.url)
     assert leftovers(tmp_path / "b") == []
 
 
@@ -546,16 +546,16 @@ def test_an_unknown_name_gets_a_hint(cache: Path) -> None:
 def test_a_task_gets_its_released_file_and_the_tokenizer(
     server: Server, tmp_path: Path, cache: Path, words: list[str], files: list[str]
 ) -> None:
-    run(*words, "--to", str(tmp_path / "w"), "--base-url", server.url)
+    run(*words, "--output", str(tmp_path / "w"), "--base-url", server.url)
     assert leftovers(tmp_path / "w") == files
     asked = len(server.asked)
-    run(*words, "--to", str(tmp_path / "w"), "--base-url", server.url)
+    run(*words, "--output", str(tmp_path / "w"), "--base-url", server.url)
     assert len(server.asked) == asked
 
 
 def test_a_family_that_is_named_has_its_own_file_and_vocabulary(server: Server, tmp_path: Path, cache: Path) -> None:
     with pytest.raises(BenchError, match=r"vocab\.txt.*is not the expected"):  # its hash is published
-        run("--task", "vqav2", "--family", "vlmo", "--to", str(tmp_path), "--base-url", server.url)
+        run("--task", "vqav2", "--family", "vlmo", "--output", str(tmp_path), "--base-url", server.url)
     assert leftovers(tmp_path) == ["cache", "vlmo_base_patch16_480_vqa.pt"]
 
 

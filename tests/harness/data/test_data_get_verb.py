@@ -101,7 +101,7 @@ def server(world: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServe
 def test_a_split_is_fetched_into_the_tree_that_its_reader_reads(
     server: FaultyServer, world: Path, tmp_path: Path, task: str, folder: str, split: str, parts: list[str]
 ) -> None:
-    done = type_in("data", "get", "--task", task, "--split", split, "--to", tmp_path)
+    done = type_in("data", "get", "--task", task, "--split", split, "--output", tmp_path)
     assert done.exit_code == 0, done.stderr
     assert below(tmp_path, ".") == {f"{folder}/{name}": data for name, data in below(world / folder, *parts).items()}
     assert f"data verify --task {task} --data-root {tmp_path / folder}" in done.stdout
@@ -109,14 +109,14 @@ def test_a_split_is_fetched_into_the_tree_that_its_reader_reads(
     assert examples
     assert all(Path(image).is_file() for example in examples for image in example.images)
     asked = len(server.asked)
-    again = type_in("data", "get", "--task", task, "--split", split, "--to", tmp_path)
+    again = type_in("data", "get", "--task", task, "--split", split, "--output", tmp_path)
     assert (again.exit_code, len(server.asked)) == (0, asked)
     assert "total: 0 B to fetch" in again.stdout
 
 
 def test_several_tasks_share_what_both_need(server: FaultyServer, world: Path, tmp_path: Path) -> None:
     done = type_in(
-        "data", "get", "--task", "coco-retrieval, coco-caption,coco-det", "--to", tmp_path, "--quiet", "--json"
+        "data", "get", "--task", "coco-retrieval, coco-caption,coco-det", "--output", tmp_path, "--quiet", "--json"
     )
     assert done.exit_code == 0, done.stderr
     record = json.loads(done.stdout)
@@ -127,14 +127,14 @@ def test_several_tasks_share_what_both_need(server: FaultyServer, world: Path, t
 
 
 def test_a_folder_that_is_the_data_set_is_filled_itself(server: FaultyServer, tmp_path: Path) -> None:
-    assert type_in("data", "get", "--task", "coco-det", "--to", tmp_path / "coco").exit_code == 0
+    assert type_in("data", "get", "--task", "coco-det", "--output", tmp_path / "coco").exit_code == 0
     assert (tmp_path / "coco" / "val2017").is_dir()
-    assert type_in("data", "get", "--task", "coco-det", "--to", tmp_path, "--split", "train2017").exit_code == 0
+    assert type_in("data", "get", "--task", "coco-det", "--output", tmp_path, "--split", "train2017").exit_code == 0
     assert (tmp_path / "coco" / "train2017").is_dir()
 
 
 def test_the_total_comes_before_the_first_byte_and_a_dry_run_ends_there(server: FaultyServer, tmp_path: Path) -> None:
-    done = type_in("data", "get", "--task", "coco-det", "--to", tmp_path / "new", "--dry-run")
+    done = type_in("data", "get", "--task", "coco-det", "--output", tmp_path / "new", "--dry-run")
     assert done.exit_code == 0
     size = sum(len(server.files[name]) for name in ("annotations_trainval2017.zip", "val2017.zip"))
     assert f"total: {size / 1000:.1f} kB to fetch; about " in done.stdout
@@ -147,7 +147,7 @@ def test_what_the_disk_cannot_hold_is_not_begun(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    done = type_in("data", "get", "--task", "coco-det", "--to", tmp_path)
+    done = type_in("data", "get", "--task", "coco-det", "--output", tmp_path)
     assert done.exit_code == 2
     assert "with what comes out of the archives, 1.0 kB are free; free some space" in done.stderr
     assert server.gets() == []
@@ -158,14 +158,14 @@ def test_a_total_of_parts_that_are_here_counts_what_is_left(server: FaultyServer
     part.parent.mkdir(parents=True)
     part.write_bytes(server.files["val2017.zip"][:5000])
     (part.parent / "val2017.zip.part.version").write_text(f'"1"\n{len(server.files["val2017.zip"])}')
-    done = type_in("data", "get", "--task", "coco-det", "--to", tmp_path)
+    done = type_in("data", "get", "--task", "coco-det", "--output", tmp_path)
     assert "(5.0 kB here)" in done.stdout
     assert server.gets("/val2017.zip") == ["bytes=5000-"]
     assert done.exit_code == 0
 
 
 def test_what_has_to_be_asked_for_is_told_step_by_step(server: FaultyServer, world: Path, tmp_path: Path) -> None:
-    words = ("data", "get", "--task", "nlvr2", "--split", "dev", "--to", tmp_path)
+    words = ("data", "get", "--task", "nlvr2", "--split", "dev", "--output", tmp_path)
     done = type_in(*words)
     assert done.exit_code == 2
     assert "https://goo.gl/forms/yS29stWnFWzrDBFH3" in done.stdout
@@ -184,7 +184,7 @@ def test_annotations_that_differ_from_the_official_ones_are_refused(
     server: FaultyServer, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr("beit3_bench.harness.data.get.read_facts", read_facts)
-    done = type_in("data", "get", "--task", "nlvr2", "--split", "dev", "--to", tmp_path)
+    done = type_in("data", "get", "--task", "nlvr2", "--split", "dev", "--output", tmp_path)
     assert done.exit_code == 2
     assert "dev.json: differs from the official file" in done.stderr
     assert below(tmp_path, ".") == {}
@@ -205,7 +205,7 @@ def test_annotations_that_differ_from_the_official_ones_are_refused(
     ],
 )
 def test_bad_input_is_a_line(server: FaultyServer, tmp_path: Path, words: list[str], line: str) -> None:
-    done = type_in("data", "get", *words, "--to", tmp_path)
+    done = type_in("data", "get", *words, "--output", tmp_path)
     assert done.exit_code == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
@@ -214,31 +214,31 @@ def test_bad_input_is_a_line(server: FaultyServer, tmp_path: Path, words: list[s
 
 def test_what_is_not_given_out_does_not_keep_the_rest_from_coming(server: FaultyServer, tmp_path: Path) -> None:
     server.faults = {"annotations_trainval2017.zip": ["403"]}
-    words = ("data", "get", "--task", "coco-det", "--to", tmp_path)
+    words = ("data", "get", "--task", "coco-det", "--output", tmp_path)
     done = type_in(*words)
     assert done.exit_code == 2
     assert "annotations_trainval2017.zip: the server says 403" in done.stderr
     assert (tmp_path / "coco" / "val2017").is_dir()
     assert type_in(*words).exit_code == 0
     server.files.clear()
-    done = type_in(*words[:4], "--split", "train2017", "--to", tmp_path / "new")
+    done = type_in(*words[:4], "--split", "train2017", "--output", tmp_path / "new")
     assert "says 404" in done.stderr
     assert "and 1 more are not given out" in done.stderr
-    done = type_in("data", "get", "--task", "nocaps", "--to", tmp_path / "new")
+    done = type_in("data", "get", "--task", "nocaps", "--output", tmp_path / "new")
     assert "nocaps_val_4500_captions.json: the server says 404" in done.stderr
     assert not (tmp_path / "new" / "coco").exists()
 
 
 def test_a_file_where_the_folder_belongs_is_a_line(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "coco").write_text("mine")
-    done = type_in("data", "get", "--task", "coco-det", "--to", tmp_path)
+    done = type_in("data", "get", "--task", "coco-det", "--output", tmp_path)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert below(tmp_path, ".") == {"coco": b"mine"}
 
 
 def test_a_task_of_another_package_without_places_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("beit3_bench.harness.data.plan.read_facts", lambda task: Facts())
-    done = type_in("data", "get", "--task", "nlvr2", "--to", tmp_path)
+    done = type_in("data", "get", "--task", "nlvr2", "--output", tmp_path)
     assert done.exit_code == 0
     assert "nlvr2: no place of its data is known" in done.stderr
 
@@ -253,7 +253,7 @@ def test_without_a_network_the_line_comes_within_seconds(monkeypatch: pytest.Mon
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     for task in ("ade20k-seg", "coco-det"):
         begun = time.monotonic()
-        done = type_in("data", "get", "--task", task, "--to", tmp_path)
+        done = type_in("data", "get", "--task", task, "--output", tmp_path)
         assert time.monotonic() - begun < 5
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
         assert "not reached" in done.stderr
@@ -271,7 +271,7 @@ def test_tasks_name_says_where_its_data_comes_from(task: str) -> None:
         assert place.url in text
         assert all(step.split(" ")[0] in text for step in place.steps)
         assert place.file in [stated["file"] for stated in record["places"]]
-    assert f"beit3-bench data get --task {task} --to DIR" in text
+    assert f"beit3-bench data get --task {task} --output DIR" in text
 
 
 def test_verify_says_where_missing_files_come_from(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_verify_says_where_missing_files_come_from(tmp_path: Path) -> None:
         in done.stdout
     )
     assert "to get: val2017/: http://images.cocodataset.org/zips/val2017.zip" in done.stdout
-    assert f"to get: beit3-bench data get --task coco-det --split val2017 --to {tmp_path / 'coco'}" in done.stdout
+    assert f"to get: beit3-bench data get --task coco-det --split val2017 --output {tmp_path / 'coco'}" in done.stdout
     assert len(json.loads(type_in(*words, "--json").stdout)["to_get"]) == 3
 
 

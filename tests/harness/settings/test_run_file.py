@@ -238,5 +238,9 @@ def test_words_that_do_not_go_with_a_file(three, here, words, line):
 
 def test_number_without_file_and_nothing_at_all(here):
     assert "--index belongs to --config FILE" in invoke("run", "--task", "nlvr2", "--index", 1).stderr
-    assert "Missing option '--task'" in invoke("run").stderr
+    said = invoke("run")
+    assert said.exit_code == 2
+    assert said.stderr.count("\n") == 1
+    for way in ("--task NAME", "beit3-bench init", "beit3-bench demo"):
+        assert way in said.stderr
     assert invoke("run", "--config", "none.toml").stderr == "error: none.toml: runs file not found; check its name\n"
