@@ -46,7 +46,12 @@ SORTS = ("worst", "best", "random", "flips", "confident-errors")
     help="Folder of pages with an index, or one file [default: RUN/page.html].",
 )
 @click.option(
-    "--data-root", type=_PATH, metavar="DIR", help="The data of the run, where it is no longer where its card says."
+    "--data-root",
+    "--data",
+    "data_root",
+    type=_PATH,
+    metavar="DIR",
+    help="The data of the run, where it is no longer where its card says.",
 )
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the run that is a file, where it has moved."
@@ -81,14 +86,15 @@ def command(
     from beit3_bench.harness.pages.making import Wish, make_pages
 
     wish = Wish(against, image, count, sort, output, data_root, parse_pairs(options), seed)
-    made = make_pages(list(runs), wish)
+    made, failed = make_pages(list(runs), wish)
     if as_json:
         told = [page.to_dict() for page in made]
-        echo(json.dumps(told[0] if len(told) == 1 else told, indent=1))
-        return
-    for page in made:
+        echo(json.dumps(told[0] if len(runs) == 1 or image is not None else told, indent=1))
+    for page in made if not as_json else ():
         echo(page.text())
         for line in page.warnings:
             echo(f"warning: {line}", err=True)
-    if not made:
-        raise BenchError("nothing was made")
+    for line in failed:
+        echo(f"error: {line}", err=True)
+    if failed:
+        raise BenchError(f"{len(failed)} of {len(runs)} folders have no page; see above")

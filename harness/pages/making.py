@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -53,27 +53,33 @@ class Made:
         return {"page": told.pop("path"), **told}
 
 
-def make_pages(folders: Sequence[Path], wish: Wish) -> list[Made]:
-    """Make and write the pages.
+def make_pages(folders: Sequence[Path], wish: Wish) -> tuple[list[Made], list[str]]:
+    """Make and write the pages; of several folders, what is wrong with those that have none is told, and the others get theirs.
 
     Raises:
         BenchError: options that do not go together; see the makers of pages.
     """
     check(folders, wish)
+    made: list[Made] = []
+    failed: list[str] = []
     if wish.image is not None:
-        made = [
-            _made(
-                _image_place(wish.image, wish.output),
-                lambda: image_page(wish.image, folders, wish.data_root, wish.options, wish.n),
-            )
-        ]
+        started = time.perf_counter()
+        page = image_page(wish.image, folders, wish.data_root, wish.options, wish.n)
+        made.append(_written(_image_place(wish.image, wish.output), page, started))
     else:
-        made = [_made(place_of(folder, wish.output), lambda folder=folder: _page(folder, wish)) for folder in folders]
-    if is_folder(wish.output):
+        for folder in folders:
+            started = time.perf_counter()
+            try:
+                made.append(_written(place_of(folder, wish.output), _page(folder, wish), started))
+            except BenchError as error:
+                if len(folders) == 1:
+                    raise
+                failed.append(str(error))
+    if is_folder(wish.output) and made:
         index = write_index(wish.output)
         for one in made:
             one.index = index
-    return made
+    return made, failed
 
 
 def _page(folder: Path, wish: Wish) -> Page:
@@ -86,9 +92,7 @@ def _page(folder: Path, wish: Wish) -> Page:
     return run_page(folder, wish.against, wish.n, wish.sort, wish.data_root, wish.options, wish.seed)
 
 
-def _made(path: Path, make: Callable[[], Page]) -> Made:
-    started = time.perf_counter()
-    page = make()
+def _written(path: Path, page: Page, started: float) -> Made:
     write_page(path, page.html)
     return Made(path, path.stat().st_size, page.cards, time.perf_counter() - started, page.facts, page.warnings)
 

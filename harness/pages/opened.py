@@ -19,6 +19,7 @@ from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import Result, check_shape
 from beit3_bench.harness.record.store import CONFIG, MEND, RESULT, SAMPLES, RunStore
+from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.display import Display, Samples
@@ -94,7 +95,7 @@ def open_run(folder: Path, data_root: Path | None = None, options: Mapping[str, 
         recorded, place = card["given_options"], card["data_root"]
         mine = os.stat(folder / CONFIG).st_uid == os.geteuid()
         asked = Asked()
-        root = asked.place("--data-root", data_root or (Path(place) if mine else None), place)
+        root = asked.place(data_option(task_class), data_root or (Path(place) if mine else None), place)
         chosen = asked.options(task_class, recorded, {**(recorded if mine else {}), **(options or {})})
         asked.check(folder, ["beit3-bench", "show", str(folder)])
         assert root is not None
@@ -159,8 +160,8 @@ def _read(folder: Path, task: Task, name: str, limit: int | None, given: bool) -
         if given:
             raise
         raise BenchError(
-            f"{folder}: its data is looked for in {task.data_root}, as the run's card says; --data-root DIR names where it is now "
-            f"({error})"
+            f"{folder}: its data is looked for in {task.data_root}, as the run's card says; {data_option(type(task))} names where it "
+            f"is now ({error})"
         ) from error
 
 
@@ -170,7 +171,7 @@ def _fitting(rows: dict[str, Row], split: Split, task: Task, folder: Path) -> tu
     if not known:
         raise BenchError(
             f"{folder}: none of its {len(rows):,} rows belongs to an example of {task.data_root}; name the run's own data with "
-            "--data-root DIR"
+            f"{data_option(type(task))}"
         )
     later = [name for name in task.second_ids(split) if name in rows]
     for names, shape in ((known, task.row_shape), (later, task.second_row_shape)):

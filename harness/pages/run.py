@@ -17,6 +17,7 @@ from beit3_bench.harness.pages.choosing import Chosen, changes, choose
 from beit3_bench.harness.pages.numbers import MetricRow, details_of, facts_of, headline_of, metric_rows, value_of
 from beit3_bench.harness.pages.opened import OpenedRun, open_run
 from beit3_bench.harness.pages.rendering import Page, render, summary_tag
+from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec, shown
 from beit3_bench.tasks.display import Shown
 
@@ -118,8 +119,8 @@ def _cards(run: OpenedRun, other: OpenedRun | None, chosen: list[Chosen]) -> tup
     warnings = []
     if problems := album.missing():
         warnings.append(
-            f"{len(problems)} pictures cannot be shown; the data is looked for in {run.data_root}, and --data-root DIR names another "
-            f"place ({problems[0]})."
+            f"{len(problems)} pictures cannot be shown; the data is looked for in {run.data_root}, and "
+            f"{data_option(type(run.task))} names another place ({problems[0]})."
         )
     if album.changed:
         warnings.append(

@@ -99,13 +99,14 @@ class DetectionDisplay(Display):
             if c in objects
         }
         by_category = Breakdown("Box AP by category", "AP", "fraction", table, estimate_ap, counts, counted="objects")
-        told = [
+        told: list[tuple[Any, ...]] = [
             (min(score, 1.0), float(state == "matched"), self.examples[i].cluster)
             for i, found in self.found().items()
             for score, state in found
             if state != "ignored"
         ]
-        return [by_category, *(reliability(*zip(*told, strict=True), what="precision at IoU 0.5") if told else [])]
+        sure, right, clusters = ([each[k] for each in told] for k in range(3))
+        return [by_category, *reliability(sure, right, clusters, "precision at IoU 0.5")]
 
 
 def matched(objects: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> dict[int, int]:
@@ -128,7 +129,7 @@ def _found(objects: Sequence[Mapping[str, Any]] | None, found: Mapping[int, int]
 
 
 def _rle(record: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any] | None:
-    mask = record.get("segmentation")
+    mask: Any = record.get("segmentation")
     if not has_mask(mask):
         return None
     width, height = size

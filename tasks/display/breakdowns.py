@@ -122,8 +122,8 @@ def confusions(pairs: Sequence[tuple[str, str, str]], most: int = 12) -> list[Br
     sums, counts = np.zeros((2, len(pairs), len(chosen)))
     for n, (_, right, predicted) in enumerate(pairs):
         counts[n, columns.get(right, [])] = 1
-        if (k := place.get((right, predicted))) is not None:
-            sums[n, k] = 1
+        if (right, predicted) in place:
+            sums[n, place[right, predicted]] = 1
     names = [f"{right} → {predicted}" for right, predicted in chosen]
     title = "Confusions" if len(wrong) <= most else "Commonest confusions"
     note = f"{sum(wrong.values()):,} of {len(pairs):,} samples are taken for another class, in {len(wrong):,} pairs of classes."

@@ -45,7 +45,7 @@ class ClassDisplay(Display):
         """Image -> its first classes, and their probabilities (none where the row holds none)."""
         return {i: (list(self.rows[i]["top5"]), _numbers(self.rows[i].get("probabilities"))) for i in self.examples}
 
-    def value_text(self, score: float) -> tuple[str, float]:
+    def value_text(self, score: float) -> tuple[str, float | None]:
         """A score in words, and as the share of a bar."""
         return f"{100 * score:.1f} %", score
 
@@ -57,15 +57,15 @@ class ClassDisplay(Display):
     def shown(self, example: Example, row: Row) -> Shown:
         classes, scores = self.best[example.id]
         truth = self.name(example.target)
-        entries = tuple(
-            Entry(self.name(c), None, *(self.value_text(scores[k]) if k < len(scores) else ("", None)), c == example.target or None)
-            for k, c in enumerate(classes[:TOP])
-        )  # fmt: skip
+        entries = []
+        for k, c in enumerate(classes[:TOP]):
+            value, share = self.value_text(scores[k]) if k < len(scores) else ("", None)
+            entries.append(Entry(self.name(c), None, value, share, c == example.target or None))
         said = self.name(classes[0])
         picture = Picture(example.images[0], f"Picture of the class {truth}, taken for {said}")
         lines = (Line("answer", said, classes[0] == example.target), Line("truth", truth))
         return Shown(
-            example.id, truth, (picture,), lines, (Listing(f"First {len(entries)} classes", entries),), (truth,)
+            example.id, truth, (picture,), lines, (Listing(f"First {len(entries)} classes", tuple(entries)),), (truth,)
         )
 
     def name(self, number: int) -> str:
@@ -95,7 +95,8 @@ class NamedClassDisplay(ClassDisplay):
         features = embeddings_of(texts, self.rows)
         classes = max(e.target for e in texts) + 1
         weights = zero_shot_weights(features.reshape(classes, -1, features.shape[-1]))
-        images, best = list(self.examples.values()), {}
+        images = list(self.examples.values())
+        best: dict[str, tuple[list[int], list[float]]] = {}
         for start in range(0, len(images), BLOCK):
             block = images[start : start + BLOCK]
             scores = zero_shot_scores(embeddings_of(block, self.rows), weights)
@@ -104,7 +105,7 @@ class NamedClassDisplay(ClassDisplay):
             best |= {e.id: (c, v) for e, c, v in zip(block, first.tolist(), values.tolist(), strict=True)}
         return best
 
-    def value_text(self, score: float) -> tuple[str, float]:
+    def value_text(self, score: float) -> tuple[str, float | None]:
         return f"cosine {score:.3f}", max(score, 0.0)
 
     def samples(self) -> Samples:

@@ -36,7 +36,8 @@ class SegmentationDisplay(Display):
                 maps.append(_layer("truth", whole_map(small_map(read_label(example.truth_files[0]))), names))
             except BenchError as error:
                 lines.append(Line("truth", str(error)))
-        listings, classes = [], ()
+        listings: list[Listing] = []
+        classes: tuple[str, ...] = ()
         if "classes" in row:
             areas = dict(zip(AREAS, dense_histogram(row), strict=True))
             each = per_class(areas)["IoU"]

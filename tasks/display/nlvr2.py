@@ -61,7 +61,7 @@ class NLVR2Display(Display):
                 "By length of the sentence", "accuracy", "fraction", values, lengths, clusters, words_order(EDGES)
             ),
             *confusions(pairs),
-            *(reliability(*zip(*sure, strict=True)) if sure else []),
+            *reliability([s for s, _, _ in sure], [right for _, right, _ in sure], [cluster for _, _, cluster in sure]),
         ]
 
 

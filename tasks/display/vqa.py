@@ -28,7 +28,8 @@ class VQADisplay(Display):
         target, said = example.target, str(row["answer"])
         value = self.scores.get(OVERALL, {}).get(example.id)
         lines = [Line("answer", said, None if value is None else value > 0)]
-        listings, classes = [], ()
+        listings: list[Listing] = []
+        classes: tuple[str, ...] = ()
         if target is not None:
             answers = target["answers"]
             counts: dict[str, int] = {}

@@ -91,10 +91,11 @@ def matched_pairs(
         objects, detections: as of `match`.  threshold: least overlap.
     """
     categories = sorted({record["category_id"] for record in (*objects, *detections)})
-    places = {0: 0}, {category: i for i, category in enumerate(categories)}
+    image: dict[Identity, int] = {0: 0}
+    place: dict[Identity, int] = {category: i for i, category in enumerate(categories)}
     shape = "bbox" if iou_type == "bbox" else "segmentation"
     sides = [
-        _Records.of([{**r, "image_id": 0, "position": n} for n, r in enumerate(records)], shape, *places)
+        _Records.of([{**r, "image_id": 0, "position": n} for n, r in enumerate(records)], shape, image, place)
         for records in (objects, detections)
     ]
     truth, guesses = sides

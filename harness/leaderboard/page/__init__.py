@@ -11,15 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beit3_bench.harness.leaderboard.board import BEIT3, ApartRow, Cell, Section, Table, TableRow
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, row_label, row_protocol
+from beit3_bench.harness.pages.rendering import environment
 from beit3_bench.harness.record.results import SYSTEMS
-from beit3_bench.text import visible
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 SIZES = ("tiny", "base", "large", "giant", "custom")
 OTHERS = "other systems"
@@ -37,29 +34,6 @@ def to_html(table: Table) -> str:
 
     folder = Path(__file__).parent
     style, script = ((folder / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    page = _environment(folder).get_template("leaderboard.html")
-    return page.render(
-        table=table,
-        legend=LEGEND.replace("Bold rows", "Marked rows"),
-        apart_legend=APART_LEGEND,
-        filters=_filters(table),
-        style=Markup(style),
-        script=Markup(script),
-    )
-
-
-def _environment(folder: Path) -> Environment:
-    """Where the template is rendered: every value is escaped, and its control characters are written out."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        finalize=_printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown: list[Callable[..., Any]] = [
         chart_of,
         has_protocol,
@@ -68,17 +42,19 @@ def _environment(folder: Path) -> Environment:
         notes_of,
         protocol_of,
         ranges_of,
+        size_of,
+        system_of,
+        url_of,
     ]
-    shown += [size_of, system_of, url_of, verdicts_of, whisker_of]
-    environment.filters |= {function.__name__: function for function in shown}
-    return environment
-
-
-def _printable(value: Any) -> Any:
-    """What the template prints: nothing for None, and texts as `visible` has them; markup of the page's own stays."""
-    if value is None:
-        return ""
-    return visible(value) if type(value) is str else value
+    page = environment([folder], [*shown, verdicts_of, whisker_of]).get_template("leaderboard.html")
+    return page.render(
+        table=table,
+        legend=LEGEND.replace("Bold rows", "Marked rows"),
+        apart_legend=APART_LEGEND,
+        filters=_filters(table),
+        style=Markup(style),
+        script=Markup(script),
+    )
 
 
 def _filters(table: Table) -> list[tuple[str, str, list[str]]]:

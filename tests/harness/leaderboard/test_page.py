@@ -5,13 +5,11 @@ from __future__ import annotations
 import html.parser
 import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from browser import browser
 from hypothesis import given
 from hypothesis import strategies as st
 from leaderboard_cases import metric, result, retrieval_metrics
@@ -182,15 +180,6 @@ out.id = "probe"; out.textContent = JSON.stringify(told);
 document.body.append(out);
 </script>
 """
-
-
-def browser(*args: str) -> subprocess.CompletedProcess[str]:
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine (Debian package: chromium)")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    flags += ["--enable-logging=stderr", "--v=0", "--window-size=1400,1000", "--virtual-time-budget=5000"]
-    return subprocess.run([program, *flags, *args], capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")

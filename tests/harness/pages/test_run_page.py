@@ -325,6 +325,15 @@ def test_the_command_writes_a_page_an_index_and_json(runs, tmp_path):
     assert out.startswith(str(runs("nlvr2") / "page.html"))
 
 
+def test_of_several_folders_those_without_a_page_are_told_and_the_others_get_theirs(runs, tmp_path):
+    code, out, error = show(runs("nlvr2"), tmp_path / "gone", "--output", tmp_path / "pages", "--n", 2)
+    assert code == 2
+    assert len(out.splitlines()) == 1
+    assert [line.split(":")[0] for line in error.splitlines()] == ["error", "error"]
+    assert "no such folder" in error
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["index.html", "nlvr2-a.html"]
+
+
 def test_only_pages_of_ours_are_replaced_and_no_link_is_followed(runs, tmp_path):
     foreign = tmp_path / "mine.html"
     foreign.write_text("<p>mine</p>")
