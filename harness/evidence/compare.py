@@ -173,12 +173,20 @@ def _scored(folder: Path) -> Result:
     return result
 
 
+def _part(result: Result) -> str:
+    """Which part of a split a run is over, in words."""
+    subset = result["subset"]
+    return "all of it" if subset is None else f"its first {subset['limit']} samples"
+
+
 def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> tuple[Task, list[str]]:
     """The task of both and notes on their data, or a `BenchError` that says in what the runs differ."""
     from beit3_bench.tasks.registry import get_task
 
     a, b = results
-    reasons = [f"{key} {a[key]!r} and {b[key]!r}" for key in ("task", "split", "world", "subset") if a[key] != b[key]]  # type: ignore[literal-required]
+    reasons = [f"{key}s, {a[key]} and {b[key]}" for key in ("task", "split", "world") if a[key] != b[key]]  # type: ignore[literal-required]
+    if a["subset"] != b["subset"]:
+        reasons.append(f"parts of the split, {_part(a)} and {_part(b)}")
     seen, alike, notes = [], [], []
     for store in stores:
         fingerprints = store.config.get("fingerprints")
@@ -192,7 +200,7 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> tuple[
         )
     elif not reasons and seen[0] != seen[1]:
         roots = [store.config.get("data_root") for store in stores]
-        reasons.append(f"data {seen[0][:12]}... in {roots[0]} and {seen[1][:12]}... in {roots[1]}")
+        reasons.append(f"data, {seen[0][:12]}... in {roots[0]} and {seen[1][:12]}... in {roots[1]}")
     known = [result["provenance"].get("fingerprints") for result in results]
     images = [fingerprints.get(IMAGES) if isinstance(fingerprints, dict) else None for fingerprints in known]
     if not reasons and None not in images and images[0] != images[1]:
