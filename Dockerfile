@@ -4,7 +4,7 @@
 #   docker build -t beit3-bench --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .    with the libraries of a CUDA image
 #   docker build -t beit3-bench --build-arg EXTRAS=captions,peers,fast .       optional packages, by the names in pyproject.toml
 #
-#   docker run --rm beit3-bench demo --quick --to /tmp/demo
+#   docker run --rm beit3-bench demo --quick --output /tmp/demo
 #   docker run --rm --gpus all --shm-size 8g -v /data:/data:ro -v $PWD:/work beit3-bench run --task coco-retrieval \
 #       --checkpoint weights/beit3_base_patch16_384_coco_retrieval.pth --data-root /data/coco
 #

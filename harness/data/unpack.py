@@ -244,12 +244,17 @@ def _put(member: Member, stream: IO[bytes], place: Path, archive: Path) -> bool:
             )
     part = place.with_name(f".{place.name}.part")
     with open(part, "wb", opener=lambda path, flags: open_in_place(Path(path), flags)) as file:
-        shutil.copyfileobj(stream, file, CHUNK)
-        size = file.tell()
-    if size != member.size:
-        part.unlink()
-        raise Damaged(f"{archive}: is damaged or cut off ({member.name[:100]!r} has {size:,} of {member.size:,} bytes)")
-    os.replace(part, place)
+        try:
+            shutil.copyfileobj(stream, file, CHUNK)
+            file.flush()
+            if (size := file.tell()) != member.size:
+                raise Damaged(
+                    f"{archive}: is damaged or cut off ({member.name[:100]!r} has {size:,} of {member.size:,} bytes)"
+                )
+            os.replace(part, place)
+        except BaseException:  # a full disk, an interruption: what is half written helps nobody
+            part.unlink(missing_ok=True)
+            raise
     return True
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import toy_task
 from click.testing import CliRunner
-from training_cases import mini_world
+from native import run_words
+from training_cases import finetune_words, mini_world, request_for
 
 from beit3_bench.backbones.released import released_files
 from beit3_bench.harness import progress
@@ -133,3 +134,22 @@ def test_a_download_tells_how_far_it_is_unless_it_is_quiet(at_once, tmp_path, mo
     loud = stderr_of("download", name, "--output", tmp_path)
     assert "1.00kB of 4.00kB (25%)" in loud
     assert stderr_of("download", name, "--output", tmp_path, "--quiet") == ""
+
+
+def test_a_probe_tells_how_far_it_is_unless_it_is_quiet(at_once, native):
+    words = ["probe", *run_words(native, "imagenet")[3:]]
+    loud, silent = stderr_of(*words), stderr_of(*words, "--quiet")
+    assert " samples (" in loud
+    assert " samples" not in silent
+
+
+def test_a_training_tells_how_far_it_is_with_its_loss_unless_it_is_quiet(at_once, tmp_path):
+    world = mini_world(tmp_path / "world")
+    loud, silent = (
+        stderr_of(*finetune_words(request_for(world, tmp_path / name, options={"steps": "2"})), "--from-scratch", *more)
+        for name, *more in (("a",), ("b", "--quiet"))
+    )
+    assert "flickr30k: 1 of 2 steps (50%)" in loud
+    assert "loss " in loud
+    assert " steps" not in silent
+    assert " samples" not in silent

@@ -126,6 +126,18 @@ def test_several_tasks_share_what_both_need(server: FaultyServer, world: Path, t
     assert done.stderr == ""
 
 
+def test_it_tells_how_far_it_is_unless_it_is_quiet(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = classmethod(lambda cls, quiet: cls("none" if quiet else "lines", 0))
+    monkeypatch.setattr("beit3_bench.harness.progress.Reporting.unless", at_once)
+    words = ("data", "get", "--task", "coco-det", "--split", "val2017", "--output")
+    loud, silent = type_in(*words, tmp_path / "a").stderr, type_in(*words, tmp_path / "b", "--quiet").stderr
+    assert "val2017.zip: " in loud
+    assert "val2017.zip: unpacking: 1 of " in loud
+    assert silent == ""
+
+
 def test_a_folder_that_is_the_data_set_is_filled_itself(server: FaultyServer, tmp_path: Path) -> None:
     assert type_in("data", "get", "--task", "coco-det", "--output", tmp_path / "coco").exit_code == 0
     assert (tmp_path / "coco" / "val2017").is_dir()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from faulty_server import zip_of
@@ -218,6 +221,24 @@ def test_broken_archives_are_a_line(root: Path, name: str) -> None:
 def test_a_zip_that_would_fill_the_disk_is_refused_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 5})())
     refused(root, BenchError, "needs 6 bytes more, 5 are free", zip_of(GOOD))
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_member_leaves_no_part_of_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfileobj
+
+    def full(stream: IO[bytes], file: IO[bytes], length: int = 0) -> None:
+        if file.name.endswith(".2.jpg.part"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(stream, file, length)
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(BenchError, match="2.jpg: the disk is full; free some space"):
+        run(root, zip_of(GOOD))
+    assert tree(root) == {"val/1.jpg": b"one"}
+    monkeypatch.undo()
+    assert run(root, zip_of(GOOD)) == 1
 
 
 def test_an_empty_file_that_a_power_cut_left_is_written_again(root: Path) -> None:
