@@ -67,6 +67,7 @@ def look_again(
         return task.second_pass(store.rows({example.id for example in split.examples}), split, second)
 
     again, pairs = processes.broadcast(processes.on_first(plan))  # type: ignore[misc]
+    second.ability.make_ready(device, request.compute.compile == "on")
     prepare_reader(second.ability.reader, [again.item(example) for example in pairs.examples])
     if processes.first and request.reporting.form != "none":
         done = store.done()

@@ -14,6 +14,8 @@ from beit3_bench.backbones.fusion.config import FusionConfig
 class Retrieval(heads.Retrieval):
     """A text's states behind the first layers serve its embedding, and are what looks at images: they are computed once."""
 
+    keeps_texts = True
+
     def text_states(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         encoder = self.text_encoder
         return encoder.run(encoder.embed(token_ids), seen(padding_mask), stop=encoder.config.first_cross)

@@ -60,7 +60,12 @@ class WithEncoder(FusionModel):
 
 
 class Retrieval(WithEncoder):
-    """Images and texts alone, of unit length; and a score of a text that looks at an image."""
+    """Images and texts alone, of unit length; and a score of a text that looks at an image.
+
+    keeps_texts: whether `unseen` is worth being kept for the next image.
+    """
+
+    keeps_texts = False
 
     def __init__(self, config: FusionConfig):
         super().__init__(config)

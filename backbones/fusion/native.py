@@ -61,7 +61,7 @@ class PairReader(NativeReader):
 
 class Matcher(NativeAbility, Matches):
     """The logit of "match" of an image with each of its texts. An image's keys and values are computed once and shared by its texts;
-    what a text is before it looks at an image is computed once, and kept.
+    what a text is before it looks at an image is computed once, and kept where that is more than a look-up.
     """
 
     def __init__(self, module: nn.Module, reader: PairReader, preprocessing: Preprocessing):
@@ -73,6 +73,11 @@ class Matcher(NativeAbility, Matches):
         assert isinstance(other, Matcher)
         other._states = {}
         return other
+
+    def make_ready(self, device: torch.device, compiled: bool) -> None:
+        """Forget texts of an earlier pass: the weights may be others now, or elsewhere."""
+        self._states.clear()
+        super().make_ready(device, compiled)
 
     def predict(self, batch: Batch) -> list[Any]:
         context = self.module.look(self.normalise(batch["images"]))
@@ -91,6 +96,8 @@ class Matcher(NativeAbility, Matches):
         return scores
 
     def _unseen(self, texts: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+        if not self.module.keeps_texts:
+            return self.module.unseen(torch.tensor(texts, device=device))
         new = list(dict.fromkeys(text for text in texts if text not in self._states))
         if new:
             states = self.module.unseen(torch.tensor(new, device=device))
