@@ -115,7 +115,7 @@ def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
     groups: dict[int, list[str]] = {}
     for text in texts:
         groups.setdefault(reader.length(Item(text=text)), []).append(text)
-    return tuple(max(groups.values(), key=len))
+    return tuple(max(groups.values(), key=lambda group: len(group)))
 
 
 def _seconds(item: Item, ability: Matches, device: torch.device, compute: Compute) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit3_bench.backbones import registry
+from beit3_bench.backbones import registry, released
 from beit3_bench.backbones.abilities import Answers, Captions, Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.sources import Source
@@ -57,6 +57,8 @@ def fresh() -> Iterator[None]:
     def forget() -> None:
         registry.family_locations.cache_clear()
         registry.get_family.cache_clear()
+        released.released_files.cache_clear()
+        released._by_key.cache_clear()
 
     forget()
     yield
