@@ -223,8 +223,8 @@ class ImageNet(ImageFolders, EmbeddingTask):
         given = super().options_in_force()
         if self.prompts is None:
             return given
-        brought = {name: self.prompts.name for name in given if vars(self.prompts)[name] and given[name] is None}
-        return {**given, **brought}
+        worded = {"class_names": self.prompts.class_names, "templates": self.prompts.templates}
+        return {**given, **{name: self.prompts.name for name, words in worded.items() if words and given[name] is None}}
 
     def read(self, split: str) -> Split:
         images = self.labelled_images(split)

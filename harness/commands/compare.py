@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from beit3_bench.text import visible
 if TYPE_CHECKING:
     from beit3_bench.harness.evidence.compare import Comparison, MetricComparison
     from beit3_bench.harness.evidence.flips import Flip
+    from beit3_bench.harness.evidence.planning import Plan
 
 LONGEST = 300
 """Characters of a text that are printed; --json has all."""
@@ -23,7 +26,7 @@ _RUN = click.Path(path_type=Path)
 
 @click.command("compare")
 @click.argument("run_a", type=_RUN)
-@click.argument("run_b", type=_RUN)
+@click.argument("others", type=_RUN, nargs=-1, required=True, metavar="RUN_B...")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metric [default: those the task declares].")
 @click.option(
     "--flips", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Changed samples to list."
@@ -41,34 +44,53 @@ _RUN = click.Path(path_type=Path)
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the runs that may be a file, likewise."
 )
+@click.option(
+    "--plan",
+    "points",
+    type=float,
+    metavar="POINTS",
+    help="Say how many images it takes to see a difference of so many points (power 0.8), as alike as these two runs are.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: values in the metrics' units, difference = B - A.")
 @click.pass_context
 def command(
     context: click.Context,
     run_a: Path,
-    run_b: Path,
+    others: tuple[Path, ...],
     metrics: tuple[str, ...],
     flips: int,
     seed: int,
     data_root: Path | None,
     options: tuple[str, ...],
+    points: float | None,
     as_json: bool,
 ) -> None:
     """Compare two run folders in pairs: effect (B minus A), 95% interval, p value, the samples that flipped.
 
     McNemar's exact test where samples are right or wrong, a paired bootstrap over images elsewhere. Runs over different
-    data, splits or tasks are refused. With the data, each sample says its text, image files and truth.
+    data, splits or tasks are refused. With the data, each sample says its text, image files and truth. Several runs are each compared
+    with the first, and their p values corrected for that (Holm).
     """
     import json
 
     from beit3_bench.harness.evidence.compare import compare
+    from beit3_bench.harness.evidence.planning import corrected, plan
 
     usual = None if data_root is not None or not flips else _usual_root(context, run_a)
-    comparison = compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options), usual)
+    compared = [compare(run_a, run_b, metrics, flips, seed, data_root, parse_pairs(options), usual) for run_b in others]
+    plans = [[] if points is None else plan(comparison, points) for comparison in compared]
+    holm = corrected(compared) if len(compared) > 1 else {}
     if as_json:
-        echo(json.dumps(comparison.to_dict(), indent=1))
-    else:
-        echo(*headed(comparison_as_text(comparison)))
+        contents = [
+            {**comparison.to_dict(), **({"plan": [asdict(one) for one in several]} if several else {})}
+            for comparison, several in zip(compared, plans, strict=True)
+        ]
+        echo(json.dumps({"comparisons": contents, "holm": holm} if holm else contents[0], indent=1))
+        return
+    for comparison, several in zip(compared, plans, strict=True):
+        echo(*headed("\n".join([comparison_as_text(comparison), *map(_plan, several)])))
+    if holm:
+        echo(*headed("\n".join(_corrected(holm, others))))
 
 
 def _usual_root(context: click.Context, run: Path) -> Path | None:
@@ -100,6 +122,31 @@ def comparison_as_text(comparison: Comparison) -> str:
     for one in comparison.metrics:
         lines += _flips(one)
     return "\n".join(map(visible, lines))
+
+
+def _plan(one: Plan) -> str:
+    """What a difference takes, in a line."""
+    from beit3_bench.harness.scoring import shown
+
+    aim, smallest = (shown(value, one.unit, 2) for value in (one.difference, one.smallest))
+    needed = (
+        "nothing to go by, both runs agree on every sample" if one.clusters is None else f"{one.clusters:,} clusters"
+    )
+    return (
+        f"  plan: {one.metric}: to see a difference of {aim} (power {one.power}): {needed}; the {one.measured:,} of these runs show one "
+        f"of {smallest}"
+    )
+
+
+def _corrected(holm: Mapping[str, Sequence[float | None]], others: Sequence[Path]) -> list[str]:
+    """p values of several comparisons."""
+    from beit3_bench.harness.evidence.compare import p_text
+
+    lines = [f"p values of {len(others)} comparisons, corrected (Holm)"]
+    for name, values in holm.items():
+        said = ", ".join(f"{run.name} {'-' if p is None else p_text(p)}" for run, p in zip(others, values, strict=True))
+        lines.append(f"  {name}: {said}")
+    return [visible(line) for line in lines]
 
 
 def _line(one: MetricComparison, width: int) -> str:

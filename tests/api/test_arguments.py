@@ -186,7 +186,7 @@ class Always:
         ({"limit": True}, "limit is True"),
         ({"split": 3}, "a split is named by a text"),
         ({"split": "test"}, "did you mean"),
-        ({"data_root": None}, "data_root: is a NoneType"),
+        ({"data_root": None}, "reads a data set; give data_root"),
         ({"output": 3}, "output: is a int"),
         ({"model": Always}, "Always: is a class"),
         ({"model": None}, "NoneType: task nlvr2 asks classify"),

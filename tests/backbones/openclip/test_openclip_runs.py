@@ -174,9 +174,10 @@ def test_options_of_imagenet_override_the_words_of_the_family(zoo, world, tmp_pa
 
 def test_beit3_s_words_stay_the_lemmas(world):
     task = get_task("imagenet")(world / "imagenet")
-    assert task.options_in_force() == {"class_names": None, "templates": None}
+    given = dict.fromkeys(("class_names", "templates", "truth"))
+    assert task.options_in_force() == given
     task.prompts = _prompts()
-    assert set(task.options_in_force().values()) == {task.prompts.name}
+    assert task.options_in_force() == {**given, "class_names": task.prompts.name, "templates": task.prompts.name}
 
 
 def test_a_run_is_replayed(zoo, world, tmp_path):

@@ -318,3 +318,18 @@ def other(native, tmp_path):
         return tmp_path / "other.pth"
 
     return make
+
+
+def test_the_command_compares_several_runs_with_the_first_and_plans(toy):
+    a, b, c = toy("a"), toy("b", bias="1e-9"), toy("c", bias="1e-9")
+    text = invoke("compare", a, b, c, "--plan", 1)
+    assert text.exit_code == 0, text.output
+    assert "p values of 2 comparisons, corrected (Holm)" in text.stdout
+    assert "plan: accuracy: to see a difference of 1.00 (power 0.8):" in text.stdout
+    content = json.loads(invoke("compare", a, b, c, "--plan", 1, "--json").stdout)
+    assert len(content["comparisons"]) == len(content["holm"]["accuracy"]) == 2
+    assert content["comparisons"][0]["plan"][0]["clusters"] > 0
+    alone = json.loads(invoke("compare", a, b, "--json").stdout)
+    assert alone["metrics"][0]["metric"] == "accuracy"
+    assert "plan" not in alone
+    assert invoke("compare", a, b, "--plan", 0).exit_code == 2
