@@ -13,6 +13,7 @@ from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.image_cache import ImageCache
+from beit3_bench.harness.settings.files import is_setting
 from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.options import option_names, parse_options
 
@@ -107,6 +108,17 @@ def prepare_reader(reader: Reader, items: Sequence[Item]) -> None:
     reader.prepare(items)
 
 
+def tokenizer_for(family: Family, request: RunRequest) -> Path | None:
+    """The tokenizer that a family is to read: what was typed; what settings say of all runs, if it is a file of its kind.
+
+    Settings that name BEiT-3's ``beit3.spm`` say nothing of a model that reads a ``vocab.txt``.
+    """
+    if request.tokenizer is None or not is_setting(request.resolved_from.get("tokenizer", "")):
+        return request.tokenizer
+    kinds = {Path(name).suffix for name in family.tokenizer_files}
+    return request.tokenizer if request.tokenizer.suffix in kinds else None
+
+
 def load_asked(located: Located, asked: Asked, request: RunRequest, options: Mapping[str, str]) -> Model:
     """The model of a checkpoint for what is asked. options: the family's own."""
     able = [family for family in families() if asked.ability in family.abilities]
@@ -121,7 +133,7 @@ def load_asked(located: Located, asked: Asked, request: RunRequest, options: Map
         )
     family.check(asked)
     given = parse_options(family.Options, options, f"family {family.name}")
-    how = LoadOptions(request.tokenizer, request.preset, request.image_size, request.allow_missing, given)
+    how = LoadOptions(tokenizer_for(family, request), request.preset, request.image_size, request.allow_missing, given)
     known: list[Outputs] = []
 
     def check(outputs: Outputs) -> list[str]:

@@ -223,3 +223,8 @@ def _has(text: str, key: Sequence[str | int]) -> bool | None:
     except (tomllib.TOMLDecodeError, RecursionError):
         return None
     return True
+
+
+def is_setting(origin: str) -> bool:
+    """Whether a value was said for all runs, by the environment or a settings file, and not for this one. origin: as cards keep it."""
+    return origin.startswith("$") or Path(origin).name in (NAME, USER_NAME)

@@ -258,6 +258,27 @@ def test_finetune_and_probe_find_the_data(two_lines, native):
     assert f"data of imagenet: {two_lines.world / 'imagenet'} (from {two_lines.file}: data)" in done.stderr
 
 
+@pytest.mark.parametrize("said", ["file", "environment"])
+def test_a_tokenizer_for_all_runs_is_none_of_families_that_read_another_kind(
+    two_lines, native, tmp_path, monkeypatch, said
+):
+    from beit3_bench.backbones.registry import get_family
+
+    spm = native.world / "beit3.spm"
+    if said == "file":
+        two_lines.file.write_text(two_lines.file.read_text() + f'tokenizer = "{spm}"\n')
+    else:
+        monkeypatch.setenv("BEIT3_BENCH_TOKENIZER", str(spm))
+    folder = tmp_path / "vlmo"
+    get_family("vlmo").write_specimens(folder, ["There is a red shape in the left image."])
+    words = ["run", "--task", "nlvr2", "--checkpoint", folder / "nlvr2.pt", "--limit", 2, "--workers", 0]
+    done = invoke(*words, "--output", tmp_path / "a")
+    assert done.exit_code == 0, done.stderr
+    typed = invoke(*words, "--output", tmp_path / "b", "--tokenizer", spm)
+    assert typed.exit_code == 2
+    assert "give the vocab.txt of bert-base-uncased" in typed.stderr
+
+
 def test_a_task_of_another_package_has_its_data_where_it_is_said(here, monkeypatch):
     register(monkeypatch.setattr)
     data = write_toy_data(here / "data")
