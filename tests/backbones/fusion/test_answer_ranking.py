@@ -124,3 +124,13 @@ def test_an_answer_does_not_depend_on_the_questions_beside_it():
     for n in range(looked.groups):
         alone = rank_answers(net, tree, looked.select(torch.tensor([n])), 4, 0.1, False)
         torch.testing.assert_close(alone[0], together[n], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_trees_of_several_questions_at_once_as_on_a_card():
+    net = decoder()
+    looked = context(net)
+    tree = AnswerTree([[a, b, END] for a in range(3) for b in range(3)] + [[5, END], [6, 1, 2, 3, END]], START)
+    chosen = torch.tensor([[0, 1, 2], [9, 10, 4], [3, 9, 8]])  # trees of several sizes
+    together = tree._of_group(net, looked, chosen, 0.1)
+    torch.testing.assert_close(together, tree.log_likelihoods(net, looked, chosen, 0.1), rtol=0, atol=1e-5)
