@@ -874,6 +874,16 @@ def test_a_palette_annotation_stops_a_training_before_it_begins(
         finetune(ask(data, tmp_path / "out"))
 
 
+def test_more_warm_up_than_steps_is_refused_before_anything_is_written(
+    dense: SimpleNamespace, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError, match="3 warm-up steps do not fit into 2 steps; lower warmup_steps, or give more"):
+        engine(
+            ask(data, tmp_path / "out", preset="tiny", from_scratch=True, options={"steps": "2", "warmup_steps": "3"})
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_says_what_would_happen_and_writes_nothing(dense: SimpleNamespace, data: Path, tmp_path: Path) -> None:
     options = {"batch": "4", "micro_batch": "2"}
     facts = engine(ask(data, tmp_path / "out", preset="base", from_scratch=True, options=options)).plan()

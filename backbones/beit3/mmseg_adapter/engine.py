@@ -70,6 +70,10 @@ class SegmentationEngine(TrainingEngine):
         world = announced_processes()
         at_once, accumulate = divide_batch(recipe, world)
         settings = apply_recipe(variant(name), recipe, at_once)
+        if settings.warmup_steps >= settings.steps:
+            raise BenchError(
+                f"{settings.warmup_steps} warm-up steps do not fit into {settings.steps} steps; lower warmup_steps, or give more steps"
+            )
         shapes = BEiT3Config.preset(preset).to_dict()
         tower = tower_of(source, preset) if source else {field: shapes[field] for field in TOWER_FIELDS}
         settings = settings.replace(arch=tower)
