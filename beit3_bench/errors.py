@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 from types import ModuleType
 
 
@@ -14,6 +15,14 @@ class BenchError(Exception):
     """
 
 
+class DeviceFailed(BenchError):
+    """A card failed in the middle of the work: this process can ask nothing more of it, nor of a group that talks through it.
+
+    Notes (`add_note`) say what is kept.
+    """
+
+
+_NO_CARD_MEMORY = "not enough memory on the card{wanted}; use a smaller --batch-size, --dtype bf16, or another --device"
 _NO_MEMORY = (
     "not enough memory; use a smaller --batch-size or fewer --workers, or raise the limit (ulimit -v, the job's)"
 )
@@ -27,6 +36,19 @@ _MEMORY_WORDS = (
     "not enough memory",
     "unable to allocate",
 )
+_CARD_WORDS = ("cuda", "cublas", "cudnn", "hip", "mps")
+_CARD_MEMORY_WORDS = ("out of memory", "alloc_failed")
+_CARD_FAILURES = (
+    "cuda error",
+    "cublas_status",
+    "cudnn_status",
+    "cudnn error",
+    "cusolver",
+    "cufft",
+    "hip error",
+    "device-side assert",
+)
+_WANTED = re.compile(r"tried to allocate (\d[\d.,]* ?[a-z]+)", re.IGNORECASE)
 _FILES_WORDS = ("too many open files", "items of ancdata")
 _THREADS_WORDS = ("can't start new thread", "resource temporarily unavailable", "pthread_create")
 
@@ -43,6 +65,8 @@ def exhausted(error: BaseException) -> str | None:
         if isinstance(error, MemoryError):
             return _NO_MEMORY
         if isinstance(error, (OSError, ImportError, RuntimeError, SystemError)) and not isinstance(error, BenchError):
+            if any(word in text for word in _CARD_MEMORY_WORDS) and any(word in text for word in _CARD_WORDS):
+                return _NO_CARD_MEMORY.format(wanted=f" ({line})" if (line := memory_wanted(error)) else "")
             number = getattr(error, "errno", None)
             if number == errno.ENOMEM or any(word in text for word in _MEMORY_WORDS):
                 return _NO_MEMORY
@@ -50,6 +74,24 @@ def exhausted(error: BaseException) -> str | None:
                 return _NO_FILES
             if number == errno.EAGAIN or any(word in text for word in _THREADS_WORDS):
                 return _NO_THREADS
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
+
+
+def memory_wanted(error: BaseException) -> str:
+    """How much memory an allocation wanted that failed: ``2.00 GiB wanted``; "" where the error does not say it."""
+    said = _WANTED.search(str(error))
+    return f"{said[1]} wanted" if said else ""
+
+
+def card_failure(error: BaseException) -> str | None:
+    """What CUDA, or a library of it, reports of a card that has failed; None for any other error, and for too little memory."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        lines = str(error).strip().splitlines() or [""]
+        if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _CARD_FAILURES):
+            return None if any(word in str(error).lower() for word in _CARD_MEMORY_WORDS) else lines[0][:200]
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return None
 

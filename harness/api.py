@@ -97,7 +97,7 @@ def load(
         raise BenchError(f"task {task}: reads a file of one's own; give it to evaluate, as data")
     instance = task_class(request.data_root, own)
     located = Located.of(source)
-    where = resolve_device(request.compute.device)
+    where = resolve_device(request.compute.device, dtype=request.compute.dtype)
     try:
         with seeded(request.seed):  # as `run` is: what a file may lack (allow_missing) is the same every time
             model = load_asked(located, _asked(instance, data_root, labels), request, of_family)
@@ -226,7 +226,7 @@ def evaluate(
             else _for_split(ready, prepared.task, prepared.split)
         )
         prepare_reader(loaded.ability.reader, [prepared.task.item(example) for example in prepared.split.examples])
-        device = resolve_device(request.compute.device)
+        device = resolve_device(request.compute.device, dtype=request.compute.dtype)
         with (
             nullcontext() if ready is None else seeded(request.seed)
         ):  # what an object of the caller draws is its own matter

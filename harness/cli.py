@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
-from beit3_bench.errors import BenchError, exhausted
+from beit3_bench.errors import BenchError, card_failure, exhausted
 from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams, without_colour
 from beit3_bench.harness.engine.memory import keep_freed_memory
 from beit3_bench.harness.termination import EXIT_CODE, Terminated, heeding_sigterm
@@ -119,7 +119,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.exceptions.Exit):
         return "", error.exit_code
     if isinstance(error, BenchError):
-        return f"error: {error}", 2
+        return f"error: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", 2
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "beit3-bench"
         return f"error: {error.format_message().rstrip('.')} (see: {path} --help)", 2
@@ -140,6 +140,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     resource = exhausted(error)
     if resource is not None:
         return f"error: {resource}", 2
+    if (failure := card_failure(error)) is not None:
+        return f"error: the card failed ({failure}); give the same command again, or use another --device", 2
     kind, first = type(error).__name__, str(error).strip().split("\n")[0]
     return f"internal error: {kind}: {first}; run again with --debug for the traceback", 1
 

@@ -52,10 +52,10 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
 
     from beit3_bench.harness.engine.devices import resolve_device
 
+    device = resolve_device(request.compute.device, dtype=request.compute.dtype)
     task = ImageEmbeddings(request.data_root, {"features": features})
     located = Located.of(request.checkpoint)
     splits = {name: prepare(task, name, request.limit) for name in (TRAIN, EVALUATED)}
-    device = resolve_device(request.compute.device)
     torch.manual_seed(request.seed)
     model = load_model(located, task, splits[TRAIN].split, request)
     model.ability.make_ready(device, request.compute.compile == "on")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.family import Model
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.files import make_folder
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.processes import Processes
@@ -111,6 +111,7 @@ def run_task(
         BenchError: bad input, an optional stack that is missing, or a run folder that cannot be used.
     """
     processes, clock = processes or Processes(), Clock()
+    processes.together(lambda: request.compute.check(processes))
     located = processes.together(lambda: Located.of(request.checkpoint))
     prepared = processes.together(lambda: read(request, task_class, clock, located))
     model, device = processes.together(lambda: load(request, located, prepared, processes, clock))
@@ -129,6 +130,8 @@ def run_model(
     replayed: RunStore | None = None,
 ) -> Outcome:
     """The rest of a run, from a model that has been loaded: rows -> scores -> result.json."""
+    from beit3_bench.harness.engine.devices import mixed_devices
+
     processes.together(lambda: check_second(prepared.task, prepared.split, model))
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(prepared.task, request, model, prepared.split)
@@ -142,6 +145,8 @@ def run_model(
     )
     config = card.resolved_config(prepared, request, located, model, fingerprints, str(device))
     warnings = warnings_of(prepared, located, model)
+    if (mixed := mixed_devices(device, processes)) is not None:
+        warnings.append(mixed)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
     with store or RunStore.join(folder, processes.rank) as store, kept(folder):
         with clock.stage("read"):
@@ -176,10 +181,10 @@ def trackers_of(
 
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
-    """Let an interruption say how to go on."""
+    """Let an interruption, or the failure of a card, say how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as interrupt:
+    except (KeyboardInterrupt, Terminated, DeviceFailed) as interrupt:
         interrupt.add_note(f"the rows so far are kept in {folder}; give the same command again to go on from there")
         raise
 
@@ -203,7 +208,7 @@ def load(
 
     from beit3_bench.harness.engine.devices import resolve_device
 
-    device = resolve_device(request.compute.device, processes)
+    device = resolve_device(request.compute.device, processes, request.compute.dtype)
     torch.manual_seed(request.seed)
     with clock.stage("load"):
         return load_model(located, prepared.task, prepared.split, request), device

@@ -94,7 +94,7 @@ def command(
         make_folder(output.parent)
     if threads:
         torch.set_num_threads(threads)
-    where = resolve_device(device)
+    where = resolve_device(device, dtype=dtype)
     report: dict[str, Any] = {
         "preset": preset,
         "dtype": dtype,

@@ -155,7 +155,7 @@ def plan_only(
 
     start = processes.together(lambda: prepare(request, task_class, shapes_only=True, origin=origin))
     plan = Plan.of(start.recipe, len(start.training_split.examples), processes.world, request.seed)
-    device, parallel = resolve_device(request.device, processes), choose_parallel(request.parallel)
+    device, parallel = resolve_device(request.device, processes, request.dtype), choose_parallel(request.parallel)
     return dry_run(start, plan, device, processes.world, request.dtype, parallel)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import (
     compile_mode,
@@ -261,6 +261,8 @@ def _one(
     try:
         with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
             return run_task(request, task_class, processes)
+    except DeviceFailed:  # and would fail for the other tasks, too
+        raise
     except BenchError as error:
         failure = error
     missing = is_not_installed(failure)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.harness.commands.run import Job, shared
 from beit3_bench.harness.console import Toned, columns, echo, headed
 from beit3_bench.harness.settings.choices import Choices
@@ -108,6 +108,8 @@ def _done(
     try:
         with redirect_stdout(sys.stderr):  # what libraries print; stdout is for results
             outcome = run_task(request, task_class, processes)
+    except DeviceFailed:  # and would fail for the other runs, too
+        raise
     except BenchError as error:
         failure = error
         if all_tasks and is_not_installed(failure):

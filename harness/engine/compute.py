@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from beit3_bench.harness.engine.processes import Processes
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -21,3 +23,16 @@ class Compute:
     batch_size: int | str = "auto"
     workers: int | None = None
     compile: str = "off"
+
+    def check(self, processes: Processes | None = None) -> None:
+        """Raise before anything is read where the device is not there, or does not compute in that arithmetic.
+
+        The defaults, which are always there, are not looked at.
+
+        Raises:
+            BenchError: see `devices.resolve_device`.
+        """
+        if self.dtype != "fp32" or self.device not in ("auto", "cpu"):
+            from beit3_bench.harness.engine.devices import resolve_device
+
+            resolve_device(self.device, processes, self.dtype)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from beit3_bench.backbones.abilities import Ability
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed, card_failure, memory_wanted
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.provenance import cores
+from beit3_bench.text import in_words
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -20,12 +24,14 @@ _OUT_OF_MEMORY = (
 )
 
 
-def resolve_device(name: str, processes: Processes | None = None) -> torch.device:
-    """``"auto"`` (a card of CUDA, else the CPU), ``"cpu"``, ``"cuda"`` (the process's own card where several run), ``"cuda:1"`` or
+def resolve_device(name: str, processes: Processes | None = None, dtype: str = "fp32") -> torch.device:
+    """The device that a name stands for, which computes in ``dtype`` (`Compute.dtype`).
+
+    ``"auto"`` (a card of CUDA, else the CPU), ``"cpu"``, ``"cuda"`` (the process's own card where several run), ``"cuda:1"`` or
     ``"mps"`` (the GPU of a Mac).
 
     Raises:
-        BenchError: no such device here; says what there is.
+        BenchError: no such device here, or one that does not compute in that arithmetic; says what there is.
     """
     local = processes.local_rank if processes else 0
     if name == "auto":
@@ -44,6 +50,10 @@ def resolve_device(name: str, processes: Processes | None = None) -> torch.devic
                 f"--device {name}: there are {count} CUDA devices here, counted from 0; use cuda:{count - 1}"
             )
         torch.cuda.set_device(index)
+        if dtype == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise BenchError(
+                f"--dtype bf16: {torch.cuda.get_device_name(index)} (cuda:{index}) does not compute in it; use --dtype fp16 or fp32"
+            )
         return torch.device("cuda", index)
     if device.type == "mps":
         if not torch.backends.mps.is_available():
@@ -108,6 +118,48 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)) and any(isinstance(v, (torch.Tensor, list, tuple, dict)) for v in value):
         return type(value)(to_device(v, device) for v in value)
     return value
+
+
+def mixed_devices(device: torch.device, processes: Processes) -> str | None:
+    """A note on a run whose processes compute on devices of several kinds; None on one kind."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    kinds = Counter(processes.gather(name))
+    if len(kinds) == 1:
+        return None
+    listed = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    return f"the processes computed on different devices ({listed}): rows agree to rounding, and the speed is that of the slowest"
+
+
+@contextmanager
+def failing_card(device: object) -> Iterator[None]:
+    """Tell in one line that a card failed.
+
+    Raises:
+        DeviceFailed: in place of what torch raises, of CUDA or of a library. Too little memory is no failure.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        failure = card_failure(error)
+        if failure is None:
+            raise
+        raise DeviceFailed(f"{device}: the card failed ({failure})") from error
+
+
+def memory_facts(device: torch.device, error: BaseException | None) -> str:
+    """In words, how much memory was wanted, where an error says it, and how much there is: ``2.00 GiB wanted, 1.1 GB of 84.9 GB free``."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+    elif device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        free = max(total - torch.mps.driver_allocated_memory(), 0)
+    else:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+    wanted = memory_wanted(error) if error is not None else ""
+    return f"{wanted}{', ' if wanted else ''}{in_words(free)} of {in_words(total)} free"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -29,7 +29,9 @@ from beit3_bench.harness.engine.devices import (
     automatic_batch_size,
     compiling_pays,
     default_workers,
+    failing_card,
     is_out_of_memory,
+    memory_facts,
     to_device,
 )
 from beit3_bench.harness.engine.processes import Processes
@@ -38,6 +40,7 @@ from beit3_bench.harness.record.rows import with_images
 from beit3_bench.harness.termination import deferred, end_if_asked
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.planning import plan_batches
+from beit3_bench.text import in_words
 
 MEASURED_BATCHES = 6
 """``--compile auto`` decides after so many."""
@@ -167,8 +170,9 @@ def predict_all(
         title: of a pass within other work, whose bar goes when it is full; None = the task's name, as the whole work.
 
     Raises:
-        BenchError: from reader or task (an image that does not decode, ...), a single example that does not fit into
-            memory, rows that are not finite, or a folder that cannot be written.
+        BenchError: from reader or task (an image that does not decode, ...), weights or a single example that do not fit
+            into memory, rows that are not finite, or a folder that cannot be written.
+        DeviceFailed: the card failed; the batches so far are stored.
         Terminated: SIGTERM came; the batches so far are stored.
     """
     compute, reporting = compute or Compute(), reporting or Reporting()
@@ -194,6 +198,7 @@ def predict_all(
                 f"{title or task.name}{of}", "sample", total, leave=title is None, shown=processes.first
             ) as meter,
             dying_workers(workers),
+            failing_card(device),
             deferred(),
             # An object of the caller's computes as it likes.
             full_float32() if ability.module is not None else nullcontext(),
@@ -226,8 +231,9 @@ class _Pass:
         self.device, self.facts, self.hash_images = device, facts, hash_images
         self.warned = False
         self.first_seconds = 0.0
+        self.no_memory: BaseException | None = None
         if ability.module is not None:
-            ability.module.to(device).eval()
+            self._move(ability.module)
         self.may_compile = compute.compile == "auto"
         if compute.compile == "on":
             ability.compile()
@@ -235,6 +241,19 @@ class _Pass:
             torch.cuda.reset_peak_memory_stats(device)
         self.dtype = compute.dtype
         self.precision = arithmetic(compute.dtype, device)
+
+    def _move(self, module: torch.nn.Module) -> None:
+        try:
+            with failing_card(self.device):
+                module.to(self.device).eval()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = in_words(sum(p.numel() * p.element_size() for p in module.parameters()))
+            raise BenchError(
+                f"not enough memory on {self.device} for the weights of {size} ({memory_facts(self.device, error)}); "
+                "stop what else uses it, or use another --device"
+            ) from error
 
     def over(self, plan: list[list[Example]], meter: Meter) -> None:
         """Predict and store all batches; where memory runs out, go on with halves from the batch that did not fit."""
@@ -285,6 +304,7 @@ class _Pass:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            self.no_memory = error.with_traceback(None)  # which holds what did not fit
             return None
         if len(values) != len(examples):
             raise RuntimeError(
@@ -302,9 +322,11 @@ class _Pass:
         elif self.device.type == "mps":
             torch.mps.empty_cache()
         if len(rest[0]) == 1:
+            facts = memory_facts(self.device, self.no_memory)
+            smaller = "a smaller --image-size" if self.dtype != "fp32" else "--dtype bf16, a smaller --image-size"
             raise BenchError(
-                f"example {rest[0][0].id}: not enough memory on {self.device} even for a batch of one; "
-                "use --dtype bf16, a smaller --image-size, or another device"
+                f"example {rest[0][0].id}: not enough memory on {self.device} even for a batch of one ({facts}); "
+                f"use {smaller}, or another --device"
             )
         self.facts.out_of_memory += 1
         self.facts.batch_size = len(rest[0]) // 2

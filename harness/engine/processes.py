@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from beit3_bench.backbones.environment import announced_processes, check_launch, leave_half_a_launch
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed
 
 T = TypeVar("T")
 TIMEOUT_VARIABLE = "BEIT3_BENCH_TIMEOUT"
@@ -133,6 +133,8 @@ class Processes:
         value, failure = None, None
         try:
             value = step()
+        except DeviceFailed:  # through which this process would have to tell the others; its launcher ends them
+            raise
         except BenchError as error:
             failure = (str(error), isinstance(error.__cause__, ImportError))
         self.raise_first(self.gather(failure))

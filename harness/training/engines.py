@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.training import EngineRequest, Halted, TrainingEngine, Watcher
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.engine.devices import failing_card
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.progress import Meter
 from beit3_bench.harness.termination import Terminated, asked, deferred, outlive_first_sigterm
@@ -128,15 +129,16 @@ class EngineWatcher(Watcher):
 
         Raises:
             Terminated: SIGTERM came; the state of the step at which it came is saved.
+            DeviceFailed: the card failed; the last state stays.
         """
         self.facts = engine.plan()
         try:
-            with self._open, deferred():
+            with self._open, failing_card(self.request.task), deferred():
                 return engine.run()
         except Halted as halted:
             terminated = Terminated()
             terminated.add_note(f"step {halted.step} is kept in {halted.folder}; go on with --resume")
             raise terminated from None
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, DeviceFailed) as interrupt:
             interrupt.add_note("go on with --resume from the last state that was saved")
             raise

@@ -33,6 +33,7 @@ from beit3_bench.harness.termination import Terminated, asked, deferred
 from beit3_bench.harness.tracking import Trackers
 from beit3_bench.harness.training.batches import load_micro_batches
 from beit3_bench.harness.training.gather import Gather
+from beit3_bench.harness.training.interruptions import told
 from beit3_bench.harness.training.journal import LOG, VALIDATION, Journal
 from beit3_bench.harness.training.order import Division, GlobalBatches
 from beit3_bench.harness.training.schedule import cosine_schedule, step_schedule
@@ -109,7 +110,7 @@ class TrainingLoop:
         self.request, self.start, self.folder, self.processes = request, start, folder, processes
         self.recipe, self.task, self.training = start.recipe, start.task, start.training
         self.plan = Plan.of(start.recipe, len(start.training_split.examples), processes.world, request.seed)
-        self.device = resolve_device(request.device, processes)
+        self.device = resolve_device(request.device, processes, request.dtype)
         self.model = self.training.module.to(self.device).train()
         sharded = choose_parallel(request.parallel) == "fsdp" and processes.world > 1
         layers = self.training.shard_layers
@@ -235,20 +236,15 @@ class TrainingLoop:
             Steps, the best and last validation scores, seconds; on every process.
 
         Raises:
-            BenchError: a loss that is not finite (the last saved state stays), or anything that the data does.
+            BenchError: a loss that is not finite, too little memory (the last saved state stays), or anything that the data does.
+            DeviceFailed: the card failed; the last saved state stays.
             Terminated: SIGTERM came to one of the processes; the state is saved.
         """
         begun, at = time.perf_counter(), self.step
         journal = self.processes.on_first(lambda: Journal(self.folder, self.step, trackers))
-        try:
+        at_once = self.plan.division.own(0, self.processes.rank)
+        with told(self.folder, lambda: self.saved, self.device, at_once.stop - at_once.start):
             self._steps(journal)
-        except (KeyboardInterrupt, Terminated) as interrupt:
-            interrupt.add_note(
-                f"step {self.saved} is kept in {self.folder}; go on with --resume"
-                if self.saved
-                else f"no step of {self.folder} was saved yet; begin again with --overwrite"
-            )
-            raise
         seconds = time.perf_counter() - begun
         return {"steps": self.step, "best": self.best, "seconds": round(seconds, 3), "steps_done_now": self.step - at}
 

@@ -12,6 +12,7 @@ from typing import Any
 from beit3_bench.errors import BenchError
 from beit3_bench.files import clear_parts, make_folder, refuse_link, write_atomic
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.engine.devices import mixed_devices, resolve_device
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.record.provenance import provenance
 from beit3_bench.harness.tracking import EVENTS, IDS, Trackers, forget, installed
@@ -139,6 +140,7 @@ def finetune(
         BenchError: bad input, processes that see different things, a loss that is not finite.
     """
     processes = processes or Processes()
+    processes.together(lambda: resolve_device(request.device, processes, request.dtype))
     start = processes.together(lambda: prepare(request, task_class, origin=origin))
     for line in start.left_out() if processes.first else ():
         echo(f"warning: {line}", err=True)
@@ -148,6 +150,8 @@ def finetune(
     processes.on_first(held.__enter__)
     try:
         loop = processes.together(lambda: TrainingLoop(request, start, folder, processes))
+        if (mixed := mixed_devices(loop.device, processes)) is not None:
+            start.notes.append(mixed)
         config = config_of(request, start, loop.plan, processes.world)
         if request.resume:
             loop.restore()
