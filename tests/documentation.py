@@ -70,7 +70,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 def commands_of(block: Block) -> list[Command]:
     """The calls of `beit3-bench` in a block of shell, also behind launchers (torchrun, docker run)."""
     found = []
-    for line in block.text.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "1").splitlines():
+    for line in block.text.replace("\\\n", " ").splitlines():
         if line.startswith(("docker build", "eval ")):  # there the name is another thing's
             continue
         lexer = shlex.shlex(
