@@ -12,7 +12,7 @@ from beit3_bench.backbones.released import find_released, released_files
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.facts import read_facts
 
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 WEIGHTS_IN_FOLDER = ("best.pth", "model_final.pth", *INDEXES)
 """What the checkpoint of a folder that is named after a task may be called, the first before the others: `finetune`'s,
 detectron2's, an index of several files."""
