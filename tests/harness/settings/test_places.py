@@ -101,6 +101,7 @@ def test_weights_as_they_were_pretrained_stand_in_where_none_are_fine_tuned(tmp_
     [
         ("coco-det.pth", "coco-det.pth"),
         ("coco-det.safetensors", "coco-det.safetensors"),
+        ("coco-det.ckpt", "coco-det.ckpt"),
         ("coco-det/best.pth", "coco-det/best.pth"),
         ("coco-det/model_final.pth", "coco-det/model_final.pth"),
         ("model_final.pth", "model_final.pth"),
