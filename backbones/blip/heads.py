@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from beit3_bench.backbones.beam_search import Hypothesis
 from beit3_bench.backbones.fusion import heads
-from beit3_bench.backbones.fusion.beams import Beams, Hypothesis, search
+from beit3_bench.backbones.fusion.beams import Beams, search
 from beit3_bench.backbones.fusion.bert import BertDecoder, Context, seen
 from beit3_bench.backbones.fusion.config import FusionConfig
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from beit3_bench.backbones.fusion.beams import Beams, Hypothesis
+    from beit3_bench.backbones.beam_search import Hypothesis
+    from beit3_bench.backbones.fusion.beams import Beams
     from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.reading import NativeReader
     from beit3_bench.backbones.wordpiece import WordPiece

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit3_bench.backbones.fusion.bert import BertDecoder, Cache, Context
+from beit3_bench.backbones.fusion.bert import BertDecoder, Context
+from beit3_bench.backbones.word_cache import Cache
 
 _GROUP = 16  # questions whose trees are decoded together on a card; on a CPU each alone, so that no value depends on its batch
 

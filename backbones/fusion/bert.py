@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit3_bench.backbones.fusion.config import TextConfig
+from beit3_bench.backbones.word_cache import Cache
 
 EPS = 1e-12
 
@@ -41,29 +42,6 @@ class Context:
         """Some groups only, in the order of ``rows``."""
         layers = {n: tuple((k[rows], v[rows]) for k, v in sources) for n, sources in self.layers.items()}
         return Context(layers, None if self.padding is None else self.padding[rows])
-
-
-class Cache:
-    """Keys and values of the words so far, per layer: (rows, heads, t, head width)."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of all words, the new ones behind."""
-        if layer in self.layers:
-            before = self.layers[layer]
-            keys, values = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
-        self.layers[layer] = keys, values
-        return keys, values
-
-    def select(self, rows: Tensor) -> None:
-        """Rows that are continued, in their new order."""
-        self.layers = {n: (k[rows], v[rows]) for n, (k, v) in self.layers.items()}
-
-    @property
-    def length(self) -> int:
-        return next(iter(self.layers.values()))[0].shape[2] if self.layers else 0
 
 
 class Projections(nn.Module):

@@ -1,4 +1,4 @@
-"""What open_clip can build as a family: CLIP, OpenCLIP, SigLIP, EVA-CLIP, MetaCLIP, DFN, PE-Core, CoCa (as a dual encoder).
+"""What open_clip can build as a family: CLIP, OpenCLIP, SigLIP, EVA-CLIP, MetaCLIP, DFN, PE-Core, CoCa (which captions, too).
 
 The networks, image transforms and tokenizers are open_clip's own (github.com/mlfoundations/open_clip), an optional package. Files are
 read here, as data, and no connection is opened.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from beit3_bench.backbones.abilities import Embeds
+from beit3_bench.backbones.abilities import Captions, Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Prompts
 from beit3_bench.backbones.released import ReleasedFile, find_released
 from beit3_bench.backbones.sources import Source
@@ -31,16 +31,24 @@ class OpenClipFamily(Family):
         "vocab.txt",
         "vocab.json",
     )
-    abilities = (Embeds,)
+    abilities = (Embeds, Captions)
     specimens: ClassVar = {"flickr30k": ".", "imagenet": "."}
 
     @dataclass
     class Options:
         """tag: open_clip's name of the pretrained weights in the file (``laion2b_s32b_b82k``), where neither the file's name nor a
         config beside it says which they are: pixels and activation are then those that they were trained with.
+        num_beam_groups: of a CoCa's captions, groups that the beams are searched in; default: 3.
+        min_length: shortest caption, tokens with the start token; default: 5.
+        repetition_penalty: of captions; default: 1.0, none.
+        diversity_penalty: that keeps groups of beams apart; default: 0.0, as in open_clip.
         """
 
         tag: str | None = None
+        num_beam_groups: int | None = None
+        min_length: int | None = None
+        repetition_penalty: float | None = None
+        diversity_penalty: float | None = None
 
     def locate(self, text: str) -> Path:
         from beit3_bench.backbones.file_kinds import checkpoint_file
@@ -52,6 +60,10 @@ class OpenClipFamily(Family):
         from beit3_bench.backbones.openclip.library import open_clip
 
         open_clip(f"task {asked.task} with a checkpoint of open_clip")
+        if asked.ability is Captions:
+            from beit3_bench.backbones.openclip.captions import check_values
+
+            check_values(asked.values)
 
     def claims(self, source: Source) -> bool:
         from beit3_bench.backbones.openclip.sources import CONFIG

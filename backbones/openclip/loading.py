@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from beit3_bench.backbones.abilities import Ability, Captions
 from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, digest
 from beit3_bench.backbones.openclip.ability import OpenClipEmbedder
+from beit3_bench.backbones.openclip.captions import (
+    OpenClipCaptioner,
+    beams_of,
+    captioning,
+    check_architecture,
+    refuse_options,
+)
 from beit3_bench.backbones.openclip.library import offline, open_clip
 from beit3_bench.backbones.openclip.pixels import OpenClipPixels
 from beit3_bench.backbones.openclip.sources import CONFIG, Place, config_beside, place_of
@@ -58,19 +66,25 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
     place = place_of(source.text)
     beside = config_beside(source.path)
     weights = weights_of(source)
+    captions = asked.ability is Captions
+    if not captions:
+        refuse_options(options.given, source.path)
     tag = None if options.given is None else options.given.tag
     released, notes = _released(source.path, weights.sha256)
     architecture = _named(library, place, beside)
     if tag is None and released is not None and _base(released.preset) == _base(architecture.name or ""):
         tag = tag_of(released)
     _decide(library, architecture, tag, beside, weights.scripted)
+    name = _words(architecture, source.path)
+    if captions:
+        check_architecture(architecture.config, name, source.path)
     if released is None and tag is not None:
         released = next(
             (w for w in WEIGHTS if (_base(w.preset), tag_of(w)) == (_base(architecture.name or ""), tag)), None
         )
     with _taking(options.image_size, source.path):
         module, resized = _built(library, architecture, place, source.path, options.image_size)
-        report = fill(module, weights, source.path, _words(architecture, source.path), options.allow_missing, resized)
+        report = fill(module, weights, source.path, name, options.allow_missing, resized)
         if resized and "timm_model_name" in architecture.config["vision_cfg"]:
             module.visual.set_input_size(options.image_size)
         module.eval()
@@ -81,11 +95,19 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
     if options.image_size is not None:
         config["size"] = options.image_size
     pixels = OpenClipPixels.of({"fill_color": 0, **config}, str(source.path))
-    name = _words(architecture, source.path)
     text_config = architecture.config["text_cfg"]
-    texts = texts_of(text_config, name, source.path.parent, options.tokenizer) if asked.text else None
+    texts = texts_of(text_config, name, source.path.parent, options.tokenizer) if asked.text or captions else None
     reader = OpenClipReader(pixels, texts, text_config.get("vocab_size"), source.path)
     settings = {"architecture": architecture.name, **architecture.config, "open_clip": library.__version__}
+    ability: Ability = OpenClipEmbedder(module, reader, pixels)
+    beams = beams_of(asked, options.given) if captions else None
+    if beams is not None:
+        assert texts is not None
+        searching = captioning(
+            module, texts, beams, text_config.get("vocab_size", texts.tokenize.vocab_size), name, source.path
+        )
+        ability = OpenClipCaptioner(searching, reader, pixels, texts)
+        settings["beams"] = vars(beams)
     card = ModelCard(
         family="openclip",
         checkpoint=source.path.name,
@@ -94,11 +116,12 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         weight=released.name if released else None,
         image_size=pixels.size,
         params=sum(p.numel() for p in module.parameters()),
-        protocol="dual encoder",
-        trained_for=(released.task or "") if released else "",
+        protocol="dual encoder" if beams is None else beams.words,
+        trained_for=_trained_for(released, asked.task),
         trained_on=released.trained_on if released else (),
         settings=settings,
         preprocessing=pixels.to_dict(),
+        resolved={} if beams is None else vars(beams),
     )
     identity = Identity(
         weights=weights.sha256,
@@ -107,7 +130,7 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         tokens=texts.fingerprint if texts else None,
     )
     return Model(
-        OpenClipEmbedder(module, reader, pixels),
+        ability,
         card,
         identity,
         notes=[*weights.notes, *notes, *report.notes],
@@ -161,6 +184,12 @@ def _released(path: Path, sha256: str) -> tuple[ReleasedFile | None, list[str]]:
         return None, [f"{path.name} is called like {named.name}, whose sha256 is another: it is taken for another file"]
     pin_or_check(path, named.name, sha256)
     return named, []
+
+
+def _trained_for(released: ReleasedFile | None, task: str) -> str:
+    """What a file was tuned for: with COCO's captions for retrieval on COCO, too, whichever the loss was."""
+    own = (released.task or "") if released else ""
+    return task if (own, task) == ("coco-caption", "coco-retrieval") else own
 
 
 def _named(library: Any, place: Place, beside: Mapping[str, Any] | None) -> Architecture:

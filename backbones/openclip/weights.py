@@ -304,7 +304,7 @@ def _released(
         "fine-tuned" if tuned else "pretrained",
         architecture,
         size,
-        "coco-retrieval" if tuned else None,
+        "coco-caption" if tuned else None,
         "squash" if any(part in name for part in _SQUASHED) else "crop",
         params,
         trained_on=("COCO captions",) if tuned else (),

@@ -19,7 +19,8 @@ from fusion_golden import (
 )
 
 from beit3_bench import load
-from beit3_bench.backbones.fusion.bert import Cache, seen
+from beit3_bench.backbones.fusion.bert import seen
+from beit3_bench.backbones.word_cache import Cache
 
 FAMILIES = ("albef", "blip")
 pytestmark = pytest.mark.usefixtures("no_gradients")
