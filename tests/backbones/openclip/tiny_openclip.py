@@ -44,11 +44,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "tiny-coca": {
-        "embed_dim": 16,
+        "embed_dim": 32,
         "custom_text": True,
         "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-        "text_cfg": {**TEXT, "context_length": 20, "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {**TEXT, "context_length": 20, "attn_pooler_heads": 2},
+        "text_cfg": {**TEXT, "context_length": 32, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**TEXT, "context_length": 32, "attn_pooler_heads": 2},
     },
 }
 SIGLIP_PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
