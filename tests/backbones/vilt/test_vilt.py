@@ -10,28 +10,19 @@ import torch
 from exactness import row_lines
 from native import invoke
 from PIL import Image
+from random_vilt import save_vilts, scrambled
 
 from beit3_bench import load
 from beit3_bench.backbones.registry import find_family, get_family, locate
 from beit3_bench.backbones.vilt.images import AspectKept
 from beit3_bench.backbones.vilt.loading import random_model
 from beit3_bench.backbones.vilt.model import ViLTConfig, patches_of
-from beit3_bench.backbones.vlmo.specimens import vocabulary
 from beit3_bench.errors import BenchError
 
 CONFIG = ViLTConfig(
     width=64, depth=2, heads=1, ffn=128, patch_size=8, grid=4, vocab_size=120, max_text_length=12, token_types=3
 )
 """Shorter side 32, longer at most 53: 4 x 6 patches."""
-
-
-def scrambled(model):
-    """Every parameter drawn anew, so that no part of the network is near zero or one."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15 + (parameter.ndim == 1) * 0.3)
-    return model
 
 
 def as_transformers(state):
@@ -179,25 +170,7 @@ def test_patches_stand_one_behind_the_other_and_then_padding():
 
 @pytest.fixture(scope="module")
 def files(native, tmp_path_factory):
-    """Tiny files under the official names, and their vocabulary."""
-    folder = tmp_path_factory.mktemp("vilt")
-    questions = json.loads((native.root("vqav2") / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())[
-        "questions"
-    ]
-    pieces = vocabulary([q["question"] for q in questions])
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
-    from beit3_bench.tasks.vqav2 import VQAv2
-
-    answers = len(VQAv2(native.root("vqav2")).vocabulary())
-    for head, outputs, types in (("vqav2", answers, 2), ("nlvr2", 2, 3)):
-        config = ViLTConfig(
-            width=64, depth=2, heads=1, ffn=128, patch_size=8, grid=4, vocab_size=len(pieces), token_types=types
-        )
-        state = scrambled(random_model(head, config, outputs)).state_dict()
-        state["text_embeddings.position_ids"] = torch.arange(40)[None]
-        state["mlm_score.bias"] = torch.zeros(len(pieces))
-        torch.save({"state_dict": state, "epoch": 1}, folder / f"{head}.ckpt")
-    return folder
+    return save_vilts(tmp_path_factory.mktemp("vilt"), native)
 
 
 def rows_of(native, files, task, folder, size):

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from exactness import close
 from random_detector import save_detector
+from random_segmentor import save_segmentor
 from ranks import run_ranks
 from run_requests import run_request
 from training_cases import furthest, mini_world, one_thread, weights
@@ -28,33 +28,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mini_world(tmp_path_factory.mktemp("world"))
 
 
-def segmentor(path: Path) -> Path:
-    """A small segmentation network with random weights that predicts several classes."""
-    for module in ("mmcv.ops", "mmdet.models", "mmseg.apis"):
-        pytest.importorskip(module, reason=f"{module} is not installed (extra: dense)", exc_type=ImportError)
-    from mmengine.config import Config
-
-    from beit3_bench.backbones.beit3.mmseg_adapter import loading, mmseg_config
-    from beit3_bench.backbones.beit3.mmseg_adapter.settings import SegmentationSettings
-
-    arch = {"image_size": 64, "patch_size": 16, "embed_dim": 48, "num_heads": 3, "ffn_dim": 96, "depth": 3}
-    settings = SegmentationSettings(
-        arch=arch, neck="pyramid", mode="whole", crop=64, stride=48, width=32, queries=6, encoder_layers=1, decoder_layers=1,
-        decoder_ffn=32, points=32, conv_channels=4, ratios=(0.75, 1.0),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = loading.build_segmentor(Config(mmseg_config.config_dict(settings)))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(("norm" in name and name.endswith("weight")) + torch.randn(p.shape))
-    loading.save_segmentor(path, model, settings, {"task": "ade20k-seg", "preset": "tiny"})
-    return path
-
-
 @pytest.mark.parametrize(
     ("task", "make", "metric", "processes", "size"),
     [("coco-det", save_detector, "bbox/AP", 2, 2)]
-    + [("ade20k-seg", segmentor, "mIoU", processes, size) for processes in (2, 3) for size in (1, 3, 16)],
+    + [("ade20k-seg", save_segmentor, "mIoU", processes, size) for processes in (2, 3) for size in (1, 3, 16)],
 )
 def test_several_processes_give_the_rows_and_scores_of_one(task, make, metric, processes, size, world, tmp_path):
     checkpoint, root = make(tmp_path / "model.pth"), world / ROOTS[task]

@@ -56,13 +56,19 @@ def answers(native):
 
 def asked_words(native, task):
     """Words that a task needs beside a picture."""
-    texts = {"vqav2": ["what is it?"], "nlvr2": ["both are red"], "flickr30k": ["red", "blue"]}.get(task, [])
+    texts = {
+        "vqav2": ["what is it?"],
+        "nlvr2": ["both are red"],
+        "snli-ve": ["it is red"],
+        "flickr30k": ["red", "blue"],
+    }.get(task, [])
     return [*(answers(native) if task == "vqav2" else ()), *(w for text in texts for w in ("--text", text))]
 
 
 KEYS = {
     "vqav2": {"image", "question", "answer"},
     "nlvr2": {"images", "text", "label", "probability"},
+    "snli-ve": {"image", "text", "label", "probability"},
     "coco-caption": {"image", "caption"},
     "nocaps": {"image", "caption"},
     "flickr30k": {"image", "texts"},
@@ -216,6 +222,7 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_answered(native, 
         ("vqav2", ["a.jpg"], "answers a question about the picture; give it as a text"),
         ("nlvr2", ["a.jpg", "--text", "x"], "is about two pictures; 1 are given"),
         ("nlvr2", ["a.jpg", "--image", "b.jpg"], "judges a sentence about the picture"),
+        ("snli-ve", ["a.jpg"], "judges a sentence about the picture; give it as a text"),
         ("flickr30k", ["a.jpg"], "compares pictures with texts; give at least one text"),
         ("coco-caption", ["a.jpg", "--text", "x"], "looks at pictures alone; leave the text out"),
         ("flickr30k", ["a.jpg", "--text", " "], "a text is empty"),
