@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,13 +102,6 @@ class ScoreInputs:
     ap_backend: str | None = None
     zero_based: bool = False
     allow_partial: bool = False
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Texts in one line, the commonest first, with how often each stands there: ``white (8), grey``."""
-    counts = Counter(texts).most_common()
-    separator = "; " if any("," in text or " " in text for text in texts) else ", "
-    return separator.join(f"{text} ({count})" if count > 1 else text for text, count in counts)
 
 
 class Task(ABC):
@@ -320,25 +312,6 @@ class Task(ABC):
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Rows by id -> metrics, and what guessing scores. Pure: no model, no files, no globals; the task does not change."""
 
-    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-        """What was predicted for some samples, as a person reads it; nothing of those whose rows say it themselves.
-
-        Args:
-            rows: of these samples; of all where they are embeddings (`feature`).
-        """
-        return {}
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        """What would have been right for a sample, as a person reads it; "" where its truth is no matter of words."""
-        target = example.target
-        if isinstance(target, bool | str):
-            return str(target)
-        if isinstance(target, int):
-            return split.labels[target] if split.labels is not None and target < len(split.labels) else ""
-        if isinstance(target, list) and target and all(isinstance(text, str) for text in target):
-            return listed(target)
-        return ""
-
     def estimate(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from column sums of the cluster table; every array may carry a leading axis of resamples."""
         return evaluate(self.metrics, sums)
@@ -355,8 +328,8 @@ class Task(ABC):
     # ---- people ---------------------------------------------------------------------------------------------------
 
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
-        """What of a run people look at (`beit3-bench show`): samples in plain values, and numbers by kind. The default shows id,
-        pictures, truth and the values of the row.
+        """What of a run people look at (`beit3-bench show`, `compare`): samples in plain values, and numbers by kind. The default
+        shows id, pictures, truth and the values of the row.
 
         Args:
             rows: by id; of all examples of the split, or of some.

@@ -239,12 +239,6 @@ class ImageNet(ImageFolders, EmbeddingTask):
 
         return NamedClassDisplay(self, split, rows, scores, self.spoken_names())
 
-    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-        return said_of_class_texts(rows, split, ids)
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        return class_in_words(split, example.target)
-
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
     def training_split(self) -> Split:
@@ -309,10 +303,6 @@ class ImageNetLinear(ImageFolders):
         shares = np.take_along_axis(shares / shares.sum(axis=1, keepdims=True), best, axis=1)
         parts = zip(examples, best.tolist(), shares.tolist(), strict=True)
         return [{"id": e.id, "top5": classes, "probabilities": sure} for e, classes, sure in parts]
-
-    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-        """The folder of the best class."""
-        return {name: (split.labels or ())[rows[name]["top5"][0]] for name in ids}
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         def rank(example: Example) -> int:
@@ -383,22 +373,6 @@ def class_weights(rows: Mapping[str, Row], split: Split) -> np.ndarray:
     texts = [e for e in split.examples if e.kind == "text"]
     features = embeddings_of(texts, rows)
     return zero_shot_weights(features.reshape(max(e.target for e in texts) + 1, -1, features.shape[-1]))
-
-
-def said_of_class_texts(rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-    """The class of highest cosine of some images."""
-    wanted = set(ids)
-    images = [e for e in split.examples if e.kind == "image" and e.id in wanted]
-    if not images:
-        return {}
-    best = zero_shot_scores(embeddings_of(images, rows), class_weights(rows, split)).argmax(axis=1).tolist()
-    return {e.id: class_in_words(split, label) for e, label in zip(images, best, strict=True)}
-
-
-def class_in_words(split: Split, label: int) -> str:
-    """A class as the data names it, and its first text where that says more."""
-    first = next(e for e in split.examples if e.kind == "text" and e.target == label)
-    return first.cluster if first.text == first.cluster else f"{first.cluster} ({first.text})"
 
 
 def ranked_scores(ranks: np.ndarray, images: Sequence[Example], counts: dict[str, int], classes: int) -> Scores:

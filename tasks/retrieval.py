@@ -7,7 +7,6 @@ each query again do so (`reranking`), and both numbers are given.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +15,7 @@ import numpy as np
 
 from beit3_bench.backbones.family import SecondPass
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split, Task, listed
+from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.layouts.captions import CaptionData, read_captions
@@ -139,26 +138,6 @@ class Retrieval(EmbeddingTask):
         from beit3_bench.tasks.display.retrieval import RetrievalDisplay
 
         return RetrievalDisplay(self, split, rows, scores)
-
-    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-        """The text, or the file of the image, of highest cosine."""
-        images = [e for e in split.examples if e.kind == "image"]
-        texts = [e for e in split.examples if e.kind == "text"]
-        of_images, of_texts = (unit_rows(embeddings_of(part, rows), "embeddings")[0] for part in (images, texts))
-        wanted = set(ids)
-        said = {}
-        for e, embedding in zip(images, of_images, strict=True):
-            if e.id in wanted:
-                said[e.id] = str(texts[int((of_texts @ embedding).argmax())].text)
-        for e, embedding in zip(texts, of_texts, strict=True):
-            if e.id in wanted:
-                said[e.id] = os.path.basename(images[int((of_images @ embedding).argmax())].image_names[0])
-        return said
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        """The texts of an image, or the file of the image that a text is of."""
-        same = [e for e in split.examples if e.target == example.target and e.kind != example.kind]
-        return listed([os.path.basename(e.image_names[0]) if e.images else str(e.text) for e in same])
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:

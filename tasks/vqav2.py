@@ -17,7 +17,7 @@ import numpy as np
 from beit3_bench.backbones.abilities import Answers
 from beit3_bench.backbones.family import Outputs
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task, listed
+from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
     field,
@@ -326,10 +326,6 @@ The json files may also lie in DATA_ROOT itself."""
         from beit3_bench.tasks.display.vqa import VQADisplay
 
         return VQADisplay(self, split, rows, scores)
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        """What people answered, and how many of them."""
-        return "" if example.target is None else listed([answer["answer"] for answer in example.target["answers"]])
 
     def submission(self, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
         """EvalAI's results file: every question once, answers are strings."""

@@ -6,19 +6,22 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.rescore import read_again, using_stored_rows
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.tasks.contract import Example, Row, Split, Task
+from beit3_bench.tasks.contract import Example, Row
+
+if TYPE_CHECKING:
+    from beit3_bench.tasks.display import Display
 
 CLASSES = 5
 """So many numbers of classes are read at a glance."""
 SAID = "said"
-"""Key of what a task says of a row that does not say it itself, such as an embedding."""
+"""Key of what a display says of a row that does not say it itself, such as an embedding."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ class Flip:
 class Told:
     """What is known of the samples of a run: its examples by id, and what the run said of some of them."""
 
-    task: Task
-    split: Split
+    display: Display
     examples: Mapping[str, Example]
     said: Mapping[str, str]
 
@@ -96,8 +98,9 @@ def _told(store: RunStore, named: Named, options: Mapping[str, str], flips: Sequ
     ids = list(dict.fromkeys(flip.id for flip in flips))
     rows = store.rows() if task.feature is not None else store.rows(set(ids))
     with using_stored_rows(task, store.folder):
-        said = task.said_in_words(rows, prepared.split, ids)
-    return Told(task, prepared.split, {e.id: e for e in prepared.split.examples}, said)
+        display = task.display(rows, prepared.split, {})
+        said = display.said(ids)
+    return Told(display, {e.id: e for e in prepared.split.examples}, said)
 
 
 def _with_sample(flip: Flip, a: Told, b: Told) -> Flip:
@@ -109,7 +112,7 @@ def _with_sample(flip: Flip, a: Told, b: Told) -> Flip:
         predicted_a={SAID: a.said[flip.id]} if flip.id in a.said else flip.predicted_a,
         predicted_b={SAID: b.said[flip.id]} if flip.id in b.said else flip.predicted_b,
         text=example.text or "",
-        truth=a.task.truth_in_words(example, a.split),
+        truth=a.display.truth(example),
         images=example.images,
     )
 

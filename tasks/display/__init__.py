@@ -6,6 +6,7 @@ as it stands there; escaping and sizes are the page's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -153,13 +154,29 @@ class Display:
         """What tells some samples of one score apart, greater is better; empty = nothing does."""
         return {}
 
+    def said(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """What was predicted for some samples, in a line; nothing of those whose row says it itself, as an answer does."""
+        return {}
+
+    def truth(self, example: Example) -> str:
+        """What would have been right for a sample, in a line; "" where that is no matter of words, or not public."""
+        target = example.target
+        if isinstance(target, bool | str):
+            return str(target)
+        if isinstance(target, int):
+            labels = self.split.labels
+            return labels[target] if labels is not None and target < len(labels) else ""
+        if isinstance(target, list) and target and all(isinstance(text, str) for text in target):
+            return listed(target)
+        return ""
+
     def show(self, ids: Sequence[str]) -> list[Shown]:
         """Some samples, in this order."""
         return [self.shown(self.examples[name], self.rows[name]) for name in ids]
 
     def shown(self, example: Example, row: Row) -> Shown:
         """One sample."""
-        truth = self.task.truth_in_words(example, self.split)
+        truth = self.truth(example)
         lines = [Line("truth", truth[:LONGEST])] if truth else []
         lines += [Line(key, value_text(value)[:LONGEST]) for key, value in row.items() if key != "id"]
         return Shown(
@@ -173,6 +190,13 @@ class Display:
     def breakdowns(self) -> list[Breakdown]:
         """Numbers by kind of sample, beside those that the result has already (``groups``)."""
         return []
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Texts in one line, the commonest first, with how often each stands there: ``white (8), grey``."""
+    counts = Counter(texts).most_common()
+    separator = "; " if any("," in text or " " in text for text, _ in counts) else ", "
+    return separator.join(f"{text} ({count})" if count > 1 else text for text, count in counts)
 
 
 def value_text(value: Any) -> str:

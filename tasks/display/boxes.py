@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from beit3_bench.tasks.coco_instances import instances_content, official_id, result_records
-from beit3_bench.tasks.display import Display, Line, Mark, Picture, Samples, Shown, State
+from beit3_bench.tasks.display import Display, Line, Mark, Picture, Samples, Shown, State, listed
 from beit3_bench.tasks.display.breakdowns import Breakdown, reliability
 from beit3_bench.tasks.metrics.coco_ap import coco_ap
 from beit3_bench.tasks.metrics.coco_matches import CategoryTable, estimate_ap
@@ -51,6 +51,11 @@ class DetectionDisplay(Display):
         wrong = {i: [score for score, state in found if state == "false"] for i, found in self.found().items()}
         return Samples(given.ids, given.metric, given.values, {i: min(max(w), 1.0) for i, w in wrong.items() if w})
 
+    def truth(self, example: Example) -> str:
+        """The objects by category."""
+        names = {c["id"]: c["name"] for c in self.split.truth}
+        return "" if example.target is None else listed(names[o["category_id"]] for o in example.target) or "none"
+
     def shown(self, example: Example, row: Row) -> Shown:
         names = {c["id"]: c["name"] for c in self.split.truth}
         size = example.meta["width"], example.meta["height"]
@@ -72,7 +77,7 @@ class DetectionDisplay(Display):
             {names[o["category_id"]] for o in objects or ()} | {m.label for m in marks if m.state == "false"}
         )
         alt = f"Picture {example.id} with {len(objects or ())} objects and {len(detections)} detections"
-        lines = [] if objects is None else [Line("objects", _counted(names[o["category_id"]] for o in objects))]
+        lines = [] if objects is None else [Line("objects", self.truth(example))]
         left = len(everything) - len(detections)
         lines += [Line("not drawn", f"{left} detections of lower scores")] if left else []
         picture = Picture(example.images[0], alt, size=size, marks=tuple(marks))
@@ -134,11 +139,3 @@ def _rle(record: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any] 
         return None
     width, height = size
     return polygons_rle(mask, (height, width)) if isinstance(mask, list) else compressed(mask, (height, width))
-
-
-def _counted(names: Any) -> str:
-    """``2 dog, cat``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items()) or "none"

@@ -54,9 +54,16 @@ class ClassDisplay(Display):
         sure = {i: scores[0] for i, (_, scores) in self.best.items() if scores and 0 <= scores[0] <= 1}
         return Samples(given.ids, given.metric, given.values, sure)
 
+    def said(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """The first class."""
+        return {i: self.name(self.best[i][0][0]) for i in ids if i in self.best}
+
+    def truth(self, example: Example) -> str:
+        return self.name(example.target)
+
     def shown(self, example: Example, row: Row) -> Shown:
         classes, scores = self.best[example.id]
-        truth = self.name(example.target)
+        truth = self.truth(example)
         entries = []
         for k, c in enumerate(classes[:TOP]):
             value, share = self.value_text(scores[k]) if k < len(scores) else ("", None)

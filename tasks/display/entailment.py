@@ -35,8 +35,8 @@ class EntailmentDisplay(Display):
         return Samples(given.ids, given.metric, given.values, sure)
 
     def shown(self, example: Example, row: Row) -> Shown:
-        said, truth, shares = str(row["label"]), example.target, _shares(row)
-        lines = [Line("answer", said, said == truth), Line("truth", str(truth))]
+        said, truth, shares = str(row["label"]), self.truth(example), _shares(row)
+        lines = [Line("answer", said, said == truth), Line("truth", truth)]
         listings = []
         if shares is not None:
             order = np.argsort(-shares, kind="stable").tolist()
@@ -47,7 +47,7 @@ class EntailmentDisplay(Display):
             ]
             listings.append(Listing("Probabilities", tuple(entries), None))
         picture = Picture(example.images[0], f"Picture that the sentence is about: {example.text}")
-        return Shown(example.id, example.text or "", (picture,), tuple(lines), tuple(listings), (str(truth),))
+        return Shown(example.id, example.text or "", (picture,), tuple(lines), tuple(listings), (truth,))
 
     def breakdowns(self) -> list[Breakdown]:
         values = self.scores.get("accuracy", {})

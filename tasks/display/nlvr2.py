@@ -35,12 +35,12 @@ class NLVR2Display(Display):
         right = None if example.target is None else said == example.target
         sure = _sure(row)
         lines = [Line("answer", str(said) + ("" if sure is None else f", {100 * sure:.0f} % sure"), right)]
-        lines += [] if example.target is None else [Line("truth", str(bool(example.target)))]
+        lines += [] if example.target is None else [Line("truth", self.truth(example))]
         pictures = tuple(
             Picture(path, f"{side.capitalize()} picture of: {example.text}", side)
             for side, path in zip(("left", "right"), example.images, strict=True)
         )
-        classes = () if example.target is None else (str(bool(example.target)),)
+        classes = () if example.target is None else (self.truth(example),)
         return Shown(example.id, example.text or "", pictures, tuple(lines), classes=classes)
 
     def breakdowns(self) -> list[Breakdown]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Samples, Shown
+from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Samples, Shown, listed
 from beit3_bench.tasks.display.breakdowns import Breakdown, by_kind, words_kind, words_of, words_order
 from beit3_bench.tasks.embedding import embeddings_of
 from beit3_bench.tasks.metrics.recall import CUTS, gallery_order, unit_rows
@@ -39,6 +40,32 @@ class Ranking:
     right: tuple[Example, float]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a query is compared with. scores, order: of the gallery (n,); order decides between equal scores, the smaller first."""
+
+    gallery: Sequence[Example]
+    scores: np.ndarray
+    order: np.ndarray
+
+    def first(self, count: int) -> list[tuple[Example, float]]:
+        """The best, with their scores."""
+        count = min(count, len(self.scores))
+        least = np.partition(self.scores, -count)[-count]
+        best = np.flatnonzero(self.scores >= least)
+        best = best[np.lexsort((self.order[best], -self.scores[best]))][:count]
+        return [(self.gallery[k], float(self.scores[k])) for k in best.tolist()]
+
+    def ranking(self, right: np.ndarray) -> Ranking:
+        """right: bool (n,), at least one."""
+        own = np.flatnonzero(right)
+        best = int(own[np.lexsort((self.order[own], -self.scores[own]))[0]])
+        before = (self.scores > self.scores[best]) | (
+            (self.scores == self.scores[best]) & (self.order < self.order[best])
+        )
+        return Ranking(1 + int(before.sum()), self.first(TOP), (self.gallery[best], float(self.scores[best])))
+
+
 class RetrievalDisplay(Display):
     """A query's score is the mean of its hits at 1, 5 and 10; the mean of both directions is the mean recall."""
 
@@ -60,6 +87,19 @@ class RetrievalDisplay(Display):
         ranks = {name: ranking.rank for name, ranking in self._ranked(chosen).items()}
         ranks |= {name: ranking.rank for name, ranking in self._looked_again(chosen).items()}
         return {name: float(-rank) for name, rank in ranks.items()}
+
+    def said(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """The text, or the file of the picture, that stands first; of a second pass, where there is one."""
+        chosen = [i for i in ids if i in self.examples]
+        first = {name: ranking.top[0][0] for name, ranking in self._ranked(chosen).items()}
+        first |= {name: again.first(1)[0][0] for name, again in self._candidates(chosen).items()}
+        return {name: _in_words(example) for name, example in first.items()}
+
+    def truth(self, example: Example) -> str:
+        """The texts of a picture, or the file of the picture that a text is of."""
+        return listed(
+            _in_words(e) for e in self.split.examples if e.target == example.target and e.kind != example.kind
+        )
 
     def show(self, ids: Sequence[str]) -> list[Shown]:
         plain, again = self._ranked(ids), self._looked_again(ids)
@@ -99,17 +139,26 @@ class RetrievalDisplay(Display):
                 vectors, _ = unit_rows(embeddings_of(block, self.rows), f"{kind} embeddings")
                 scores = vectors.astype(np.float32) @ embeddings.T
                 for query, row in zip(block, scores, strict=True):
-                    answers[query.id] = _ranking(gallery, row, order, targets == query.target)
+                    answers[query.id] = Scored(gallery, row, order).ranking(targets == query.target)
         return answers
 
     def _looked_again(self, ids: Sequence[str]) -> dict[str, Ranking]:
         """Query -> its candidates of the second pass by their scores; without those whose right answers were no candidates."""
+        answers: dict[str, Ranking] = {}
+        for name, candidates in self._candidates(ids).items():
+            right = np.array([e.target == self.examples[name].target for e in candidates.gallery], dtype=bool)
+            if right.any():
+                answers[name] = candidates.ranking(right)
+        return answers
+
+    def _candidates(self, ids: Sequence[str]) -> dict[str, Scored]:
+        """Query -> what a second pass compared it with; none where there was no such pass."""
         images, texts = kinds(self.split)
         if not images or not all(row_id(image) in self.rows for image in images):
             return {}
         pairs = Pairs.of(images, self.rows, len(texts))
         order = gallery_order(np.array([e.target for e in images]))
-        answers: dict[str, Ranking] = {}
+        found: dict[str, Scored] = {}
         for own, others, asked, columns, places in (
             (images, texts, pairs.asked_by(OF_IMAGE), ("image", "text"), np.arange(len(texts))),
             (texts, images, pairs.asked_by(OF_TEXT), ("text", "image"), order),
@@ -118,11 +167,10 @@ class RetrievalDisplay(Display):
             query, candidate = (vars(asked)[column] for column in columns)
             for name in (i for i in ids if i in of):
                 mine = np.flatnonzero(query == of[name])
-                gallery = [others[k] for k in candidate[mine].tolist()]
-                right = np.array([e.target == self.examples[name].target for e in gallery], dtype=bool)
-                if right.any():
-                    answers[name] = _ranking(gallery, asked.score[mine], places[candidate[mine]], right)
-        return answers
+                if len(mine):
+                    gallery = [others[k] for k in candidate[mine].tolist()]
+                    found[name] = Scored(gallery, asked.score[mine], places[candidate[mine]])
+        return found
 
     def _query(self, query: Example, plain: Ranking, again: Ranking | None) -> Shown:
         size = sum(e.kind != query.kind for e in self.examples.values())
@@ -163,13 +211,6 @@ class RetrievalDisplay(Display):
         )
 
 
-def _ranking(gallery: Sequence[Example], scores: np.ndarray, order: np.ndarray, right: np.ndarray) -> Ranking:
-    """scores, order, right: of the gallery (n,); order decides between equal scores, the smaller first."""
-    own = np.flatnonzero(right)
-    best = int(own[np.lexsort((order[own], -scores[own]))[0]])
-    before = (scores > scores[best]) | ((scores == scores[best]) & (order < order[best]))
-    least = np.partition(scores, -min(TOP, len(scores)))[-min(TOP, len(scores))]
-    first = np.flatnonzero(scores >= least)
-    first = first[np.lexsort((order[first], -scores[first]))][:TOP].tolist()
-    top = [(gallery[k], float(scores[k])) for k in first]
-    return Ranking(1 + int(before.sum()), top, (gallery[best], float(scores[best])))
+def _in_words(example: Example) -> str:
+    """A text, or the name of a picture's file."""
+    return PurePath(example.image_names[0]).name if example.images else str(example.text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Shown
+from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Shown, listed
 from beit3_bench.tasks.display.breakdowns import Breakdown, by_kind, confusions, words_kind, words_of, words_order
 from beit3_bench.tasks.metrics.vqa import OVERALL, clean_answer, normalize_answer, vqa_accuracy
 
@@ -24,6 +25,10 @@ class VQADisplay(Display):
         f"{OVERALL}/": "By answer type",
     }
 
+    def truth(self, example: Example) -> str:
+        """What people answered, and how many of them."""
+        return "" if example.target is None else listed(_cleaned(example))
+
     def shown(self, example: Example, row: Row) -> Shown:
         target, said = example.target, str(row["answer"])
         value = self.scores.get(OVERALL, {}).get(example.id)
@@ -31,11 +36,7 @@ class VQADisplay(Display):
         listings: list[Listing] = []
         classes: tuple[str, ...] = ()
         if target is not None:
-            answers = target["answers"]
-            counts: dict[str, int] = {}
-            for given in answers:
-                text = clean_answer(given["answer"])
-                counts[text] = counts.get(text, 0) + 1
+            answers, counts = target["answers"], Counter(_cleaned(example))
             same = {text for text in counts if _same(text, said, len(counts) > 1)}
             entries = tuple(
                 Entry(
@@ -44,7 +45,7 @@ class VQADisplay(Display):
                     share=count / len(answers),
                     good=True if text in same else None,
                 )
-                for text, count in sorted(counts.items(), key=lambda item: -item[1])
+                for text, count in counts.most_common()
             )
             listings.append(Listing(f"{len(answers)} human answers", entries, None))
             classes = (target["answer_type"], target["question_type"])
@@ -68,6 +69,10 @@ class VQADisplay(Display):
             ),
             *([] if len({right for _, right, _ in yes_no}) < 2 else confusions(yes_no)),
         ]
+
+
+def _cleaned(example: Example) -> list[str]:
+    return [clean_answer(given["answer"]) for given in example.target["answers"]]
 
 
 def _same(human: str, said: str, normalised: bool) -> bool:

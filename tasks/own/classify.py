@@ -14,10 +14,8 @@ from beit3_bench.tasks.embedding import EmbeddingTask
 from beit3_bench.tasks.files import read_json, unique
 from beit3_bench.tasks.imagenet import (
     ImageFolders,
-    class_in_words,
     limited_images,
     read_templates,
-    said_of_class_texts,
     score_class_texts,
     text_examples,
 )
@@ -130,12 +128,6 @@ Classes are the labels of the file, or those of -o class_names."""
 
     def limited(self, split: Split, n: int) -> Split:
         return limited_images(split, n)
-
-    def said_in_words(self, rows: Mapping[str, Row], split: Split, ids: Sequence[str]) -> dict[str, str]:
-        return said_of_class_texts(rows, split, ids)
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        return class_in_words(split, example.target)
 
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
         from beit3_bench.tasks.display.classes import NamedClassDisplay

@@ -12,7 +12,7 @@ import numpy as np
 
 from beit3_bench.backbones.family import Asked, Outputs
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.contract import Example, Row, Split, listed
+from beit3_bench.tasks.contract import Example, Row, Split
 from beit3_bench.tasks.metrics.vqa import clean_answer, estimate_vqa, exact_match, normalize_answer, vqa_accuracies
 from beit3_bench.tasks.own.lines import OwnData
 from beit3_bench.tasks.own.predictions import WritesPredictions
@@ -102,9 +102,6 @@ A model that classifies knows only the answers of its own list; where its file d
         from beit3_bench.tasks.display import Display
 
         return Display(self, split, rows, scores)
-
-    def truth_in_words(self, example: Example, split: Split) -> str:
-        return "" if example.target is None else listed(example.target)
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """VQA accuracy where every question has ten answers, and whether an answer is one of those given; in percent."""

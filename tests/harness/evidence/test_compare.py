@@ -247,12 +247,13 @@ def test_flips_tell_question_images_truth_and_both_answers(native, other, task, 
     (one,) = compare(*folders, [metric], flips=5, data_root=root).metrics
     prepared = get_task(task)(root)
     split = prepared.read(prepared.default_split)
-    examples = {e.id: e for e in split.examples}
+    display = prepared.display(RunStore.read(folders[0]).rows(), split, {})
+    examples = display.examples
     assert one.flips
     for flip in one.flips:
         assert flip.text == (examples[flip.id].text or "")
         assert flip.images == examples[flip.id].images
-        assert flip.truth == prepared.truth_in_words(examples[flip.id], split) != ""
+        assert flip.truth == display.truth(examples[flip.id]) != ""
         (said_a,), (said_b,) = flip.predicted_a.values(), flip.predicted_b.values()
         assert said_a
         right = said_a if flip.a > flip.b else said_b
