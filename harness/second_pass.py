@@ -57,6 +57,7 @@ def look_again(
 
     store: where the rows of the first pass are.
     """
+    from beit3_bench.harness.engine.cost import gflop_per_sample
     from beit3_bench.harness.engine.predict import Throughput, predict_all
 
     second = model.second
@@ -69,13 +70,19 @@ def look_again(
     again, pairs = processes.broadcast(processes.on_first(plan))  # type: ignore[misc]
     second.ability.make_ready(device, request.compute.compile == "on")
     prepare_reader(second.ability.reader, [again.item(example) for example in pairs.examples])
-    if processes.first and request.reporting.form != "none":
+
+    def begin() -> dict[str, float]:
         done = store.done()
-        items = [again.item(example) for example in pairs.examples if example.id not in done]
-        if items:
+        left = [example for example in pairs.examples if example.id not in done]
+        if left and request.reporting.form != "none":
+            items = [again.item(example) for example in left]
             echo(
                 _announced(second.candidates, items, second.ability, device, request.compute, processes.world), err=True
             )
+        fresh = second.ability.of(second.ability.module)  # which keeps nothing that it computes while it is counted
+        return gflop_per_sample(again, left, fresh, device)
+
+    gflop = processes.on_first(begin) or {}
     part = processes.together(
         lambda: predict_all(
             again,
@@ -89,7 +96,9 @@ def look_again(
             title=f"{task.name}, re-ranking",
         )
     )
-    return Throughput.merged(processes.gather(part))
+    total = Throughput.merged(processes.gather(part))
+    total.gflop_per_sample = gflop
+    return total
 
 
 def _announced(

@@ -262,7 +262,7 @@ def predict(
     total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
     later = look_again(request, task, split, model, store.store, store, device, processes)
     total = total if later is None else total.followed_by(later)
-    total.gflop_per_sample = gflop
+    total.gflop_per_sample = {**gflop, **total.gflop_per_sample}
     if counter is not None:
         with suppress(OSError):
             total.joules, total.energy_source = counter.joules() - before, counter.source

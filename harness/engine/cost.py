@@ -32,9 +32,10 @@ _LOOKED_AT = 1_000
 def gflop_per_sample(
     task: Task, examples: Sequence[Example], ability: Ability, device: torch.device
 ) -> dict[str, float]:
-    """GFLOP of a sample by kind of example (``"image"``, ``"text"``, ``"pair"``), padding of its text included; of the searches of a
-    captioner and the proposals of a detector, what this one sample took. Empty for a model that is none of torch's, and for a kind
-    whose sample cannot be read or does not fit: the run itself says why.
+    """GFLOP of a sample by kind of example (``"image"``, ``"text"``, ``"pair"``; ``"match"`` of re-ranking, an image with all the texts
+    that it is compared with), padding of its text included; of the searches of a captioner and the proposals of a detector, what this
+    one sample took. Empty for a model that is none of torch's, and for a kind whose sample cannot be read or does not fit: the run
+    itself says why.
 
     ability: as it was loaded, before `Ability.make_ready` and compilation; its reader has been prepared. Moved to the device.
     """
@@ -80,6 +81,7 @@ class _Operations(TorchDispatchMode):
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         self.formulas = {
             attention: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
+            **dict.fromkeys(_packed_products(), _of_linear),
             **flop_registry,
         }
         self.total = 0
@@ -95,6 +97,16 @@ class _Operations(TorchDispatchMode):
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
+
+
+def _packed_products() -> list[Any]:
+    """Linear layers over weights laid out for a processor (`backbones.packing`), of which PyTorch's list has none."""
+    places = ((torch.ops.mkldnn, "_linear_pointwise"), (torch.ops.mkl, "_mkl_linear"))
+    return [getattr(place, name) for place, name in places if hasattr(place, name)]
+
+
+def _of_linear(x: torch.Tensor, *_: Any, out_val: torch.Tensor, **__: Any) -> int:
+    return 2 * x.numel() * out_val.shape[-1]
 
 
 # ---- energy ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ HEADER = (
     *("task", "model", "params", "GFLOP per sample", "samples/s", "J per sample", "device", "dtype", "headline", "run"),
 )
 LEGEND = (
-    "GFLOP: matrix products, convolutions and attention of one sample, from their shapes; a multiplication and an addition are two. "
+    "GFLOP: matrix products, convolutions and attention of one sample, from their shapes; a multiplication and an addition are two; "
+    "a match is an image with all the texts that re-ranking compares it with. "
     "Samples/s: of the whole pass, decoding included, on the device named; rows of different devices say nothing about each other. "
     "J: of the card alone, or of all processor packages of the machine. An empty cell: not measured."
 )

@@ -157,7 +157,8 @@ class Timing(TypedDict, total=False):
     text_tokens_real: int
     """Computed, without padding."""
     gflop_per_sample: dict[str, float]
-    """By kind of sample (image, text, pair), counted from shapes; empty where that cannot be, absent from results of earlier versions."""
+    """By kind of sample (image, text, pair; match: an image with all the texts that re-ranking compares it with), counted from shapes;
+    empty where that cannot be, absent from results of earlier versions."""
     joules_per_sample: float | None
     """Of what was computed now; None where the device does not tell, or several processes ran."""
     energy_source: str | None

@@ -14,6 +14,7 @@ from native import invoke
 from ranks import run_ranks
 
 from beit3_bench import evaluate, load
+from beit3_bench.harness.evidence.compare import compare
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.results import frames
 
@@ -55,6 +56,37 @@ def run(world, family, *more):
     done = invoke("run", *words(world, family, *more), "--json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout), done.stderr
+
+
+def test_what_a_second_pass_costs_grows_with_its_candidates(world, tmp_path):
+    counts = {}
+    for k in (1, 4):
+        result, _ = run(world, "albef", "-o", f"rerank={k}", "--output", tmp_path / str(k))
+        counts[k] = result["timing"]["gflop_per_sample"]
+        assert set(counts[k]) == {"image", "text", "match"}
+    assert counts[1]["image"] == counts[4]["image"]
+    assert (
+        0.8 * counts[1]["image"] < counts[1]["match"] < counts[4]["match"]
+    )  # an image's tower, and texts that look at it
+    again, _ = run(world, "albef", "-o", "rerank=4", "--output", tmp_path / "4")
+    assert again["timing"]["gflop_per_sample"] in (counts[4], {})  # nothing was left to compute
+    table = invoke("table", "--cost", "--runs", tmp_path)
+    assert table.exit_code == 0, table.output
+    assert "a match is an image with all the texts that re-ranking compares it with" in table.stdout
+    assert all(" match " in line for line in table.stdout.splitlines() if line.startswith("| flickr30k"))
+
+
+def test_flips_say_what_stands_first_after_the_second_pass(world, tmp_path):
+    folders = []
+    for name, choice in (("plain", "off"), ("again", "4")):
+        run(world, "albef", "-o", f"rerank={choice}", "--output", tmp_path / name)
+        folders.append(tmp_path / name)
+    sizes = {name: str(n) for name, n in heads("albef", "retrieval").items()}
+    (one,) = compare(*folders, ["IR@1"], data_root=world["albef"][1], flips=20, options=sizes).metrics
+    assert one.flips
+    for flip in one.flips:
+        before, after = flip.predicted_a["said"], flip.predicted_b["said"]
+        assert (before in flip.truth, after in flip.truth) == (flip.a == 100, flip.b == 100)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
