@@ -124,7 +124,8 @@ def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
     groups: dict[int, list[str]] = {}
     for text in texts:
         groups.setdefault(reader.length(Item(text=text)), []).append(text)
-    return tuple(max(groups.values(), key=lambda group: len(group)))
+    commonest = max(groups, key=lambda length: len(groups[length]))
+    return tuple(groups[commonest])
 
 
 def _seconds(item: Item, ability: Matches, device: torch.device, compute: Compute) -> float:
