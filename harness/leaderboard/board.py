@@ -14,6 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from beit3_bench.harness.leaderboard.numbers import Number, numbers, regime_of
+from beit3_bench.harness.leaderboard.pareto import Cost, cost_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
 from beit3_bench.harness.record.released import own_data
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
@@ -54,6 +55,7 @@ class TableRow:
     score: the number that orders the section, in percent; None where the source gives too little.
     half_width: of the 95% interval of the score; 0 where there is none.
     verdicts: by metric, measured rows only.  source: citation, or run folder.
+    run: name of the run below the folder of runs, and cost: of measured rows only.
     """
 
     measured: bool
@@ -73,6 +75,8 @@ class TableRow:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     chance: float | None = None
+    run: str = ""
+    cost: Cost | None = None
 
 
 @dataclass
@@ -87,6 +91,7 @@ class Section:
     order_by: tuple[str, ...]
     rows: list[TableRow]
     hidden: int = 0
+    higher_is_better: bool = True
 
 
 @dataclass
@@ -198,7 +203,7 @@ def _section(
     listed = sorted([*rows, *shown], key=lambda row: _position(row, direction))
     columns = [name for name in (*names.metrics, *names.extra) if any(name in row.cells for row in listed)]
     title = f"{facts.title or task}, {split}, {REGIME_TITLES[regime]}"
-    return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown))
+    return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown), direction)
 
 
 def _by_row(lines: Iterable[Number]) -> list[list[Number]]:
@@ -258,6 +263,7 @@ def _measured_row(
 ) -> TableRow:
     result, row = run.result, _row(lines)
     row.counts, row.notes = dict(result["counts"]), list(result["notes"])
+    row.run, row.cost = run.name, cost_of(result)
     row.score, row.half_width = _mean(row.cells, names.order_by), _half_width(row.cells, names.order_by)
     if result["chance"] is not None:
         row.chance = percent(result["metrics"][headline_of(result)], result["chance"])

@@ -32,13 +32,14 @@ def tex(text: str) -> str:
 
 def to_latex(table: Table) -> str:
     """One booktabs table per section (needs the packages booktabs and graphicx)."""
-    blocks = ["% needs \\usepackage{booktabs,graphicx}", *map(_section, table.sections)]
+    blocks = ["% needs \\usepackage{booktabs,graphicx}", *map(section_latex, table.sections)]
     if table.apart:
-        blocks.append(_apart(table.apart))
+        blocks.append(apart_latex(table.apart))
     return "\n\n".join(blocks) + "\n"
 
 
-def _section(section: Section) -> str:
+def section_latex(section: Section) -> str:
+    """The table of a section."""
     header = ["", "System", *section.metrics, "Params", "Resolution", "Protocol"]
     body = []
     for row in section.rows:
@@ -52,7 +53,8 @@ def _section(section: Section) -> str:
     return tex_table(section.title, header, body, _columns(f"rl{'r' * len(section.metrics)}rrl", header))
 
 
-def _apart(items: Sequence[ApartRow]) -> str:
+def apart_latex(items: Sequence[ApartRow]) -> str:
+    """The table of rows that are not comparable with published ones."""
     header = ["Data", "Task", "Metric", "Measured", "Chance", "Model", "Protocol"]
     body = [
         [

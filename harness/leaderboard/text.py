@@ -1,10 +1,12 @@
-"""The leaderboard as markdown, csv and json."""
+"""The leaderboard as markdown, csv and json; `terminal` has it as plain text."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beit3_bench.harness.leaderboard.board import ApartRow, Cell, Section, Table, TableRow, as_dict
@@ -69,8 +71,8 @@ def to_markdown(table: Table) -> str:
             )
     if table.apart:
         parts += ["## Not comparable with published numbers", APART_LEGEND, _apart(table.apart)]
-    if notes := _notes(table):
-        parts += ["## Notes on what was measured", notes]
+    if notes := notes_lines(table):
+        parts += ["## Notes on what was measured", "\n".join(f"- {markdown_text(line)}" for line in notes)]
     if table.pending:
         parts += ["## Without a score of their own", "\n".join(f"- {markdown_text(line)}" for line in table.pending)]
     if len(parts) == 1:
@@ -166,12 +168,11 @@ def _apart(rows: Sequence[ApartRow]) -> str:
     return markdown_grid(*without_blank(len(header) - 2, header, lines), right=[3, 4])
 
 
-def _notes(table: Table) -> str:
+def notes_lines(table: Table) -> list[str]:
     """What a reader of the measured numbers must know, a line per run."""
     rows = [row for section in table.sections for row in section.rows] + [item.row for item in table.apart]
     noted = {row.source: row.notes for row in rows if row.measured and row.notes}
-    lines = [f"{source}: {'; '.join(notes)}" for source, notes in noted.items()]
-    return "\n".join(f"- {markdown_text(line)}" for line in lines)
+    return [f"{source}: {'; '.join(notes)}" for source, notes in noted.items()]
 
 
 # ---- csv, json -------------------------------------------------------------------------------------------------------
@@ -179,33 +180,46 @@ def _notes(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """One line per number, at full precision, in percent."""
-    frame = shown_numbers(table)
-    words = [name for name, kind in CSV_COLUMNS.items() if kind == "object"]
-    frame[words] = frame[words].map(csv_text)
-    return frame.to_csv(index=False, lineterminator="\n")
+    return _csv_lines(_long_lines(table))
+
+
+def section_csv(section: Section) -> str:
+    """The lines of a section, as in `to_csv`."""
+    return _csv_lines(_long_lines(Table([section], [], [])))
+
+
+def apart_csv(items: list[ApartRow]) -> str:
+    """The lines of rows that are not comparable with published ones, as in `to_csv`."""
+    return _csv_lines(_long_lines(Table([], items, [])))
+
+
+def _csv_lines(lines: Iterable[dict[str, object]]) -> str:
+    return csv_grid(
+        list(CSV_COLUMNS), (["" if line[name] is None else str(line[name]) for name in CSV_COLUMNS] for line in lines)
+    )
 
 
 def shown_numbers(table: Table) -> DataFrame:
     """What a table shows as one tidy frame, a line per number: the columns of the csv form."""
     from pandas import DataFrame
 
+    return DataFrame(list(_long_lines(table)), columns=list(CSV_COLUMNS), dtype="object").astype(CSV_COLUMNS)
+
+
+def _long_lines(table: Table) -> Iterator[dict[str, object]]:
     tables: list[tuple[str, Section | ApartRow, list[TableRow]]] = [(s.title, s, s.rows) for s in table.sections]
     tables += [(f"not comparable: {item.why}", item, [item.row]) for item in table.apart]
-    lines = [
-        {"section": title, "task": where.task, "split": where.split, "regime": where.regime, **line}
-        for title, where, rows in tables
-        for row in rows
-        for line in _long(row)
-    ]
-    return DataFrame(lines, columns=list(CSV_COLUMNS), dtype="object").astype(CSV_COLUMNS)
+    for title, where, rows in tables:
+        for row in rows:
+            for line in _long(row):
+                yield {"section": title, "task": where.task, "split": where.split, "regime": where.regime, **line}
 
 
 def csv_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A grid of texts as csv."""
-    from pandas import DataFrame
-
-    grid = DataFrame([header, *rows], dtype="object").map(csv_text)
-    return grid.to_csv(header=False, index=False, lineterminator="\n")
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows([csv_text(cell) for cell in row] for row in (header, *rows))
+    return file.getvalue()
 
 
 def csv_text(text: str) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beit3_bench.harness.training.curves import Line, bounds, ticks
+from beit3_bench.harness.scales import bounds, ticks
+from beit3_bench.harness.training.curves import Line
 
 WIDTH, HEIGHT = 520.0, 240.0
 MOST_POINTS = 600

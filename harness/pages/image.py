@@ -78,7 +78,7 @@ def image_page(
     facts = {"kind": "image", "name": wanted, "title": ", ".join(s.facts["title"] for s in sections)}
     html = render(
         "image.html",
-        ["cards"],
+        ["tools", "cards"],
         facts=facts,
         summary=summary_tag(facts),
         picture=album.view(whole, SIDE),

@@ -43,22 +43,24 @@ def environment(folders: Sequence[Path], filters: Sequence[Callable[..., Any]] =
     return made
 
 
-def render(template: str, parts: Sequence[str] = (), filters: Sequence[Callable[..., Any]] = (), **values: Any) -> str:
-    """A page of this room. parts: of style and script that it needs beside `base` and those of its own name."""
+def render(
+    template: str, parts: Sequence[str] = (), filters: Sequence[Callable[..., Any]] = (), room: Path = HERE, **values: Any
+) -> str:
+    """A page. parts: of style and script that it needs beside `base` and those of its own name; room: the folder of its template."""
     from markupsafe import Markup
 
     names = dict.fromkeys(("base", *parts, Path(template).stem))
     assets = {
-        name: Markup("".join(asset(f"{part}.{kind}") for part in names))
+        name: Markup("".join(asset(f"{part}.{kind}", room) for part in names))
         for name, kind in (("style", "css"), ("script", "js"))
     }
-    return environment([HERE], filters).get_template(template).render(**assets, **values)
+    return environment([room, HERE], filters).get_template(template).render(**assets, **values)
 
 
-def asset(name: str) -> str:
-    """A file beside the templates; "" where there is none."""
-    path = HERE / name
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def asset(name: str, room: Path = HERE) -> str:
+    """A file beside the templates of a room, or of this one; "" where there is none."""
+    path = next((path for path in (room / name, HERE / name) if path.is_file()), None)
+    return "" if path is None else path.read_text(encoding="utf-8")
 
 
 def printable(value: Any) -> Any:

@@ -65,7 +65,7 @@ def run_page(
     facts = facts_of(run.result, run.name, run.title)
     html = render(
         "run.html",
-        ["cards"],
+        ["tools", "cards"],
         run=run,
         other=other,
         facts=facts,

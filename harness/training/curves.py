@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
+from beit3_bench.harness.scales import bounds, ticks
+
 WIDTH, HEIGHT = 480, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 34, 44
 INK, GRID = (40, 40, 40), (225, 225, 225)
@@ -19,25 +21,6 @@ COLOURS = (
 
 Line = tuple[str, Sequence[float], Sequence[float]]
 """Name, steps, values."""
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) within low..high; low < high."""
-    raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(f * power for f in (1, 2, 5, 10) if f * power >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Least and greatest finite value, a little apart where they are the same."""
-    finite = [v for v in values if math.isfinite(v)] or [0.0]
-    low, high = min(finite), max(finite)
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        wider = abs(low) / 10 or 1.0
-        low, high = low - wider, high + wider
-    return low, high
 
 
 def draw_panel(title: str, lines: Sequence[Line]) -> Image.Image:

@@ -1,0 +1,64 @@
+"""Where the page of the leaderboard finds what else there is of a run: its own page, its card, its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from beit3_bench.harness.pages.index import INDEX, pages_in
+from beit3_bench.harness.record.results import Run
+from beit3_bench.harness.record.runs import CONFIG, PAGE, RESULT
+
+
+@dataclass(frozen=True)
+class Links:
+    """Relative addresses; "" for what is not there.  folder: of the run, as `beit3-bench show` takes it."""
+
+    page: str
+    card: str
+    result: str
+    folder: str
+
+
+def links_of(runs: Sequence[Run], root: Path, base: Path) -> dict[str, Links]:
+    """By the name of a run, where its files lie.
+
+    Args:
+        root: folder of the runs.  base: folder of the page; pages of runs that lie there, too, go before those in the run folders.
+    """
+    shown = {_facts(page.facts): page.file for page in pages_in(base) if page.facts["kind"] == "run"}
+    found = {}
+    for run in runs:
+        folder = root if run.name == root.resolve().name and (root / RESULT).is_file() else root / run.name
+        beside = shown.get(_key(run))
+        page = quote(os.fsencode(beside)) if beside else _relative(folder / PAGE, base)
+        found[run.name] = Links(page, _relative(folder / CONFIG, base), _relative(folder / RESULT, base), str(folder))
+    return found
+
+
+def index_beside(base: Path) -> str:
+    """The index of a folder of pages, where there is one."""
+    return INDEX if (base / INDEX).is_file() else ""
+
+
+def _key(run: Run) -> tuple[str, ...]:
+    """What tells the pages of runs apart."""
+    result = run.result
+    made = str(result["provenance"].get("time", ""))[:10]
+    return run.name.rpartition("/")[2], result["task"], result["split"], result["model"]["checkpoint"], made
+
+
+def _facts(facts: dict[str, str]) -> tuple[str, ...]:
+    return tuple(facts.get(key, "") for key in ("name", "task", "split", "checkpoint", "time"))
+
+
+def _relative(path: Path, base: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()))
+    except ValueError:  # another drive
+        return ""
