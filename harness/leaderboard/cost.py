@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from beit3_bench.harness.leaderboard.pareto import device_of
 from beit3_bench.harness.leaderboard.text import csv_grid, markdown_grid
 from beit3_bench.harness.record.report import gflop_as_text
 from beit3_bench.harness.record.results import Run, model_name
@@ -44,17 +45,8 @@ def _row(run: Run) -> list[str]:
         ", ".join(f"{kind} {gflop_as_text(number)}" for kind, number in counted.items()),
         f"{speed:,.1f}" if speed else "",
         f"{joules:.3g}" if joules is not None else "",
-        _device(made_with.get("hardware") or {}, made_with.get("device", "")),
+        device_of(made_with),
         made_with.get("dtype", ""),
         f"{world}{name} {value:.1f}",
         run.name,
     ]
-
-
-def _device(hardware: object, device: str) -> str:
-    """The name of the card or the processor that a run was on, as far as it is known."""
-    facts = hardware if isinstance(hardware, dict) else {}
-    if device.startswith("cuda"):
-        cards = facts.get("gpus") or []
-        return f"{cards[0]}" + (f" x {len(cards)}" if len(cards) > 1 else "") if cards else device
-    return str(facts.get("cpu") or device)

@@ -37,7 +37,11 @@ def cost_of(result: Result) -> Cost:
     """What a result says of its cost; results of earlier versions say less."""
     timing: Mapping[str, Any] = result["timing"]
     made_with = result["provenance"]
-    names = [device_of(made_with), str(made_with.get("dtype", "")), "compiled" if made_with.get("compile") is True else ""]
+    names = [
+        device_of(made_with),
+        str(made_with.get("dtype", "")),
+        "compiled" if made_with.get("compile") is True else "",
+    ]
     gflop = {kind: value for kind, value in (timing.get("gflop_per_sample") or {}).items() if value > 0}
     return Cost(gflop, timing.get("samples_per_second") or None, ", ".join(name for name in names if name))
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from beit3_bench.harness.console import Toned
 from beit3_bench.harness.leaderboard.board import ApartRow, Section, Table, TableRow
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, notes_lines, number_text, row_label, row_protocol
 from beit3_bench.text import visible
@@ -42,10 +43,23 @@ def to_text(table: Table, width: int) -> str:
     if table.apart:
         parts.append(f"{_title('Not comparable with published numbers', width)}\n{_prose(APART_LEGEND, width)}")
         parts.append(_apart(table.apart, width))
-    for title, lines in (("Notes on what was measured", notes_lines(table)), ("Without a score of their own", table.pending)):
+    for title, lines in (
+        ("Notes on what was measured", notes_lines(table)),
+        ("Without a score of their own", table.pending),
+    ):
         if lines:
             parts.append("\n".join([_title(title, width), *(_prose(f"- {line}", width, "  ") for line in lines)]))
     return "\n\n".join(parts or ["Nothing to show: no result and no published row fits."]) + "\n"
+
+
+def toned(text: str) -> list[object]:
+    """The parts of such a text (see `console.echo`): titles and measured rows stand out."""
+    lines = text.splitlines(keepends=True)
+    under = [*lines[1:], ""]
+    return [
+        Toned(line, "heading") if line.startswith(MARK) or below.startswith("---") else line
+        for line, below in zip(lines, under, strict=True)
+    ]
 
 
 def _section(section: Section, width: int) -> str:
@@ -86,9 +100,9 @@ def _apart(items: Sequence[ApartRow], width: int) -> str:
         protocol = row_protocol(row, item.regime)
         below = [row.source, item.why, row_label(row), *([protocol] if protocol else []), *counts, *others]
         where = f"{item.task}, {item.split}, {item.regime}"
-        cells = ["", where, row.cells[item.headline].text, chance, item.headline, _interval(row, item.headline)]
+        cells = ["", where, item.headline, row.cells[item.headline].text, chance, _interval(row, item.headline)]
         lines.append(_Line(cells, False, ["; ".join(below)]))
-    return _grid(["", "task", "measured", "chance", "metric", "95% interval"], lines, width, least=4, left=(4, 5))
+    return _grid(["", "task", "metric", "measured", "chance", "95% interval"], lines, width, least=3, left=(2, 5))
 
 
 def _interval(row: TableRow, name: str) -> str:
@@ -123,7 +137,8 @@ def _grid(header: list[str], lines: Sequence[_Line], width: int, least: int, lef
         mark = MARK if line and line.measured else " "
         for part, name in enumerate(names):
             cells = [
-                _padded(name if at == 1 else row[at] if part == 0 else "", widths[at], at == 1 or at in left) for at in kept
+                _padded(name if at == 1 else row[at] if part == 0 else "", widths[at], at == 1 or at in left)
+                for at in kept
             ]
             text.append(f"{mark if part == 0 else ' '} {(' ' * GAP).join(cells)}".rstrip())
         indent = " " * (4 + (widths[0] if 0 in kept else 0))
@@ -140,7 +155,8 @@ def columns_of(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
     )
 
 
@@ -175,7 +191,12 @@ def _padded(text: str, width: int, to_left: bool) -> str:
 
 def _prose(text: str, width: int, indent: str = "", first: str = "") -> str:
     lines = textwrap.wrap(
-        visible(text), width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        visible(text),
+        width,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
     return "\n".join(lines)
 

@@ -7,13 +7,9 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from beit3_bench.harness.leaderboard.board import ApartRow, Cell, Section, Table, TableRow, as_dict
 from beit3_bench.text import visible, visible_json
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 LEGEND = (
     "Bold rows were measured here. Numbers are percent (caption metrics and AP x100), rounded as in the paper; "
@@ -26,30 +22,30 @@ APART_LEGEND = (
 )
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-CSV_COLUMNS = {
-    "section": "object",
-    "task": "object",
-    "split": "object",
-    "regime": "object",
-    "rank": "Int64",
-    "measured": "int64",
-    "system": "object",
-    "variant": "object",
-    "params": "object",
-    "resolution": "object",
-    "metric": "object",
-    "value": "object",
-    "low": "float64",
-    "high": "float64",
-    "verdict": "object",
-    "reference": "object",
-    "protocol": "object",
-    "source": "object",
-    "url": "object",
-    "source_kind": "object",
-    "published_id": "object",
-}
-"""Columns of the csv form, and their kinds."""
+CSV_COLUMNS = (
+    "section",
+    "task",
+    "split",
+    "regime",
+    "rank",
+    "measured",
+    "system",
+    "variant",
+    "params",
+    "resolution",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "verdict",
+    "reference",
+    "protocol",
+    "source",
+    "url",
+    "source_kind",
+    "published_id",
+)
+"""Columns of the csv form."""
 
 
 # ---- markdown --------------------------------------------------------------------------------------------------------
@@ -184,26 +180,20 @@ def to_csv(table: Table) -> str:
 
 
 def section_csv(section: Section) -> str:
-    """The lines of a section, as in `to_csv`."""
-    return _csv_lines(_long_lines(Table([section], [], [])))
+    """The lines of a section, as in `to_csv`, of the metrics that it has a column for."""
+    return _csv_lines(line for line in _long_lines(Table([section], [], [])) if line["metric"] in section.metrics)
 
 
 def apart_csv(items: list[ApartRow]) -> str:
-    """The lines of rows that are not comparable with published ones, as in `to_csv`."""
-    return _csv_lines(_long_lines(Table([], items, [])))
+    """The lines of rows that are not comparable with published ones, as in `to_csv`, of the metrics that are shown."""
+    tables = ((Table([], [item], []), {item.headline, *item.also}) for item in items)
+    return _csv_lines(line for table, shown in tables for line in _long_lines(table) if line["metric"] in shown)
 
 
 def _csv_lines(lines: Iterable[dict[str, object]]) -> str:
     return csv_grid(
-        list(CSV_COLUMNS), (["" if line[name] is None else str(line[name]) for name in CSV_COLUMNS] for line in lines)
+        CSV_COLUMNS, (["" if line[name] is None else str(line[name]) for name in CSV_COLUMNS] for line in lines)
     )
-
-
-def shown_numbers(table: Table) -> DataFrame:
-    """What a table shows as one tidy frame, a line per number: the columns of the csv form."""
-    from pandas import DataFrame
-
-    return DataFrame(list(_long_lines(table)), columns=list(CSV_COLUMNS), dtype="object").astype(CSV_COLUMNS)
 
 
 def _long_lines(table: Table) -> Iterator[dict[str, object]]:

@@ -44,20 +44,23 @@ class _Head(html.parser.HTMLParser):
 
 def pages_in(folder: Path) -> list[Indexed]:
     """The pages of ours in a folder, by file name; other files are passed over."""
-    pages = []
-    for path in sorted(folder.glob("*.html")):
-        if path.name == INDEX or path.is_symlink():
-            continue
-        try:
-            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                head = _Head()
-                head.feed(file.read(_HEAD).decode("utf-8", "replace"))
-            facts = json.loads(head.content or "null")
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(facts, dict) and all(isinstance(value, str) for value in facts.values()) and "kind" in facts:
-            pages.append(Indexed(path.name, facts))
-    return pages
+    known = ((path, facts_of_page(path)) for path in sorted(folder.glob("*.html")) if path.name != INDEX)
+    return [Indexed(path.name, facts) for path, facts in known if facts is not None]
+
+
+def facts_of_page(path: Path) -> dict[str, str] | None:
+    """What a page says of itself; None for a file that is no page of ours, a link, or none at all."""
+    if path.is_symlink():
+        return None
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            head = _Head()
+            head.feed(file.read(_HEAD).decode("utf-8", "replace"))
+        facts = json.loads(head.content or "null")
+    except (OSError, ValueError, RecursionError):
+        return None
+    known = isinstance(facts, dict) and all(isinstance(value, str) for value in facts.values()) and "kind" in facts
+    return facts if known else None
 
 
 def write_page(path: Path, text: str) -> None:
@@ -88,11 +91,12 @@ def write_index(folder: Path) -> Path:
 
 
 def index_page(pages: Sequence[Indexed]) -> str:
-    """The index: runs by task, then pictures and trainings."""
+    """The index: leaderboards, runs by task, then pictures and trainings."""
     kinds: dict[str, list[Indexed]] = {}
     for page in pages:
         kinds.setdefault(page.facts["kind"], []).append(page)
     runs: dict[str, list[Indexed]] = {}
     for page in kinds.pop("run", []):
         runs.setdefault(f"{page.facts.get('title', '')}, {page.facts.get('split', '')}", []).append(page)
-    return render("index.html", runs=runs, others=kinds, summary=summary_tag({"kind": "index"}))
+    boards = kinds.pop("leaderboard", [])
+    return render("index.html", boards=boards, runs=runs, others=kinds, summary=summary_tag({"kind": "index"}))

@@ -44,7 +44,11 @@ def environment(folders: Sequence[Path], filters: Sequence[Callable[..., Any]] =
 
 
 def render(
-    template: str, parts: Sequence[str] = (), filters: Sequence[Callable[..., Any]] = (), room: Path = HERE, **values: Any
+    template: str,
+    parts: Sequence[str] = (),
+    filters: Sequence[Callable[..., Any]] = (),
+    room: Path = HERE,
+    **values: Any,
 ) -> str:
     """A page. parts: of style and script that it needs beside `base` and those of its own name; room: the folder of its template."""
     from markupsafe import Markup

@@ -25,6 +25,7 @@ from beit3_bench.harness.leaderboard.page.links import Links
 from beit3_bench.harness.leaderboard.pareto import params_of
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, apart_csv, row_label, row_protocol, section_csv
 from beit3_bench.harness.pages.rendering import render, summary_tag
+from beit3_bench.harness.record.report import gflop_as_text
 from beit3_bench.harness.record.results import SYSTEMS
 from beit3_bench.text import visible_lines
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 SIZES = ("tiny", "base", "large", "giant", "custom")
 OTHERS = "other systems"
 TITLE = "Leaderboard"
-VERDICTS = "Beside the published value of the same checkpoint: = reproduces it, ≈ is within noise of it, ≠ differs from it."
+VERDICTS = (
+    "Beside the published value of the same checkpoint: = reproduces it, ≈ is within noise of it, ≠ differs from it."
+)
 
 
 def to_html(table: Table, links: Mapping[str, Links] | None = None, index: str = "") -> str:
@@ -97,7 +100,11 @@ def _choices(table: Table) -> list[tuple[str, str, list[str]]]:
         ("system", "System", sorted({system_of(row) for row in rows}, key=str.casefold)),
         ("regime", "Setting", list(dict.fromkeys(item.regime for item in shown))),
         ("size", "Size", [size for size in (*SIZES, OTHERS) if size in sizes]),
-        ("origin", "Origin", [o for o in ("measured", "published") if any(row.measured == (o == "measured") for row in rows)]),
+        (
+            "origin",
+            "Origin",
+            [o for o in ("measured", "published") if any(row.measured == (o == "measured") for row in rows)],
+        ),
     ]
     return [one for one in lists if len(one[2]) > 1]
 
@@ -174,7 +181,9 @@ def cost_words(row: TableRow) -> str:
     """What a row cost, with the device that it was measured on; "" where nothing is known."""
     if row.cost is None:
         return ""
-    parts = [f"{value:,.3g} GFLOP per {kind}" for kind, value in row.cost.gflop.items()]
+    parts = [f"{gflop_as_text(value)} GFLOP per {kind}" for kind, value in row.cost.gflop.items()]
     if row.cost.speed:
-        parts.append(f"{row.cost.speed:,.1f} samples per second" + (f" on {row.cost.device}" if row.cost.device else ""))
+        parts.append(
+            f"{row.cost.speed:,.1f} samples per second" + (f" on {row.cost.device}" if row.cost.device else "")
+        )
     return "; ".join(parts)

@@ -114,7 +114,9 @@ def profiles_of(table: Table) -> list[Profile]:
                 groups.setdefault((row.name, ""), []).append(_line(section, row, scale, strip))
     for item in table.apart:
         groups.setdefault((item.row.name, item.why), []).append(_line_apart(item))
-    return [Profile(*key, _told_apart(lines)) for key, lines in groups.items() if len({line.title for line in lines}) > 1]
+    return [
+        Profile(*key, _told_apart(lines)) for key, lines in groups.items() if len({line.title for line in lines}) > 1
+    ]
 
 
 def _told_apart(lines: Sequence[Line]) -> list[Line]:
@@ -128,7 +130,9 @@ def _line(section: Section, row: TableRow, scale: Scale, strip: Strip) -> Line:
     verdict = row.verdicts.get(section.order_by[0])
     note = verdict.text if verdict and verdict.reference else _behind(row, published, section.higher_is_better)
     others = [(scale.place(r.score or 0.0), f"{row_label(r)}: {r.score:.2f}") for r in published]
-    return Line(section.title, metric_of(section), one.text, interval_text(one), note, strip, scale, others, None, row.run)
+    return Line(
+        section.title, metric_of(section), one.text, interval_text(one), note, strip, scale, others, None, row.run
+    )
 
 
 def _behind(row: TableRow, published: Sequence[TableRow], higher_is_better: bool) -> str:
@@ -224,8 +228,10 @@ def _scatter(section: Section, one: Tradeoff) -> Scatter:
             p.row,
             f"{row_label(p.row)}: {p.score:.2f}, {cost_text(p.cost)} {one.cost}",
             place(p.cost),
-            *(height(p.score + d) for d in (0.0, -p.row.half_width, p.row.half_width)),
-            best=id(p.row) in best,
+            height(p.score),
+            height(p.score - p.row.half_width),
+            height(p.score + p.row.half_width),
+            id(p.row) in best,
         )
         for p in sorted(one.points, key=lambda point: point.row.measured)  # ours above the others
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from beit3_bench.harness.pages.index import INDEX, pages_in
+from beit3_bench.harness.pages.index import INDEX, facts_of_page, pages_in
 from beit3_bench.harness.record.results import Run
 from beit3_bench.harness.record.runs import CONFIG, PAGE, RESULT
 
@@ -41,7 +41,8 @@ def links_of(runs: Sequence[Run], root: Path, base: Path) -> dict[str, Links]:
 
 def index_beside(base: Path) -> str:
     """The index of a folder of pages, where there is one."""
-    return INDEX if (base / INDEX).is_file() else ""
+    facts = facts_of_page(base / INDEX)
+    return INDEX if facts is not None and facts.get("kind") == "index" else ""
 
 
 def _key(run: Run) -> tuple[str, ...]:

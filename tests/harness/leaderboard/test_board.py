@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
 from click.testing import CliRunner
 from leaderboard_cases import metric, result, retrieval_metrics, write_run
@@ -23,7 +25,8 @@ from beit3_bench.harness.leaderboard.latex import to_latex
 from beit3_bench.harness.leaderboard.numbers import published_numbers
 from beit3_bench.harness.leaderboard.overview import PAPER_TABLE_1, build_overview
 from beit3_bench.harness.leaderboard.page import to_html
-from beit3_bench.harness.leaderboard.text import shown_numbers, to_csv, to_json, to_markdown
+from beit3_bench.harness.leaderboard.text import apart_csv, section_csv, to_csv, to_json, to_markdown
+from beit3_bench.harness.pages.index import write_index
 from beit3_bench.harness.record.results import Run, read_results
 from beit3_bench.results.published.values import COLUMNS, OVERVIEW_SOURCE, SOURCE_KINDS, PublishedValue, load_published
 from beit3_bench.tasks.facts import published_names, read_facts
@@ -393,7 +396,7 @@ def test_a_model_of_another_family_stands_under_its_family_s_name(published: lis
 def test_rows_of_another_protocol_are_marked_where_they_are_ranked(form: Callable[[Table], str], world: str) -> None:
     def table(*protocols: str) -> str:
         runs = [Run(f"r{i}", result(model={"protocol": p}, world=world)) for i, p in enumerate(protocols)]
-        return form(build_table(runs, [])).casefold()
+        return form(build_table(runs, [])).casefold().replace(",protocol,", ",")  # a csv has the column in any case
 
     differing = table("", "ranking 128")
     assert "protocol" in differing
@@ -451,7 +454,9 @@ def test_csv_holds_every_number_at_full_precision(table: Table) -> None:
 
 
 def test_the_csv_form_is_one_tidy_frame(table: Table) -> None:
-    frame = shown_numbers(table)
+    frame = pandas.read_csv(
+        io.StringIO(to_csv(table)), keep_default_na=False, na_values={"low": [""]}, dtype={"value": str}
+    )
     assert to_csv(Table([], [], [])) == ",".join(frame.columns) + "\n"
     wide = frame.query("measured == 1 and regime == 'fine-tuned'").pivot(
         index="source", columns="metric", values="value"
@@ -459,6 +464,11 @@ def test_the_csv_form_is_one_tidy_frame(table: Table) -> None:
     assert wide.loc["run coco", "TR@1"] == repr(79.1)
     assert frame["low"].notna().sum() == 14  # both runs have intervals, the published rows have none
     assert frame.loc[frame["published_id"] != "", "published_id"].is_unique
+
+
+def test_the_csv_of_the_sections_is_that_of_the_table(table: Table) -> None:
+    pieces = [*map(section_csv, table.sections), apart_csv(table.apart)]
+    assert "".join(piece.partition("\n")[2] for piece in pieces) == to_csv(table).partition("\n")[2]
 
 
 def test_json_can_be_read_back_and_holds_the_sections(table: Table) -> None:
@@ -495,21 +505,51 @@ def run(*args: str) -> str:
     return outcome.stdout
 
 
-def test_the_verb_prints_and_writes_markdown_and_csv(tmp_path: Path) -> None:
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_suffix_says_what_is_written_and_markdown_goes_into_a_pipe(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "r", retrieval_run().result)
     text = run("--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out" / "board.md"))
     assert (tmp_path / "out" / "board.md").read_text() == text
-    assert (tmp_path / "out" / "board.csv").read_text().startswith("section,task")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["board.csv", "board.md"]
+    assert text.startswith("# Leaderboard")
+    assert files_of(tmp_path / "out") == ["board.md"]
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("latex", ".tex"), ("json", ".json"), ("csv", ".csv"), ("html", ".html")])
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [("text", ".txt"), ("latex", ".tex"), ("json", ".json"), ("csv", ".csv"), ("html", ".html"), ("html", ".HTM")],
+)
 def test_every_form_is_printed_and_written(tmp_path: Path, form: str, suffix: str) -> None:
     write_run(tmp_path / "runs", "r", retrieval_run().result)
     printed = run("--runs", str(tmp_path / "runs"), "--format", form)
-    run("--runs", str(tmp_path / "runs"), "--format", form, "--output", str(tmp_path / "board"))
-    assert (tmp_path / f"board{suffix}").read_text() == printed
-    assert (tmp_path / "board.md").exists()
+    run("--runs", str(tmp_path / "runs"), "--output", str(tmp_path / f"board{suffix}"))
+    written = (tmp_path / f"board{suffix}").read_text()
+    assert re.sub(r'href="[^"]*result.json"|beit3-bench show [^<]*', "", written) == re.sub(
+        r'href="[^"]*result.json"|beit3-bench show [^<]*', "", printed
+    )
+    assert files_of(tmp_path) == [f"board{suffix}", "runs"]
+
+
+def test_without_a_suffix_markdown_csv_and_the_format_are_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "r", retrieval_run().result)
+    assert run("--runs", str(tmp_path / "runs"), "--format", "html", "--output", str(tmp_path / "board")) == ""
+    assert files_of(tmp_path) == ["board.csv", "board.html", "board.md", "runs"]
+
+
+def test_a_table_in_a_folder_of_pages_is_in_its_index_and_does_not_take_its_place(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "r", retrieval_run().result)
+    (tmp_path / "site").mkdir()
+    index = write_index(tmp_path / "site")
+    args = ["--runs", str(tmp_path / "runs"), "--output"]
+    run(*args, str(tmp_path / "site" / "board.html"))
+    assert 'href="board.html"' in index.read_text()
+    assert 'href="index.html"' in (tmp_path / "site" / "board.html").read_text()
+    before = index.read_text()
+    with pytest.raises(BenchError, match="is the index of the pages there"):
+        run(*args, str(index))
+    assert index.read_text() == before
 
 
 def test_without_results_the_published_tables_of_all_tasks_are_shown(tmp_path: Path) -> None:
@@ -529,7 +569,17 @@ def test_filters_choose_tasks_and_systems(tmp_path: Path) -> None:
     [
         (["--tasks", "nlvr"], "no task 'nlvr' in the table; did you mean 'nlvr2'"),
         (["--systems", "BLIPP"], "no system 'BLIPP' in the table; did you mean 'BLIP'"),
-        (["--paper-table", "1", "--format", "json"], "markdown, csv or latex"),
+        (
+            ["--paper-table", "1", "--format", "json"],
+            "--paper-table prints and writes markdown, csv or latex, not json",
+        ),
+        (["--paper-table", "1", "--output", "x.html"], "markdown, csv or latex, not html"),
+        (["--cost", "--output", "x.tex"], "--cost prints and writes markdown or csv, not latex"),
+        (["--cost", "--paper-table", "1"], "leave one of them out"),
+        (
+            ["--output", "x.xlsx"],
+            "x.xlsx: no table is written as .xlsx; --output takes .txt, .md, .csv, .json, .tex, .html, or no",
+        ),
     ],
 )
 def test_unknown_names_get_a_hint(tmp_path: Path, args: list[str], message: str) -> None:
@@ -569,7 +619,7 @@ def test_the_table_needs_neither_torch_nor_pandas(tmp_path: Path) -> None:
     write_run(tmp_path, "r", retrieval_run().result)
     program = (
         "import sys; from beit3_bench.harness.commands.table import command\n"
-        f"command(['--runs', {str(tmp_path)!r}], standalone_mode=False)\n"
+        f"[command(['--runs', {str(tmp_path)!r}, '--format', form], standalone_mode=False) for form in ('text', 'markdown', 'csv')]\n"
         "heavy = {'torch', 'timm', 'numpy', 'pandas', 'jinja2'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
