@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from goldens import COMMITTED
 
+from beit3_bench.backbones.openclip.captions import check_architecture
 from beit3_bench.backbones.openclip.coca import CoCaCaptioning, GroupedBeams, supports
 from beit3_bench.backbones.word_cache import Cache
 from beit3_bench.errors import BenchError
@@ -149,6 +151,20 @@ def test_another_number_of_beams_keeps_the_groups_that_divide_it():
 def test_what_no_search_can_do_is_refused(networks, values, words):
     with pytest.raises(BenchError, match=words):
         networks[1].generate(pixels(), **{"max_length": 20, **values})
+
+
+@pytest.mark.parametrize("name", ["coca_ViT-B-32", "coca_ViT-L-14", "coca_base"])
+def test_the_architectures_of_open_clip_caption(name):
+    import open_clip
+    from open_clip.coca_model import CoCa
+
+    config = open_clip.get_model_config(name)
+    check_architecture(config, name, Path("weights.bin"))
+    config.pop("custom_text")
+    with torch.device("meta"):
+        module = CoCaCaptioning(CoCa(**config), 49406, 49407, 49408, GroupedBeams())
+    assert supports(module.coca)
+    module.beams.check(module.positions)
 
 
 def test_networks_of_other_blocks_are_not_taken_for_coca_s():
