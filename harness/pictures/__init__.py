@@ -6,7 +6,7 @@ written (but by `opening`). Every text is readable at the size at which the pict
     opening     files as people made them: upright, with the formats of phones
     colours     a palette that colour-blind people can tell apart
     lettering   the font, wrapping and shortening
-    sheets      sizes, thumbnails, grids of pictures
+    sheets      sizes, grids of pictures
     boxes       boxes with labels, instance masks
     label_maps  semantic label maps over the picture, with a legend
     captions    texts and bars of scores under a picture

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from beit3_bench.harness.pictures.boxes import Rectangle, draw_plate, overlaps, plate_around
 from beit3_bench.harness.pictures.colours import INK, PAPER, QUIET, Colour, colours_of
-from beit3_bench.harness.pictures.lettering import font, letter_size, line_height, shortened, width_of
+from beit3_bench.harness.pictures.lettering import font, letter_size, line_height, panel_letters, shortened, width_of
 from beit3_bench.harness.pictures.sheets import LIMITS, fitted, panel_width, scaled_size, stacked
 
 _COVER = 0.55
@@ -56,7 +56,9 @@ def draw_label_map(
     covered = _cover(drawn, resized, colours)
     named = {number: str(number) if names is None else names[number] for number in areas}
     _name_regions(covered, label_map, areas, colours, named)
-    return stacked([covered, legend(areas, colours, named, label_map.size, panel_width(covered), entries)])
+    width = panel_width(covered)
+    letters = panel_letters(covered.size, width)
+    return stacked([covered, legend(areas, colours, named, label_map.size, width, entries, letters)])
 
 
 def resized_map(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -119,14 +121,16 @@ def legend(
     total: int,
     width: int,
     entries: int = 12,
+    letters: int | None = None,
 ) -> Image.Image:
     """Classes with their colours and shares of ``total`` pixels, in columns on a sheet of a width in pixels.
 
     Args:
         areas: pixels by class, in the order of the legend.
         entries: at most; what is left is summed up in a last line.
+        letters: their height in pixels; None = as in a picture of that width.
     """
-    face = font(letter_size((width, 0)))
+    face = font(letter_size((width, 0)) if letters is None else letters)
     gap, swatch, line = round(face.size * 0.8), round(face.size * 0.9), round(line_height(face) * 1.1)
     shown = list(areas.items())[:entries]
     rest = sum(areas.values()) - sum(area for _, area in shown)

@@ -13,6 +13,8 @@ LEAST = 13
 """Pixels: smaller letters are not read."""
 LONGER_SIDE_IN_LETTERS = 46
 """A picture's longer side is so many letters high: shown in half its size, its labels still are read."""
+LEAST_LETTERS = 24
+"""A panel is so many letters' heights wide at least: room for seven words."""
 ELLIPSIS = "\u2026"
 
 
@@ -32,6 +34,11 @@ def font(size: int) -> FreeTypeFont:
 def letter_size(size: tuple[int, int]) -> int:
     """Height in pixels of text that belongs into a picture of a size (width, height)."""
     return max(LEAST, round(max(size) / LONGER_SIDE_IN_LETTERS))
+
+
+def panel_letters(size: tuple[int, int], width: int) -> int:
+    """Height in pixels of text below a picture of a size: that of text in it, where a panel of this width has room for words so high."""
+    return min(letter_size(size), max(LEAST, width // LEAST_LETTERS))
 
 
 def line_height(face: FreeTypeFont) -> int:

@@ -1,4 +1,4 @@
-"""Sizes of pictures, thumbnails, and several pictures on one sheet."""
+"""Sizes of pictures, and several pictures on one sheet."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ def scaled_size(size: tuple[int, int], longer: float) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
+def fitted_side(size: tuple[int, int], limits: tuple[int, int] = LIMITS) -> int:
+    """Pixels of the longer side of a picture of a size (width, height) once it is `fitted`."""
+    return min(max(max(size), limits[0]), limits[1])
+
+
 def fitted(image: Image.Image, limits: tuple[int, int] = LIMITS) -> Image.Image:
     """The picture in RGB, its longer side within ``limits`` pixels; a copy, also where it fits."""
     image = image.convert("RGB") if image.mode != "RGB" else image.copy()
-    longer = min(max(max(image.size), limits[0]), limits[1])
+    longer = fitted_side(image.size, limits)
     if longer == max(image.size):
         return image
     return image.resize(
@@ -33,11 +38,6 @@ def fitted(image: Image.Image, limits: tuple[int, int] = LIMITS) -> Image.Image:
         Image.Resampling.LANCZOS,
         reducing_gap=3.0 if longer < max(image.size) else None,
     )
-
-
-def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """The picture in RGB, at most ``side`` pixels wide and high; a smaller one stays as it is."""
-    return fitted(image, (0, side))
 
 
 def grid(
@@ -51,7 +51,7 @@ def grid(
 
     Args:
         columns: per row; None = as many as make the sheet about as wide as high, three at least where there are so many.
-        cell: width in pixels to which every picture is scaled; None = that of the widest, and none is scaled up.
+        cell: width in pixels of a column; what is wider is made smaller, and nothing is made larger. None = that of the widest.
         gap: pixels around every picture.
 
     Returns:
@@ -61,7 +61,7 @@ def grid(
         raise ValueError("a grid of no picture")
     if columns is None:
         columns = min(len(pictures), max(3, round(len(pictures) ** 0.5)))
-    cells = [picture if cell is None else _to_width(picture, cell) for picture in pictures]
+    cells = [picture if cell is None else _to_width(picture, min(picture.width, cell)) for picture in pictures]
     width = max(c.width for c in cells)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [max(c.height for c in row) for row in rows]
@@ -86,6 +86,11 @@ def stacked(pictures: Sequence[Image.Image], ground: tuple[int, int, int] = PAPE
         sheet.paste(picture, ((sheet.width - picture.width) // 2, top))
         top += picture.height
     return sheet
+
+
+def scaled(picture: Image.Image, factor: float) -> Image.Image:
+    """The picture with both sides as many times as long."""
+    return picture.resize(scaled_size(picture.size, max(picture.size) * factor), Image.Resampling.LANCZOS)
 
 
 def panel_width(picture: Image.Image) -> int:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, refuse_link, replacing
-from beit3_bench.harness.pictures.sheets import grid, thumbnail
+from beit3_bench.harness.pictures.sheets import fitted_side, grid, scaled
 from beit3_bench.harness.predicting.predictions import Prediction
 from beit3_bench.harness.predicting.sources import Picture
 from beit3_bench.harness.predicting.web import is_address
@@ -21,7 +21,7 @@ _OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".heic", ".heif
 SHEET = 48
 """Pictures on a sheet at most."""
 CELL = 640
-"""Pixels that one is wide there."""
+"""Pixels of the longer side of one there, without what is written below."""
 _MOST = 80  # characters of a name
 
 
@@ -68,7 +68,8 @@ class Gallery:
         """
         if self.kind is not None and not self.single:
             if len(self._cells) < SHEET:
-                self._cells.append(thumbnail(prediction.picture(), 2 * CELL))
+                factor = CELL / fitted_side(prediction.shown().size)  # letters have one size on a sheet
+                self._cells.append(scaled(prediction.picture(), min(factor, 1.0)))
             else:
                 self.left_out += 1
             return None

@@ -56,6 +56,22 @@ def test_the_first_bar_is_the_one_that_counts():
     assert not (sheet[half:] == PALETTE[1]).all(axis=-1).any()
 
 
+def test_names_that_begin_alike_are_told_apart_in_lines_of_their_own():
+    same = "a dog in the grass that looks at somebody who holds"
+    pair = [bars([f"{same} {last}", "x"], [0.5, 0.2], 426) for last in ("a stick", "a ball")]
+    assert pair[0].size == pair[1].size
+    assert pair[0].height > bars(["dog", "x"], [0.5, 0.2], 426).height
+    assert not np.array_equal(*map(np.asarray, pair))
+
+
+def test_words_below_a_picture_are_as_large_as_words_in_it():
+    heights = []
+    for size in ((1200, 1600), (1600, 1200)):
+        drawn = np.asarray(captioned(Image.new("RGB", size, GREEN), [asked("x")]))
+        heights.append(int(dark(drawn[size[1] :]).any(axis=1).sum()))
+    assert heights[0] == heights[1] > 10
+
+
 def test_long_names_leave_room_for_the_bars():
     drawn = with_bars(Image.new("RGB", (300, 200)), ["n" * 500, "m"], [0.9, 0.1], [asked("top 2")])
     assert drawn.width == 640
