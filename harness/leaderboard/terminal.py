@@ -145,8 +145,8 @@ def _grid(header: list[str], lines: Sequence[_Line], width: int, least: int, lef
         for sentence in line.below if line else ():
             text.append(_prose(sentence, width, indent, indent))
     if dropped:
-        names = ", ".join(header[at] for at in dropped)
-        text += ["", _prose(f"No room at {width} columns for {names}; --format markdown has all.", width)]
+        without = ", ".join(header[at] for at in dropped)
+        text += ["", _prose(f"No room at {width} columns for {without}; --format markdown has all.", width)]
     return "\n".join(text)
 
 

@@ -435,6 +435,23 @@ def test_the_page_does_not_scroll_sideways(width: int, page: str, tmp_path: Path
     assert wide <= window
 
 
+def test_on_a_phone_a_row_is_a_block_in_which_names_and_dots_have_the_whole_width(page: str, tmp_path: Path) -> None:
+    file = tmp_path / "board.html"
+    file.write_text(page)
+    script = """
+    const row = document.querySelector("tbody.measured tr"), whole = row.getBoundingClientRect().width;
+    const share = selector => row.querySelector(selector).getBoundingClientRect().width / whole;
+    step("shares", [share("th.system"), share("td.scale")]);
+    const first = row.querySelector("th.system").getBoundingClientRect(), next = row.querySelector("td.scale").getBoundingClientRect();
+    step("below", next.top >= first.bottom);
+    step("label", getComputedStyle(row.querySelector('[data-label="TR@1"]'), "::before").content);
+    """
+    steps = asked(file, script, tmp_path / "p", width=500)["steps"]
+    assert min(steps["shares"]) > 0.85
+    assert steps["below"]
+    assert steps["label"] == '"TR@1"'
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_to_mend(scheme: str, page: str, tmp_path: Path) -> None:
     """With $AXE, the file axe.min.js of the npm package axe-core; it judges contrast, names, roles and structure (WCAG 2 A and AA)."""
