@@ -17,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit3_bench.backbones.abilities import Ability, Item
+from beit3_bench.backbones.precision import full_float32
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.devices import to_device
 from beit3_bench.harness.reuse.image_cache import ImageCache
@@ -63,7 +64,7 @@ def _gflop(ability: Ability, item: Item, device: torch.device) -> float | None:
     try:
         ability.module.to(device).eval()
         batch = to_device(reader.collate([item]), device)
-        with torch.no_grad(), _Operations() as counter:
+        with torch.no_grad(), full_float32(), _Operations() as counter:
             ability.predict(batch)
     except (BenchError, RuntimeError, MemoryError):
         return None

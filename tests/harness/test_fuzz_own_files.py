@@ -193,7 +193,6 @@ def test_broken_journal_is_refused_in_words_or_mended(seeds, tmp_path):
             journal = Journal(tmp_path, resume_at=3)
             journal.write(LOG, {"step": 4, "epoch": 0.5, "loss": 1.0, "lr": 1e-3})
             journal.draw()
-            journal.close()
             if read_table(tmp_path / LOG)[-1]["step"] != "4":
                 failures.append(f"seed {seed}: a line is lost")
         except BenchError:

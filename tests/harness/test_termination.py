@@ -102,7 +102,7 @@ def test_a_run_is_gone_on_with_to_the_same_rows(strikes, data, tmp_path, monkeyp
     real = toy_task.ToyAbility.predict
     for left in range(strikes, 0, -1):
         at = draw.randint(1, (38 - kept) // left)
-        batches = itertools.count(1)
+        batches = itertools.count(0)  # the first of all counts the operations of a sample
 
         def predict(self, batch, batches=batches, at=at):
             if next(batches) == at:

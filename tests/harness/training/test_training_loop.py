@@ -418,9 +418,13 @@ def test_options_are_told_apart_as_in_states_of_the_first_edition(task, world, t
     """There the options of a task held what is the model's own now."""
     start = prepare(request_for(world, tmp_path / "x", task), get_task(task))
     values = FIRST_EDITION[task]
-    assert start.fingerprints["options"] == digest(values)
     earlier = earlier_option_digests(start.task.options, start.training.resolved)
-    assert {digest({}), digest(values), *(digest({k: v}) for k, v in values.items())} <= earlier
+    assert {
+        start.fingerprints["options"],
+        digest({}),
+        digest(values),
+        *(digest({k: v}) for k, v in values.items()),
+    } <= earlier
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------
