@@ -1,7 +1,7 @@
 """What `beit3-bench demo` does: command lines on the tiny world, in order, each done once.
 
 A model is fine-tuned and evaluated per task; tiny models of other families, which have learned nothing, stand beside it; a
-leaderboard ends it.
+page for every run and the leaderboard end it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from beit3_bench.tasks.registry import get_task, task_names
 from beit3_bench.tasks.tinyworld.experiments import EXPERIMENTS, QUICK, Experiment
 
 LEDGER, LOCK = "demo.json", "lock"
-PARTS = WORLD, MODELS, RUNS, PEERS = "world", "models", "runs", "peers"
+PARTS = WORLD, MODELS, RUNS, PEERS, PAGES = "world", "models", "runs", "peers", "pages"
 STATE = "state.pt"  # of a training that can be gone on with
 PRESET = "tiny"
 

@@ -115,13 +115,17 @@ def _invoke(program: click.Command, words: Sequence[str]) -> None:
 
 
 def _show(program: click.Command, folder: Path) -> None:
-    """Print the measured rows, and write the page on which published ones stand beside them."""
-    from beit3_bench.harness.demo import RUNS
+    """Write a page for every run, the leaderboard beside them, and print the measured rows."""
+    from beit3_bench.harness.demo import PAGES, RUNS
+    from beit3_bench.harness.record.results import read_result
+    from beit3_bench.harness.record.store import RESULT
 
-    page, runs = folder / "leaderboard.html", str(folder / RUNS)
-    _invoke(program, ["table", "--runs", runs, "--format", "html", "--output", str(page)])
-    _invoke(program, ["table", "--runs", runs, "--systems", "measured"])
-    echo(f"\nThe page to open: {page.resolve().as_uri()}", err=True)
+    runs, pages = folder / RUNS, folder / PAGES
+    scored = [str(file.parent) for file in sorted(runs.rglob(RESULT)) if read_result(file)["status"] == "scored"]
+    _invoke(program, ["show", *scored, "--output", str(pages)])
+    _invoke(program, ["table", "--runs", str(runs), "--output", str(pages / "leaderboard.html")])
+    _invoke(program, ["table", "--runs", str(runs), "--systems", "measured"])
+    echo(f"\nThe page to open: {(pages / 'index.html').resolve().as_uri()}", err=True)
     echo(
         "Each line above works on real data and released weights as it stands there (beit3-bench tasks, beit3-bench models); "
         "beit3-bench init writes their places down.",

@@ -131,8 +131,13 @@ def test_the_table_and_the_page_to_open_come_last(done, capsys):
     shown = capsys.readouterr()
     assert "tiny world" in shown.out
     assert "vlmo" in shown.out.lower()
-    assert shown.err.splitlines()[-2] == f"The page to open: {(folder / 'leaderboard.html').as_uri()}"
-    assert "<html" in (folder / "leaderboard.html").read_text()
+    index = folder / "pages" / "index.html"
+    assert shown.err.splitlines()[-2] == f"The page to open: {index.as_uri()}"
+    pages = {path.name for path in index.parent.glob("*.html")}
+    assert {"index.html", "leaderboard.html", "flickr30k.html"} <= pages
+    runs = list((folder / "runs").rglob("result.json"))
+    assert len(pages) == len(runs) + 2
+    assert all(name in index.read_text() for name in pages - {"index.html"})
 
 
 def act(folder, monkeypatch, *actions):
