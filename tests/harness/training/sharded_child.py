@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from beit3_bench.harness.cli import main
+from beit3_bench.harness.tracking import Trackers
 from beit3_bench.harness.training.loop import TrainingLoop
 
 _run = TrainingLoop.run
@@ -24,8 +25,8 @@ def local(tensors: Iterable[Tensor]) -> int:
     return sum((t.to_local() if isinstance(t, DTensor) else t).numel() for t in tensors)
 
 
-def run(self: TrainingLoop) -> dict[str, Any]:
-    summary = _run(self)
+def run(self: TrainingLoop, trackers: Trackers | None = None) -> dict[str, Any]:
+    summary = _run(self, trackers)
     moments = [v for state in self.optimizer.state.values() for k, v in state.items() if k != "step"]
     facts = {"weights": local(self.model.parameters()), "moments": local(moments)}
     if self.average is not None:
