@@ -297,14 +297,17 @@ class Task(ABC):
         """Raise for a second pass that a split cannot have; before the first begins.
 
         Raises:
-            BenchError: more candidates were asked for than there are.
+            BenchError: the task has none, or more candidates were asked for than there are.
         """
+        raise BenchError(
+            f"task {self.name} has no second pass, and the model brings one; give a model of another family"
+        )
 
     def second_pass(self, rows: Mapping[str, Row], split: Split, second: SecondPass) -> tuple[Task, Split]:
         """What is asked of a model that looks again at the best of the first pass (`backbones.family.SecondPass`): a task and a split
-        for the engine, whose rows have the ids of `second_ids` and are scored with those of the first.
+        for the engine, whose rows have the ids of `second_ids` and are scored with those of the first. Asked after `check_second` alone.
         """
-        raise NotImplementedError(f"task {self.name} has no second pass")
+        raise BenchError(f"task {self.name} has no second pass")
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 

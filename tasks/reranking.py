@@ -54,14 +54,19 @@ class Reranking(Task):
     splits: ClassVar[tuple[str, ...]] = ()
     default_split = ""
 
-    def __init__(self, of: Task, texts: Sequence[Example], embeddings: tuple[np.ndarray, np.ndarray] | None):
-        """embeddings: of the images by their place, and of the texts, where the cosine joins the score; None = it does not."""
+    def __init__(
+        self, of: Task, pairs: Split, texts: Sequence[Example], embeddings: tuple[np.ndarray, np.ndarray] | None
+    ):
+        """pairs: what is compared.  embeddings: of the images by their place, and of the texts, where the cosine joins the score; None =
+        it does not.
+        """
         super().__init__(of.data_root)
         self.name = of.name  # type: ignore[misc]
-        self.texts, self.embeddings = texts, embeddings
+        self.of, self.pairs, self.texts, self.embeddings = of, pairs, texts, embeddings
 
     def read(self, split: str) -> Split:
-        raise NotImplementedError("a second pass is made from the rows of the first")
+        """The pairs, which were made from the rows of the first pass and not from files."""
+        return self.pairs
 
     def item(self, example: Example) -> Item:
         texts = tuple(self.texts[place].text or "" for place in example.meta["texts"].tolist())
@@ -81,7 +86,8 @@ class Reranking(Task):
         return rows
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
-        raise NotImplementedError("both passes are scored together")
+        """Both passes together, by the task that they are of; split: its own."""
+        return self.of.score(rows, split)
 
 
 def check_candidates(split: Split, second: SecondPass) -> None:

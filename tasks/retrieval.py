@@ -119,7 +119,8 @@ class Retrieval(EmbeddingTask):
     def second_pass(self, rows: Mapping[str, Row], split: Split, second: SecondPass) -> tuple[Task, Split]:
         images, texts = kinds(split)
         embeddings = (embeddings_of(images, rows), embeddings_of(texts, rows)) if second.adds_first else None
-        return Reranking(self, texts, embeddings), split.of(pairs_to_compare(rows, split, second))
+        pairs = split.of(pairs_to_compare(rows, split, second))
+        return Reranking(self, pairs, texts, embeddings), pairs
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Recalls in percent; the gallery is the whole split. Where there was a second pass, its recalls, and those of the first."""

@@ -6,6 +6,7 @@ are in `albef.heads` and `blip.heads`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,7 @@ class WithEncoder(FusionModel):
         return self.text_encoder(self.fused_ids(token_ids), padding_mask, context)
 
 
-class Retrieval(WithEncoder):
+class Retrieval(WithEncoder, ABC):
     """Images and texts alone, of unit length; and a score of a text that looks at an image.
 
     keeps_texts: whether `unseen` is worth being kept for the next image.
@@ -82,20 +83,20 @@ class Retrieval(WithEncoder):
         """int64 (N, L), padding_mask (N, L), 1 or True = padding -> (N, D) of unit length."""
         return F.normalize(exact(self.text_proj, self.text_states(token_ids, padding_mask)[:, 0]), dim=-1)
 
+    @abstractmethod
     def text_states(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """States (N, L, D) of texts alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unseen(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """States (N, L, D) of texts just before they look at an image: all that is the same for every image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fuse(self, states: Tensor, padding_mask: Tensor | None, context: Context) -> Tensor:
         """Match scores of texts, whose states `unseen` gave: float32 (rows,), the logit of "match".
 
         context: of as many images as divide the rows; the texts of an image stand together.
         """
-        raise NotImplementedError
 
     def match(self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """images (B, 3, S, S), token_ids (B, L) with [CLS] in front -> (B,): the logit of "match" of pair i, cosine not added."""
