@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from beit3_bench.backbones.allocation import allocate
 from beit3_bench.errors import BenchError
 
 _LISTED = 5  # names in a message
@@ -76,3 +77,46 @@ def _wrong(value: object, target: Tensor) -> str:
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+# ---- a network whose parts have the file's names ------------------------------------------------------------------------
+
+
+def filled_module(
+    blank: Callable[[], nn.Module],
+    tensors: Mapping[str, Tensor],
+    origin: str,
+    allow_missing: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+) -> tuple[nn.Module, Filled]:
+    """A network with a file's tensors, in evaluation mode; on the meta device where they are.
+
+    Args:
+        blank: makes it; called on the meta device.
+        ignored: patterns of names that the file may hold, too (buffers, momentum copies, heads of others), unless the network has them.
+
+    Raises:
+        BenchError: a tensor too few, too many, or of another shape; names it.
+    """
+    with torch.device("meta"):
+        module = blank()
+    if not any(tensor.is_meta for tensor in tensors.values()):
+        allocate(module)
+        if allow_missing:
+            initialise(module)
+    targets = module.state_dict()
+    aside = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)}
+    filled = fill_strictly(targets, tensors, origin, allow_missing, aside - set(targets))
+    return module.eval(), filled
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Random values for every parameter: normal, std 0.02, LayerNorms 1 and 0 (official initialisation of ALBEF, BLIP and ViLT)."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim < 2:
+            nn.init.ones_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.02)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit3_bench.backbones.fusion.config import POSITIONS, FusionConfig
 from beit3_bench.backbones.patches import resize_positions
-from beit3_bench.backbones.strict_loading import Filled, fill_strictly
 
 MOMENTUM = (
     "visual_encoder_m.*", "text_encoder_m.*", "text_decoder_m.*", "vision_proj_m.*", "text_proj_m.*", "combine_*_proj_m.*",
@@ -70,43 +67,3 @@ def resized(tensors: Mapping[str, Tensor], config: FusionConfig, grid: int) -> t
         return dict(tensors), {}
     table = resize_positions(tensors[POSITIONS], grid, wanted)
     return {**tensors, POSITIONS: table}, {POSITIONS: f"{grid}x{grid} -> {wanted}x{wanted}"}
-
-
-def filled_module(
-    blank: Callable[[], nn.Module],
-    tensors: Mapping[str, Tensor],
-    origin: str,
-    allow_missing: Collection[str] = (),
-    left_aside: Collection[str] = (),
-) -> tuple[nn.Module, Filled]:
-    """A network with a file's tensors, in evaluation mode; on the meta device where they are.
-
-    Args:
-        left_aside: patterns of names of other heads that the file holds, too.
-
-    Raises:
-        BenchError: a tensor too few, too many, or of another shape; names it.
-    """
-    with torch.device("meta"):
-        module = blank()
-    if not any(tensor.is_meta for tensor in tensors.values()):
-        module.to_empty(device="cpu")
-        if allow_missing:
-            initialise(module)
-    patterns = (*MOMENTUM, *PRETRAINING, *left_aside)
-    ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
-    ignored -= set(module.state_dict())
-    filled = fill_strictly(module.state_dict(), tensors, origin, tuple(allow_missing), ignored)
-    return module.eval(), filled
-
-
-@torch.no_grad()
-def initialise(module: nn.Module) -> None:
-    """Random values for every parameter: normal, std 0.02, LayerNorms 1 and 0 (official initialisation)."""
-    for name, parameter in module.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
-        elif parameter.ndim < 2:
-            nn.init.ones_(parameter)
-        else:
-            nn.init.normal_(parameter, std=0.02)

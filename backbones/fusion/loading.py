@@ -21,7 +21,7 @@ from beit3_bench.backbones.fusion.config import (
     text_shape,
     vision_shape,
 )
-from beit3_bench.backbones.fusion.files import bare_text_names, family_of, filled_module, held_heads, resized
+from beit3_bench.backbones.fusion.files import MOMENTUM, PRETRAINING, bare_text_names, family_of, held_heads, resized
 from beit3_bench.backbones.fusion.heads import FusionModel
 from beit3_bench.backbones.fusion.native import (
     DualEncoder,
@@ -36,6 +36,7 @@ from beit3_bench.backbones.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.strict_loading import filled_module
 from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
 
@@ -275,7 +276,9 @@ def build(reading: Reading, blank: Any, left_aside: Sequence[str] = ()) -> tuple
         BenchError: a tensor too few, too many, or of another shape; names it.
     """
     tensors, changed = resized(reading.tensors, reading.config, reading.grid)
-    module, filled = filled_module(blank, tensors, reading.origin, reading.options.allow_missing, left_aside)
+    module, filled = filled_module(
+        blank, tensors, reading.origin, reading.options.allow_missing, (*MOMENTUM, *PRETRAINING, *left_aside)
+    )
     return module, Extra(filled.missing, filled.unexpected, changed)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from beit3_bench.backbones.fusion.config import FusionConfig, TextConfig, VisionConfig
-from beit3_bench.backbones.fusion.files import initialise
+from beit3_bench.backbones.strict_loading import initialise
 from beit3_bench.backbones.wordpiece import VOCABULARY_FILE, vocabulary
 from beit3_bench.files import make_folder, save_atomic, write_atomic
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit3_bench.backbones.abilities import Ability, Answers, Classifies
 from beit3_bench.backbones.allocation import allocate
-from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
-from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
+from beit3_bench.backbones.family import Asked, LoadOptions, Model
+from beit3_bench.backbones.held_heads import check_head, check_outputs
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
-from beit3_bench.backbones.strict_loading import Filled, fill_strictly
+from beit3_bench.backbones.strict_loading import Filled, filled_module, initialise
 from beit3_bench.backbones.vilt.images import AspectKept
 from beit3_bench.backbones.vilt.model import ViLT, ViLTConfig, VisualQuestionAnswering, VisualReasoning
 from beit3_bench.backbones.vilt.native import AnswerClassifier, NativeAbility, PairClassifier, PatchReader
@@ -125,7 +124,9 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
             "side; leave it out"
         )
     tokenizer, file = find_vocabulary(asked.task, options.tokenizer, source.path.parent, config.max_text_length)
-    outputs, notes = _check_outputs(checkpoint, name, asked, options, config)
+    prefixes = {**{head: one.prefix for head, one in HEADS.items()}, "retrieval": RANKING}
+    check_head(checkpoint, asked, options, name, prefixes, HEADS[name].token_types)
+    outputs, notes = check_outputs(checkpoint, asked, options, "vilt", HEADS[name].module.output_layer)
     released = find_released(source.path, "vilt")
     assumptions = [*notes, *compare_vocabulary(tokenizer, file, config.vocab_size, source.path, released)]
     module, filled = build(name, config, outputs, checkpoint.tensors, origin, options.allow_missing)
@@ -156,41 +157,6 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     )
 
 
-def _check_outputs(
-    checkpoint: Checkpoint, name: str, asked: Asked, options: LoadOptions, config: ViLTConfig
-) -> tuple[int, list[str]]:
-    """How many outputs the head is built with, and notes.
-
-    Raises:
-        BenchError: the file has the head of another task, or outputs that are not the data's.
-    """
-    head, tensors = HEADS[name], checkpoint.tensors
-    if not any(n.startswith(head.prefix) for n in tensors) and not options.allow_missing:
-        held = [other for other, h in HEADS.items() if any(n.startswith(h.prefix) for n in tensors)]
-        held += ["retrieval"] if any(n.startswith(RANKING) for n in tensors) else []
-        what = f"holds the head of {' and '.join(held)}" if held else "holds no head of a task"
-        raise BenchError(
-            f"{checkpoint.path}: {what}, {asked.task} needs tensors {head.prefix}*; give a checkpoint of {asked.task}"
-        )
-    if config.token_types < head.token_types:
-        raise BenchError(
-            f"{checkpoint.path}: 'token_type_embeddings.weight' has {config.token_types} rows, {asked.task} needs {head.token_types}; "
-            f"give a checkpoint of {asked.task}"
-        )
-    layer = head.module.output_layer
-    table = tensors.get(layer)
-    count = len(table) if isinstance(table, Tensor) and table.ndim == 2 else None
-    if asked.labels is not None and any(fnmatch.fnmatchcase(layer, pattern) for pattern in options.allow_missing):
-        if count != len(asked.labels):
-            return len(asked.labels), []  # it keeps random values
-    elif count is None:
-        raise BenchError(f"{checkpoint.path}: tensor {layer!r} is missing; give a checkpoint of {asked.task}")
-    released = find_released(checkpoint.path, "vilt")
-    of_task = released is not None and released.task in (asked.task, asked.asks_as)
-    notes = asked.check_outputs(Outputs(checkpoint.path, None, count, of_task, checkpoint.metadata))
-    return count or len(asked.labels or ()), notes
-
-
 def build(
     head: str,
     config: ViLTConfig,
@@ -204,28 +170,9 @@ def build(
     Raises:
         BenchError: a tensor too few, too many, or of another shape; names it.
     """
-    on_meta = any(tensor.is_meta for tensor in tensors.values())
-    with torch.device("meta"):
-        module = HEADS[head].module(config, outputs)
-    if not on_meta:
-        allocate(module)
-        if allow_missing:
-            initialise(module)
-    ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED)}
-    filled = fill_strictly(module.state_dict(), tensors, origin, allow_missing, ignored)
-    return module.eval(), filled
-
-
-@torch.no_grad()
-def initialise(module: nn.Module) -> None:
-    """Random values for every parameter: normal, std 0.02, LayerNorms 1 and 0 (official `init_weights`)."""
-    for name, parameter in module.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
-        elif parameter.ndim < 2:
-            nn.init.ones_(parameter)
-        else:
-            nn.init.normal_(parameter, std=0.02)
+    module, filled = filled_module(lambda: HEADS[head].module(config, outputs), tensors, origin, allow_missing, IGNORED)
+    assert isinstance(module, ViLT)
+    return module, filled
 
 
 def random_model(head: str, config: ViLTConfig, outputs: int) -> ViLT:

@@ -13,7 +13,8 @@ from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds
 from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
-from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
+from beit3_bench.backbones.family import Asked, LoadOptions, Model
+from beit3_bench.backbones.held_heads import check_head, check_outputs
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
@@ -132,33 +133,10 @@ def _check_outputs(checkpoint: Checkpoint, name: str, asked: Asked, options: Loa
     Raises:
         BenchError: the file has the head of another task, or outputs that are not the data's.
     """
-    head = HEADS[name]
-    if not any(n.startswith(head.prefix) for n in checkpoint.tensors) and not options.allow_missing:
-        held = [other for other, h in HEADS.items() if any(n.startswith(h.prefix) for n in checkpoint.tensors)]
-        what = f"holds the head of {' and '.join(held)}" if held else "holds no head of a task"
-        raise BenchError(
-            f"{checkpoint.path}: {what}, {asked.task} needs tensors {head.prefix}*; give a checkpoint of {asked.task}"
-        )
-    types = checkpoint.tensors["token_type_embeddings.weight"]
-    if len(types) < head.token_types:
-        raise BenchError(
-            f"{checkpoint.path}: 'token_type_embeddings.weight' has {len(types)} rows, {asked.task} needs {head.token_types}; give a "
-            f"checkpoint of {asked.task}"
-        )
-    layer = head.module.output_layer
-    if not layer:
-        return 0, []
-    table = checkpoint.tensors.get(layer)
-    count = len(table) if table is not None and table.ndim == 2 else None
-    if asked.labels is not None and any(fnmatch.fnmatchcase(layer, pattern) for pattern in options.allow_missing):
-        if count != len(asked.labels):
-            return len(asked.labels), []  # it keeps random values
-    elif count is None:
-        raise BenchError(f"{checkpoint.path}: tensor {layer!r} is missing; give a checkpoint of {asked.task}")
-    released = find_released(checkpoint.path, "vlmo")
-    of_task = released is not None and released.task in (asked.task, asked.asks_as)
-    notes = asked.check_outputs(Outputs(checkpoint.path, None, count, of_task, checkpoint.metadata))
-    return count or len(asked.labels or ()), notes
+    prefixes = {head: one.prefix for head, one in HEADS.items()}
+    check_head(checkpoint, asked, options, name, prefixes, HEADS[name].token_types)
+    layer = HEADS[name].module.output_layer
+    return check_outputs(checkpoint, asked, options, "vlmo", layer) if layer else (0, [])
 
 
 # ---- filling ------------------------------------------------------------------------------------------------------------

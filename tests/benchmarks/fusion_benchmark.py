@@ -24,9 +24,9 @@ from beit3_bench.backbones.albef import heads as albef
 from beit3_bench.backbones.blip import heads as blip
 from beit3_bench.backbones.fusion.answers import rank_answers
 from beit3_bench.backbones.fusion.config import FusionConfig, TextConfig, VisionConfig
-from beit3_bench.backbones.fusion.files import initialise
 from beit3_bench.backbones.fusion.native import Matcher
 from beit3_bench.backbones.packing import pack_weights
+from beit3_bench.backbones.strict_loading import initialise
 from beit3_bench.backbones.word_cache import Cache
 
 WORDS = 30522

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from beit3_bench.backbones.fusion.answers import AnswerTree, best_answers, rank_answers
 from beit3_bench.backbones.fusion.bert import BertDecoder
 from beit3_bench.backbones.fusion.config import TextConfig
-from beit3_bench.backbones.fusion.files import initialise
+from beit3_bench.backbones.strict_loading import initialise
 from beit3_bench.backbones.word_cache import Cache
 
 CONFIG = TextConfig(width=16, depth=2, heads=2, ffn=24, vocab_size=12, positions=8, first_cross=0, context_width=16)
