@@ -21,6 +21,8 @@ ROOTS = {
     "coco-caption": "coco",
     "nocaps": "nocaps",
 }
+ALL_ROOTS = {**ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
+"""With the dense tasks, for which there is no checkpoint here."""
 HEADS = {"flickr30k": "retrieval", "coco-retrieval": "retrieval", "imagenet": "retrieval", "nocaps": "coco-caption"}
 
 

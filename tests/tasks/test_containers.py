@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from asking import ask, load
 from containers import export, export_vqa, pack, zip_folder
-from native import invoke, run_words
+from native import ALL_ROOTS, invoke, run_words
 from random_detector import save_detector
 
 from beit3_bench.backbones.image_hashes import image_hash
@@ -19,22 +19,9 @@ from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.registry import get_task
 
-ROOTS = {
-    "vqav2": "coco",
-    "coco-caption": "coco",
-    "coco-retrieval": "coco",
-    "coco-det": "coco",
-    "flickr30k": "flickr30k",
-    "imagenet": "imagenet",
-    "imagenet-linear": "imagenet",
-    "nlvr2": "nlvr2",
-    "snli-ve": "flickr30k",
-    "nocaps": "nocaps",
-    "ade20k-seg": "ADEChallengeData2016",
-}
 CONTAINERS = ("zip", "tar", "parquet")
 CASES = [
-    (t, c) for t in ROOTS for c in CONTAINERS if (t, c) not in (("coco-det", "parquet"), ("snli-ve", "parquet"))
+    (t, c) for t in ALL_ROOTS for c in CONTAINERS if (t, c) not in (("coco-det", "parquet"), ("snli-ve", "parquet"))
 ]  # no export has COCO's ids and masks, nor SNLI-VE's pairs beside the pictures
 SAMPLES = 6
 
@@ -67,7 +54,7 @@ def packed(native, tmp_path_factory):
     made: dict[tuple[str, str], Path] = {}
 
     def one(task: str, container: str) -> Path:
-        name, vqa = ROOTS[task], task == "vqav2" and container == "parquet"
+        name, vqa = ALL_ROOTS[task], task == "vqav2" and container == "parquet"
         key = (name + ("-vqa" if vqa else ""), container)
         if container == "folder":
             return native.world / name
@@ -105,7 +92,7 @@ def test_the_data_is_the_same(packed, task, container):
         )
 
 
-@pytest.mark.parametrize("task", [t for t in ROOTS if t != "ade20k-seg"])
+@pytest.mark.parametrize("task", [t for t in ALL_ROOTS if t != "ade20k-seg"])
 def test_the_rows_are_the_same(native, packed, tmp_path, task):
     folder = read(task, packed(task, "folder"))
     part = folder.task.limited(folder.split, SAMPLES)
@@ -169,7 +156,7 @@ def test_data_verify_finds_nothing_wrong(packed, task, container):
 def test_facts_and_readers_name_the_same_splits_of_exports():
     from beit3_bench.tasks.layouts import ade20k, imagenet, nlvr2, nocaps, vqa
 
-    stated = {task: {s for need in read_facts(task).data.needs for s in need.exports} for task in ROOTS}
+    stated = {task: {s for need in read_facts(task).data.needs for s in need.exports} for task in ALL_ROOTS}
     for task, exported in (
         ("vqav2", vqa.EXPORTED),
         ("nlvr2", nlvr2.EXPORTED),

@@ -70,14 +70,16 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(root: Path, kind: type[BenchError], match: str, content: bytes, name: str = "a.zip", **named: dict) -> None:
+def refusal(root: Path, kind: type[BenchError], content: bytes, name: str = "a.zip", **named: dict) -> str:
+    """The line in which an archive is refused; nothing has been written."""
     outside = tree(root.parent)
-    with pytest.raises(kind, match=match) as caught:
+    with pytest.raises(kind) as caught:
         run(root, content, name, **named)
     assert "\n" not in str(caught.value)
     left = tree(root.parent)
     assert left.pop(name) == content
     assert left == {path: data for path, data in outside.items() if path != name}, "something was written"
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("packed", ["zip", "deflated", "tar", "tar.gz"])
@@ -108,13 +110,11 @@ def test_members_go_where_they_are_wanted_and_no_others(root: Path, packed: str)
     ],
 )
 def test_names_that_lead_out_of_the_folder_are_refused_wanted_or_not(root: Path, name: str) -> None:
-    refused(
-        root, Hostile, "leads out of its folder", patched(zip_of({"val/1.jpg": b"one", "#" * len(name): b"x"}), name)
-    )
+    zipped = patched(zip_of({"val/1.jpg": b"one", "#" * len(name): b"x"}), name)
+    assert "leads out of its folder" in refusal(root, Hostile, zipped)
     if "\0" not in name:
-        refused(
-            root, Hostile, "leads out of its folder", tar_of(("val/1.jpg", b"one", FILE), (name, b"x", FILE)), "a.tar"
-        )
+        tarred = tar_of(("val/1.jpg", b"one", FILE), (name, b"x", FILE))
+        assert "leads out of its folder" in refusal(root, Hostile, tarred, "a.tar")
 
 
 def patched(content: bytes, name: str) -> bytes:
@@ -126,7 +126,7 @@ def patched(content: bytes, name: str) -> bytes:
     ("mode", "what"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "no plain file"), (stat.S_IFCHR, "no plain file")]
 )
 def test_links_and_devices_in_a_zip_are_refused(root: Path, mode: int, what: str) -> None:
-    refused(root, Hostile, f"is {what}", special("val/2.jpg", mode))
+    assert f"is {what}" in refusal(root, Hostile, special("val/2.jpg", mode))
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_links_and_devices_in_a_zip_are_refused(root: Path, mode: int, what: str
 )
 def test_links_and_devices_in_a_tar_are_refused(root: Path, kind: str, what: str) -> None:
     members = (("val/1.jpg", b"one", FILE), ("val/2.jpg", b"../../evil", kind))
-    refused(root, Hostile, f"is {what}", tar_of(*members), "a.tar")
+    assert f"is {what}" in refusal(root, Hostile, tar_of(*members), "a.tar")
 
 
 def test_a_file_below_a_link_of_the_same_archive_is_refused(root: Path) -> None:
     members = (("val/d", str(root.parent).encode(), LINK), ("val/d/evil", b"x", FILE))
-    refused(root, Hostile, "is a link", tar_of(*members, packed=True), "a.tar.gz")
+    assert "is a link" in refusal(root, Hostile, tar_of(*members, packed=True), "a.tar.gz")
 
 
 @pytest.mark.parametrize(
@@ -153,22 +153,18 @@ def test_a_file_below_a_link_of_the_same_archive_is_refused(root: Path) -> None:
     ],
 )
 def test_names_that_collide_are_refused(root: Path, names: tuple[str, str], match: str) -> None:
-    refused(root, Hostile, match, zip_of(dict.fromkeys(names, b"x")))
+    assert match in refusal(root, Hostile, zip_of(dict.fromkeys(names, b"x")))
 
 
 def test_a_name_that_comes_twice_is_refused(root: Path) -> None:
-    refused(root, Hostile, "are one name", tar_of(("val/1.jpg", b"one", FILE), ("val/1.jpg", b"two", FILE)), "a.tar")
+    twice = tar_of(("val/1.jpg", b"one", FILE), ("val/1.jpg", b"two", FILE))
+    assert "are one name" in refusal(root, Hostile, twice, "a.tar")
 
 
 @pytest.mark.parametrize("member", ["test/", "val/9.jpg", "instances.json"])
 def test_a_member_that_is_missing_is_named(root: Path, member: str) -> None:
-    refused(
-        root,
-        Damaged,
-        f"has no {member}; it is another archive",
-        zip_of(GOOD),
-        targets={"val/": "val/", member: "x/" * member.endswith("/") or "x"},
-    )
+    targets = {"val/": "val/", member: "x/" * member.endswith("/") or "x"}
+    assert f"has no {member}; it is another archive" in refusal(root, Damaged, zip_of(GOOD), targets=targets)
 
 
 def damaged_crc() -> bytes:
@@ -220,7 +216,7 @@ def test_broken_archives_are_a_line(root: Path, name: str) -> None:
 
 def test_a_zip_that_would_fill_the_disk_is_refused_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 5})())
-    refused(root, BenchError, "needs 6 bytes more, 5 are free", zip_of(GOOD))
+    assert "needs 6 bytes more, 5 are free" in refusal(root, BenchError, zip_of(GOOD))
 
 
 def test_a_disk_that_fills_in_the_middle_of_a_member_leaves_no_part_of_it(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import itertools
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from axe import violations
 from browser import asked, browser
 from html_page import Parsed
 from hypothesis import given
@@ -454,25 +454,7 @@ def test_on_a_phone_a_row_is_a_block_in_which_names_and_dots_have_the_whole_widt
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_to_mend(scheme: str, page: str, tmp_path: Path) -> None:
-    """With $AXE, the file axe.min.js of the npm package axe-core; it judges contrast, names, roles and structure (WCAG 2 A and AA)."""
-    axe = os.environ.get("AXE")
-    if not axe:
-        pytest.skip("AXE is not set (npm package axe-core: axe.min.js)")
-    text = page.replace("script-src 'unsafe-inline'", "script-src 'unsafe-inline' 'unsafe-eval'")
-    probe = """
-    const out = document.createElement("pre"); out.id = "axe"; document.body.append(out);
-    axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}).then(found => {
-      out.textContent = "AXE" + JSON.stringify(found.violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 150))])) +
-        "END";
-    }, error => { out.textContent = "AXE" + JSON.stringify([String(error)]) + "END"; });
-    """
-    file = tmp_path / "axe.html"
-    file.write_text(text.replace("</body>", f"<script>{Path(axe).read_text()}</script><script>{probe}</script></body>"))
-    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    words = [*dark, f"--user-data-dir={tmp_path / 'p'}", "--virtual-time-budget=60000", "--dump-dom", file.as_uri()]
-    done = browser(*words)
-    found = html.unescape(done.stdout.rpartition("AXE")[2].partition("END")[0])
-    assert json.loads(found) == []
+    assert violations(page, scheme, tmp_path, browser) == []
 
 
 def test_screenshots_are_kept(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -7,25 +7,12 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from native import ALL_ROOTS
 
 from beit3_bench import evaluate
 from beit3_bench.tasks.contract import Example, Split
 from beit3_bench.tasks.label_maps import CLASSES, IGNORE, read_label
 from beit3_bench.tasks.registry import get_task
-
-ROOTS = {
-    "flickr30k": "flickr30k",
-    "coco-retrieval": "coco",
-    "imagenet": "imagenet",
-    "imagenet-linear": "imagenet",
-    "vqav2": "coco",
-    "nlvr2": "nlvr2",
-    "snli-ve": "flickr30k",
-    "coco-caption": "coco",
-    "nocaps": "nocaps",
-    "coco-det": "coco",
-    "ade20k-seg": "ADEChallengeData2016",
-}
 
 
 class Noisy:
@@ -138,7 +125,7 @@ class Noisy:
 
 def make_run(world: Path, task: str, folder: Path, seed: int = 0, wrong: float = 0.3, **options: Any) -> Path:
     """A finished run of a noisy model."""
-    root = world / ROOTS[task]
+    root = world / ALL_ROOTS[task]
     cls = get_task(task)
     name = options.pop("split", None) or ("minival" if task == "vqav2" else cls.default_split)
     split = cls(root).read(name)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from html_page import Parsed
-from noisy import ROOTS
+from native import ALL_ROOTS
 from PIL import Image
 
 from beit3_bench.errors import BenchError
@@ -41,7 +41,7 @@ def told_wrong(*args: object) -> str:
     return error
 
 
-@pytest.mark.parametrize("task", ROOTS)
+@pytest.mark.parametrize("task", ALL_ROOTS)
 def test_a_page_of_every_task_nests_loads_nothing_and_says_what_pictures_are(task, runs):
     made = run_page(runs(task), n=12)
     page = Parsed(made.html)
@@ -64,7 +64,7 @@ def test_a_page_of_every_task_nests_loads_nothing_and_says_what_pictures_are(tas
 
 
 @pytest.mark.parametrize(
-    "task", [t for t in ROOTS if t not in ("ade20k-seg", "coco-det", "coco-retrieval", "flickr30k")]
+    "task", [t for t in ALL_ROOTS if t not in ("ade20k-seg", "coco-det", "coco-retrieval", "flickr30k")]
 )
 def test_means_over_kinds_are_the_headline(task, runs):
     run = open_run(runs(task))
