@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.family import Model
-from beit3_bench.harness.models import Located, load_model
+from beit3_bench.harness.engine.predict import MemoryStore, RowSink, Throughput, predict_all
+from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.models import Located
 from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.fingerprints import data_fingerprint
 from beit3_bench.harness.record.provenance import provenance
 from beit3_bench.harness.record.worlds import world_of
 from beit3_bench.harness.request import RunRequest
-from beit3_bench.harness.reuse.features import Features, KeepingSink
+from beit3_bench.harness.reuse.features import KeepingSink
 from beit3_bench.harness.scoring import metric_values
+from beit3_bench.harness.session import Clock, load, serve
 from beit3_bench.tasks.contract import Row
 from beit3_bench.tasks.probing import Classifier, ImageEmbeddings, fit
 
@@ -22,20 +25,37 @@ if TYPE_CHECKING:
     import torch
 
 TRAIN, EVALUATED = "train", "val"
+_AT_ONCE = 8192
+"""Rows of a process on their way to the first one."""
+
+
+class _Divided(MemoryStore):
+    """Rows in memory, of which every process has a part."""
+
+    def __init__(self, processes: Processes):
+        super().__init__()
+        self.processes = processes
+
+    def done(self) -> set[str]:
+        """Ids of the rows of all processes, which all ask together."""
+        return set().union(*self.processes.gather(super().done()))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows of a split by id; how many the store had and how many were computed."""
+    """Rows of a split by id, on the first process; how many the store had and how many were computed, on all together."""
 
-    prepared: Prepared
     rows: dict[str, Row]
     from_store: int
     computed: int
 
 
-def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[str, Any]:
+def probe(
+    request: RunRequest, features: str, classifier: Classifier, processes: Processes | None = None
+) -> dict[str, Any]:
     """Encode train and val of ImageNet folders, classify val from train, and score.
+
+    Images are encoded by all processes. The first one fits the classifier; the others leave then, so that nobody waits for it.
 
     Args:
         request: its checkpoint, data root, device, dtype, batch size, workers, seed, features and image cache count; with
@@ -43,30 +63,26 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
         features: ``"embedding"`` or ``"patches"``, see `tasks.probing.ImageEmbeddings`.
 
     Returns:
-        ``metrics`` as in `schema.Result`, and what they were made from and with.
+        ``metrics`` as in `schema.Result`, and what they were made from and with; empty on other processes than the first.
 
     Raises:
         BenchError: bad input; see `reading.prepare`, `models.load_model`, `tasks.probing.fit`.
     """
-    import torch
-
-    from beit3_bench.harness.engine.devices import resolve_device
-
-    device = resolve_device(request.compute.device, dtype=request.compute.dtype)
+    processes, clock = processes or Processes(), Clock()
+    processes.together(lambda: request.compute.check(processes))
+    located = processes.together(lambda: Located.of(request.checkpoint))
     task = ImageEmbeddings(request.data_root, {"features": features})
-    located = Located.of(request.checkpoint)
-    splits = {name: prepare(task, name, request.limit) for name in (TRAIN, EVALUATED)}
-    torch.manual_seed(request.seed)
-    model = load_model(located, task, splits[TRAIN].split, request)
+    splits = {
+        name: processes.together(lambda name=name: prepare(task, name, request.limit))  # type: ignore[misc]
+        for name in (TRAIN, EVALUATED)
+    }
+    model, device = processes.together(lambda: load(request, located, splits[TRAIN], processes, clock))
     model.ability.make_ready(device, request.compute.compile == "on")
-    store = None
-    if request.features is not None:
-        store = Features(request.features, task, model, device, request.compute)
-    try:
-        train, val = (_encode(splits[name], model, request, device, store) for name in (TRAIN, EVALUATED))
-    finally:
-        if store is not None:
-            store.close()
+    data = {n: data_fingerprint(prepared.split.examples, request.data_root) for n, prepared in splits.items()}
+    processes.agree({**model.identity.fingerprints(), **data}, "what the probe stands on")
+    train, val = (_encode(splits[name], model, request, device, processes) for name in (TRAIN, EVALUATED))
+    if not processes.first:
+        return {}
     classes = len(task.classes())
     fitted = fit(train.rows, splits[TRAIN].split, classes, classifier, device, request.seed)
     scores, chosen = fitted.score(val.rows, splits[EVALUATED].split), fitted.chosen
@@ -93,7 +109,7 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
             dtype=request.compute.dtype,
             device=str(device),
             data_root=str(request.data_root.absolute()),
-            data={n: data_fingerprint(prepared.split.examples, request.data_root) for n, prepared in splits.items()},
+            data=data,
             preprocessing=dict(model.card.preprocessing),
             config=dict(model.card.settings),
         ),
@@ -101,12 +117,42 @@ def probe(request: RunRequest, features: str, classifier: Classifier) -> dict[st
 
 
 def _encode(
-    prepared: Prepared, model: Model, request: RunRequest, device: torch.device, store: Features | None
+    prepared: Prepared, model: Model, request: RunRequest, device: torch.device, processes: Processes
 ) -> Encoded:
-    from beit3_bench.harness.engine.predict import MemoryStore, RowSink, predict_all
+    """Embed a split: take what the feature store has, and compute the rest, on all processes."""
+    memory = _Divided(processes)
+    sink: RowSink = memory
+    features, served = None, 0
+    if request.features is not None:
+        features, served = serve(request, prepared, model, memory, device, processes)
+        sink = KeepingSink(memory, features)
+    try:
+        part = processes.together(
+            lambda: predict_all(
+                prepared.task,
+                prepared.split,
+                model.ability,
+                sink,
+                device,
+                request.compute,
+                request.reporting,
+                processes,
+            )
+        )
+    finally:
+        if features is not None:
+            features.close()
+    computed = Throughput.merged(processes.gather(part)).samples
+    return Encoded(_collected(memory.rows, processes), served, computed)
 
-    memory = MemoryStore()
-    served = store.serve(prepared.split.examples, memory) if store is not None else 0
-    sink: RowSink = memory if store is None else KeepingSink(memory, store)
-    facts = predict_all(prepared.task, prepared.split, model.ability, sink, device, request.compute, request.reporting)
-    return Encoded(prepared, memory.rows, served, facts.samples)
+
+def _collected(rows: dict[str, Row], processes: Processes) -> dict[str, Row]:
+    """The rows of all processes, on the first one; blocks are on their way at a time."""
+    if processes.world == 1:
+        return rows
+    mine, whole = list(rows.values()), {}
+    for start in range(0, max(processes.gather(len(mine))), _AT_ONCE):
+        for block in processes.gather(mine[start : start + _AT_ONCE]):
+            if processes.first:
+                whole.update((row["id"], row) for row in block)
+    return whole

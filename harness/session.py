@@ -273,11 +273,11 @@ def serve(
     request: RunRequest,
     prepared: Prepared,
     model: Model,
-    store: RunStore,
+    store: RowSink,
     device: torch.device,
     processes: Processes,
 ) -> tuple[Features, int]:
-    """Fill the run folder with the rows that the feature store has, on all processes; how many there were."""
+    """Fill a run folder with the rows that the feature store has, on all processes; how many there were."""
     from beit3_bench.harness.reuse.features import Features
 
     assert request.features is not None

@@ -86,10 +86,12 @@ def command(
     """How well frozen image features tell ImageNet's classes apart.
 
     knn: weighted votes of the 20 nearest training images (DINO's protocol). linear: logistic regression on features of
-    unit length, no augmentation. An interrupted run goes on where it stopped if --features is given.
+    unit length, no augmentation. An interrupted run goes on where it stopped if --features is given. Under torchrun the
+    images are encoded in several processes.
     """
     import json
 
+    from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.probe import probe
     from beit3_bench.harness.progress import Reporting
     from beit3_bench.harness.request import RunRequest
@@ -98,7 +100,10 @@ def command(
     settle(context, "imagenet", settings)
     reporting = Reporting.unless(settings.pop("quiet"))
     request = RunRequest(task="probe", compute=compute_of(settings), reporting=reporting, **settings)
-    result = probe(request, kind, Classifier(method, k, temperature, strengths))
+    processes = Processes.start(request.compute.device)
+    result = probe(request, kind, Classifier(method, k, temperature, strengths), processes)
+    if not processes.first:
+        return
     if as_json:
         echo(json.dumps(result, indent=2))
     else:
