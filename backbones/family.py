@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from beit3_bench.backbones.abilities import Ability, Matches
     from beit3_bench.backbones.benchmark import Benchmark
+    from beit3_bench.backbones.numerics import Head
     from beit3_bench.backbones.released import ReleasedFile
     from beit3_bench.backbones.training import EngineRequest, Training, TrainingEngine, TrainingOptions
 
@@ -295,6 +296,14 @@ class Family(ABC):
     def benchmark(self) -> Benchmark | None:
         """Its speed, as `beit3-bench bench` measures it."""
         return None
+
+    def numerics(self) -> Sequence[Head]:
+        """Heads of tiny networks with what the authors' code made of them, as `beit3-bench doctor --numerics` compares them.
+
+        Raises:
+            BenchError: an embedded file is missing or damaged.
+        """
+        return ()
 
     def released(self) -> Sequence[ReleasedFile]:
         """The files that the authors released. Must not import torch."""

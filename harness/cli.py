@@ -49,7 +49,10 @@ VERBS = {
     "data": (f"{_COMMANDS}.data:command", "Fetch or verify a data set, or write the tiny world."),
     "download": (f"{_COMMANDS}.download:command", "Download a released checkpoint, verified and resumable."),
     "bench": (f"{_COMMANDS}.bench:command", "Measure speed against the machine and against the official way."),
-    "doctor": (f"{_COMMANDS}.doctor:command", "Say what is installed and what is missing for which task."),
+    "doctor": (
+        f"{_COMMANDS}.doctor:command",
+        "Say what is installed and what is missing for which task; whether the machine computes right.",
+    ),
 }
 """Verb -> (``"module:attribute"`` of its click command, the line shown by ``--help``)."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.numerics import Head
 from beit3_bench.backbones.recipe import resolve_section
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
@@ -90,6 +91,11 @@ class BEiT3Family(Family):
         from beit3_bench.backbones.beit3.bench import BEiT3Benchmark
 
         return BEiT3Benchmark()
+
+    def numerics(self) -> Sequence[Head]:
+        from beit3_bench.backbones.beit3.numerics import numerics
+
+        return numerics()
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.beit3.weights import WEIGHTS

@@ -1,4 +1,4 @@
-"""``beit3-bench doctor``: what is installed, what is missing for which task, and how to mend it."""
+"""``beit3-bench doctor``: what is installed, what is missing for which task, and how to mend it; whether the machine computes right."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from beit3_bench.errors import INSTALL_LINES
+from beit3_bench.harness.commands.options import device
 from beit3_bench.harness.console import Tone, Toned, echo
 
 CORE = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "sentencepiece", "pycocotools", "accelerate")
@@ -85,12 +86,39 @@ class Finding:
     is_flag=True,
     help="Import every package, which takes several times as long: finds those that are there and do not work.",
 )
+@click.option(
+    "--numerics",
+    is_flag=True,
+    help="Compute tiny networks, every head stage by stage, and compare with what the authors' code computed.",
+)
+@device
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    multiple=True,
+    help="With --numerics: arithmetic; may be given several times [default: fp32, and bf16 or else fp16].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(imports: bool, as_json: bool) -> None:
+@click.pass_context
+def command(
+    context: click.Context, imports: bool, numerics: bool, device: str, dtypes: tuple[str, ...], as_json: bool
+) -> None:
     """Say what is installed, what is missing for which task, and how to mend it; the last line says which tasks can run.
 
     Changes nothing, and exits with 0 whatever it finds.
+
+    With --numerics: does this machine compute what the authors' code computed? The last line says where it first does not. Exit
+    code 0: all fits; 1: something differs; 2: it cannot be looked at (no such device, a damaged installation).
     """
+    if numerics:
+        if imports:
+            raise click.UsageError("--imports and --numerics are two reports: give one of them")
+        _numerics(device, dtypes, as_json)
+        return
+    for option in ("device", "dtypes"):
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{option.removesuffix('s')} is of --numerics: give that, too")
     findings = examine(imports)
     if as_json:
         echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
@@ -105,6 +133,20 @@ def command(imports: bool, as_json: bool) -> None:
     wrong = [finding for finding in checks if finding.state != "ok"]
     echo(f"\n{len(checks) - len(wrong)} of {len(checks)} checks are ok.")
     echo(Toned(verdict.detail, TONES[verdict.state]))
+
+
+def _numerics(device: str, dtypes: Sequence[str], as_json: bool) -> None:
+    from beit3_bench.harness.evidence.numerics import measure, report_as_text
+
+    report = measure(device, dtypes)
+    if as_json:
+        echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        table, verdict = report_as_text(report)
+        echo(table)
+        echo(Toned(verdict, "good" if report.fits else "error"))
+    if not report.fits:
+        raise SystemExit(1)
 
 
 def examine(imports: bool = False) -> list[Finding]:

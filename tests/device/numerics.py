@@ -18,6 +18,7 @@ from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
 from beit3_bench.backbones.beit3.generation import Decoding, search
 from beit3_bench.backbones.beit3.native import compile_layers
 from beit3_bench.backbones.precision import DTYPES
+from beit3_bench.harness.evidence.numerics import measure
 
 LIMITS = {"bf16": 3e-2, "fp16": 4e-3}
 """Largest relative error (Frobenius norm) in half precision: about 4 roundings of 8 or 11 bits. float32 has the goldens' own."""
@@ -93,18 +94,30 @@ def captions(piece: Piece, device: torch.device) -> None:
             piece.check(f"caption scores ({way}; {name})", apart, 1e-4)
 
 
+def stages(piece: Piece, device: str, dtypes: list[str]) -> None:
+    """Stage by stage what users are asked for: `beit3-bench doctor --numerics`."""
+    for one in measure(device, dtypes).comparisons:
+        name = f"{one.stage} of {one.head} ({one.dtype}, doctor --numerics)"
+        piece.check(name, one.difference, one.most)
+        piece.require(f"{name}: at least {one.least:.2g}", one.difference >= one.least)
+
+
 def main() -> None:
     settings = Settings.parse()
     device = torch.device(settings.device)
     piece = Piece("numerics")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    computed = []
     for dtype in DTYPES:
         if dtype == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             piece.skip("bf16", "this card does not compute in it")
             continue
         compare(piece, device, dtype)
+        computed.append(dtype)
         settings.write(piece)
     captions(piece, device)
+    settings.write(piece)
+    stages(piece, settings.device, computed)
     settings.write(piece)
     if settings.quick:
         piece.skip("compiled layers", "asked for the quick form")
