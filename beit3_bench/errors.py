@@ -103,6 +103,7 @@ _DENSE = (
 )
 INSTALL_LINES = {
     "pycocoevalcap": "pip install 'pycocoevalcap>=1.2,<2'",
+    "eccv_caption": "pip install 'eccv-caption>=0.1,<1'",
     "pyarrow": "pip install 'pyarrow>=17'",
     "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
     "transformers": "pip install 'transformers>=4.50'",

@@ -129,6 +129,7 @@ class Task(ABC):
         asks_as: the task that asks a model the same: its checkpoints, its words and what is known of its answers hold for this
             one; "" = no other.
         score_files: the fields of `ScoreInputs` beside predictions that `score_file` reads; others are refused.
+        scoring_options: options that bear on what is scored and not on the rows: a run that had none may be scored again with them.
         Options: a dataclass of task options; ``-o key=value`` fills it, unknown keys are refused. Every field has a line in
             its docstring. Options that a family knows (``num_beams``) are its protocol; None there = the family's own.
 
@@ -147,6 +148,7 @@ class Task(ABC):
     own_data: ClassVar[bool] = False
     asks_as: ClassVar[str] = ""
     score_files: ClassVar[tuple[str, ...]] = ("annotations",)
+    scoring_options: ClassVar[tuple[str, ...]] = ()
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
     row_shape: ClassVar[Mapping[str, Any]] = {}

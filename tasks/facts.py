@@ -153,26 +153,20 @@ class ReleasedData:
 
 
 @dataclass(frozen=True)
-class PublishedNames:
-    """What the table of a task shows, and our names -> those of published values.
+class View:
+    """What one table shows, and our names -> those of published values.
 
     Attributes:
         metrics: our metric -> (published task, published metric); these become columns, in this order.
         order_by: rows are ordered and ranked by the mean of these metrics.
-        splits: our split -> the published names of that split.
         extra: further measured metrics that become columns; published rows leave them blank.
         derived: our metric -> the metrics whose mean it is, computed for published rows that give all of them.
-        regimes: kinds of training that have a table.
-        transfer_from: weights of these tasks, evaluated here without fine-tuning, belong to the regime ``transfer``.
     """
 
     metrics: Mapping[str, tuple[str, str]]
     order_by: tuple[str, ...]
-    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     derived: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    regimes: tuple[Regime, ...] = ("fine-tuned",)
-    transfer_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.order_by:
@@ -185,6 +179,28 @@ class PublishedNames:
                     raise ValueError(
                         f"{key} has {name!r}, which is none of metrics; {did_you_mean(name, self.metrics)}"
                     )
+
+
+@dataclass(frozen=True)
+class PublishedNames(View):
+    """The table of a task, and further ones of metrics that answer another question.
+
+    Attributes:
+        splits: our split -> the published names of that split.
+        regimes: kinds of training that have a table.
+        transfer_from: weights of these tasks, evaluated here without fine-tuning, belong to the regime ``transfer``.
+        views: title -> a table of its own, of the rows that have one of its metrics.
+    """
+
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    regimes: tuple[Regime, ...] = ("fine-tuned",)
+    transfer_from: tuple[str, ...] = ()
+    views: Mapping[str, View] = field(default_factory=dict)
+
+    @property
+    def printed(self) -> dict[str, tuple[str, str]]:
+        """``metrics`` of all tables."""
+        return {name: theirs for view in (self, *self.views.values()) for name, theirs in view.metrics.items()}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ def parse_options(cls: type, values: Mapping[str, str], owner: str) -> Any:
 
 
 def option_help(cls: type) -> dict[str, str]:
-    """What each option of a dataclass means, from the class's docstring; options that it does not name are left out.
+    """What each option of a dataclass means, from its docstring and those of dataclasses that it adds to; options that none names are left
+    out.
 
     An entry ``name: meaning.``, or ``name, name: meaning.`` of several options, begins a line or stands behind two spaces, and
     goes on in the next lines up to another entry or an empty line.
@@ -34,7 +35,8 @@ def option_help(cls: type) -> dict[str, str]:
     names = {field.name for field in dataclasses.fields(cls)}
     meanings: dict[str, str] = {}
     entry: list[str] = []
-    for line in inspect.cleandoc(cls.__doc__ or "").splitlines():
+    documents = [base.__doc__ or "" for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    for line in "\n\n".join(map(inspect.cleandoc, documents)).splitlines():
         for piece in re.split(r" {2,}", line):
             head, colon, meaning = piece.partition(": ")
             if colon and names.issuperset(named := head.split(", ")):

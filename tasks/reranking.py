@@ -162,14 +162,18 @@ class Pairs:
 
 
 def reranked(plain: RetrievalRanks, pairs: Pairs, image_ids: np.ndarray) -> RetrievalRanks:
-    """Ranks after the second pass; where the right one was not looked at again, its rank of the first."""
+    """Ranks after the second pass, and as many first ones as of the first pass; where the right one was not looked at again, its rank of
+    the first.
+    """
     owner, order = plain.text_image_index, gallery_order(image_ids)
     by_image, by_text = pairs.asked_by(OF_IMAGE), pairs.asked_by(OF_TEXT)
     own = owner[by_image.text] == by_image.image
     text_ranks = _ranks(by_image.image, by_image.score, by_image.text, own, plain.text_ranks)
     right = owner[by_text.text] == by_text.image
     image_ranks = _ranks(by_text.text, by_text.score, order[by_text.image], right, plain.image_ranks)
-    return RetrievalRanks(text_ranks, image_ranks, owner)
+    first_texts = _first(by_image.image, by_image.score, by_image.text, by_image.text, plain.first_texts)
+    first_images = _first(by_text.text, by_text.score, order[by_text.image], by_text.image, plain.first_images)
+    return RetrievalRanks(text_ranks, image_ranks, owner, first_texts, first_images)
 
 
 def _ranks(query: np.ndarray, score: np.ndarray, order: np.ndarray, right: np.ndarray, plain: np.ndarray) -> np.ndarray:
@@ -187,3 +191,21 @@ def _ranks(query: np.ndarray, score: np.ndarray, order: np.ndarray, right: np.nd
     found = best < np.iinfo(np.int64).max
     ranks[found] = best[found]
     return ranks
+
+
+def _first(query: np.ndarray, score: np.ndarray, order: np.ndarray, item: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """The first items of each query: its candidates by score, then those of the first pass that are none; int64, as ``plain`` (n, k).
+
+    item: the candidates.  order: decides between equal scores, the smaller first.
+    """
+    n, k = plain.shape
+    if not k:
+        return plain
+    place = np.lexsort((order, -score, query))
+    size = max(int(plain.max()), int(item.max(initial=0))) + 1
+    rest = np.flatnonzero(~np.isin(np.arange(n)[:, None] * size + plain, query.astype(np.int64) * size + item))
+    queries = np.concatenate([query[place], rest // k])
+    items = np.concatenate([item[place], plain.reshape(-1)[rest]])
+    by_query = np.argsort(queries, kind="stable")  # candidates stay before the others
+    starts = np.searchsorted(queries[by_query], np.arange(n))
+    return items[by_query][starts[:, None] + np.arange(k)].astype(np.int64)

@@ -7,20 +7,31 @@ each query again do so (`reranking`), and both numbers are given.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from beit3_bench.backbones.family import SecondPass
-from beit3_bench.errors import BenchError
+from beit3_bench.errors import INSTALL_LINES, BenchError
+from beit3_bench.tasks import false_negatives
 from beit3_bench.tasks.contract import Example, Item, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
 from beit3_bench.tasks.facts import read_facts
+from beit3_bench.tasks.false_negatives import Annotations, Judged, misfit
 from beit3_bench.tasks.layouts.captions import CaptionData, read_captions
 from beit3_bench.tasks.layouts.places import names_of
-from beit3_bench.tasks.metrics.recall import CUTS, estimate_recalls, recall_table, retrieval_ranks, unit_rows
+from beit3_bench.tasks.metrics.recall import (
+    CUTS,
+    RetrievalRanks,
+    estimate_recalls,
+    recall_table,
+    retrieval_ranks,
+    unit_rows,
+)
 from beit3_bench.tasks.reranking import (
     ROW_SHAPE,
     Pairs,
@@ -31,7 +42,7 @@ from beit3_bench.tasks.reranking import (
     reranked,
     row_id,
 )
-from beit3_bench.tasks.scores import Metric, Scores
+from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
@@ -43,6 +54,10 @@ METRICS = (
 )
 PLAIN = "plain/"
 """Before the names of the first pass's metrics and columns, where there was a second."""
+COUNTS = {"images", "texts", *false_negatives.NAMES.values()}
+"""Columns that are the same in both passes."""
+TEXT = "text:"
+"""Before the id of a sentence, in the id of its example."""
 
 
 def estimate_plain(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -50,10 +65,18 @@ def estimate_plain(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     plain = {name.removeprefix(PLAIN): value for name, value in sums.items() if name.startswith(PLAIN)}
     if not plain:
         return {}
-    return {f"{PLAIN}{name}": value for name, value in estimate_recalls({**sums, **plain}).items()}
+    both = {**sums, **plain}
+    return {
+        f"{PLAIN}{name}": value for name, value in {**estimate_recalls(both), **false_negatives.estimate(both)}.items()
+    }
 
 
 PLAIN_METRICS = tuple(Metric(f"{PLAIN}{metric.name}", formula=estimate_plain) for metric in METRICS)
+
+
+def text_id(example: Example) -> str:
+    """The id of a text's sentence, as the data set has it."""
+    return example.id.removeprefix(TEXT)
 
 
 class Retrieval(EmbeddingTask):
@@ -96,7 +119,7 @@ class Retrieval(EmbeddingTask):
                 Example(identity, (file.path,), cluster=image.id, target=image.id, kind="image", names=names)
             )
             examples += [
-                Example(f"text:{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
+                Example(f"{TEXT}{sentence}", text=text, cluster=image.id, target=image.id, kind="text")
                 for sentence, text in image.sentences
             ]
         return Split(split, tuple(examples))
@@ -123,17 +146,26 @@ class Retrieval(EmbeddingTask):
         return Reranking(self, pairs, texts, embeddings), pairs
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
-        """Recalls in percent; the gallery is the whole split. Where there was a second pass, its recalls, and those of the first."""
+        """Recalls in percent; the gallery is the whole split. Where there was a second pass, its recalls, and those of the first.
+        Where the split comes with `false_negatives.Annotations`, what they say, too.
+        """
         images, texts = kinds(split)
         pairs = Pairs.of(images, rows, len(texts)) if row_id(images[0]) in rows else None
-        return score_embeddings(
+        annotations: Annotations | None = split.truth
+        ids = [e.target for e in images], [text_id(e) for e in texts]
+        wrong = misfit(annotations, *ids) if annotations is not None else ""
+        scores = score_embeddings(
             embeddings_of(images, rows),
             np.array([e.target for e in images]),
             embeddings_of(texts, rows),
             np.array([e.target for e in texts]),
             ([e.id for e in images], [e.id for e in texts]),
             pairs,
+            Judged.of(annotations, *ids) if annotations is not None and not wrong else None,
         )
+        if wrong:
+            scores.notes.append(f"no ECCV Caption and CxC: {wrong}; they are measured on the whole split alone")
+        return scores
 
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
         from beit3_bench.tasks.display.retrieval import RetrievalDisplay
@@ -207,22 +239,26 @@ def score_embeddings(
     text_image_ids: np.ndarray,
     sample_ids: tuple[Sequence[str], Sequence[str]] = ((), ()),
     pairs: Pairs | None = None,
+    judged: Judged | None = None,
 ) -> Scores:
     """Recalls of given embeddings by cosine; arrays as in `metrics.recall.retrieval_ranks`, of any length.
 
     Args:
         sample_ids: names of the image queries and the text queries, for values per sample.
         pairs: scored in a second pass, whose recalls are then given, and those by cosine as ``plain/``.
+        judged: further right answers, whose metrics are then given, too.
     """
     image_embeddings, image_line = unit_rows(image_embeddings, "image_embeddings")
     text_embeddings, text_line = unit_rows(text_embeddings, "text_embeddings")
-    ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids)
-    table, metrics = recall_table(ranks, image_ids), METRICS
+    ranks = retrieval_ranks(
+        image_embeddings, image_ids, text_embeddings, text_image_ids, first=0 if judged is None else judged.first
+    )
+    table, metrics = _table(ranks, image_ids, judged), (*METRICS, *false_negatives.METRICS)
     if pairs is not None:
-        metrics, first = (*METRICS, *PLAIN_METRICS), table.columns
+        metrics, first = (*metrics, *PLAIN_METRICS), table.columns
         ranks = reranked(ranks, pairs, image_ids)
-        table = recall_table(ranks, image_ids)
-        table.columns |= {f"{PLAIN}{name}": column for name, column in first.items() if name not in ("images", "texts")}
+        table = _table(ranks, image_ids, judged)
+        table.columns |= {f"{PLAIN}{name}": column for name, column in first.items() if name not in COUNTS}
     queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
     return Scores.of(
         metrics,
@@ -238,6 +274,13 @@ def score_embeddings(
         },
         chance=random_mean_recall(np.bincount(ranks.text_image_index)),
     )
+
+
+def _table(ranks: RetrievalRanks, image_ids: np.ndarray, judged: Judged | None) -> ClusterTable:
+    table = recall_table(ranks, image_ids)
+    if judged is not None:
+        table.columns |= judged.columns(ranks)
+    return table
 
 
 def random_mean_recall(captions: np.ndarray) -> float:
@@ -272,8 +315,58 @@ class CocoRetrieval(Retrieval):
     name = "coco-retrieval"
     split_file = "dataset_coco.json"
     training_splits = ("train", "restval")
+    metrics = (
+        *Retrieval.metrics,
+        *false_negatives.METRICS,
+        *(Metric(f"{PLAIN}{metric.name}", formula=estimate_plain) for metric in false_negatives.METRICS),
+    )
+    scoring_options = ("eccv",)
     layout = """\
 DATA_ROOT/
   dataset_coco.json             Karpathy's split file
   train2014/*.jpg               COCO images; the split file says which folder an image is in
   val2014/*.jpg"""
+
+    @dataclass
+    class Options(Retrieval.Options):
+        """eccv: folder of the annotations of ECCV Caption and CxC, or off; default: those of the package eccv-caption, where it is
+        installed and the split is the released test.
+        """
+
+        eccv: str | None = None
+
+    def read(self, split: str) -> Split:
+        """As `Retrieval.read`, with the annotations of false negatives as the split's truth, where there are any.
+
+        Raises:
+            BenchError: annotations that were named and are not of this split.
+        """
+        whole, given = super().read(split), self.options.eccv
+        if given is None:
+            folder = false_negatives.find_annotations() if self._is_released_test(whole) else None
+        else:
+            folder = None if given == "off" else Path(given)
+        if folder is None:
+            return whole
+        annotations = false_negatives.read_annotations(folder)
+        images, texts = kinds(whole)
+        wrong = misfit(annotations, [e.target for e in images], [text_id(e) for e in texts])
+        if wrong and given is not None:
+            raise BenchError(
+                f"{folder}: the annotations are not of split {split!r} in {self.data_root}: {wrong}; give those of this split, or "
+                "-o eccv=off"
+            )
+        return dataclasses.replace(whole, truth=annotations)
+
+    def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
+        scores = super().score(rows, split)
+        if split.truth is None and self.options.eccv is None and self._is_released_test(split):
+            scores.notes.append(
+                f"no ECCV Caption and CxC (false negatives): {INSTALL_LINES[false_negatives.PACKAGE]}, then score the run again"
+            )
+        return scores
+
+    def _is_released_test(self, split: Split) -> bool:
+        """As far as the numbers of its images and texts tell."""
+        released = read_facts(self.name).data.splits[self.default_split]
+        return split.name == self.default_split and tuple(map(len, kinds(split))) == (released.images, released.texts)

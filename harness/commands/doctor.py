@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmdet": ("onedl-mmdetection", "mmdet"),
     "open_clip": ("open_clip_torch",),
+    "eccv_caption": ("eccv-caption",),
 }
 """Module -> names of the distributions that may hold it, where these are others."""
 SLOW = ("torchvision", "timm")
@@ -48,6 +49,7 @@ STACKS = {
     "faster_coco_eval": "a faster scorer of coco-det (pycocotools serves without it)",
     "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
     "transformers": "tokenizers of SigLIP",
+    "eccv_caption": "ECCV Caption and CxC beside the recalls of coco-retrieval",
     "pillow_heif": "HEIC pictures of phones in predict",
     "pyarrow": "data sets as .parquet files, as the Hugging Face hub exports them",
     "tensorboard": "--log-to tensorboard, and events of every training",

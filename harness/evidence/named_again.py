@@ -39,17 +39,20 @@ class Asked:
         return given
 
     def options(self, task: type[Task], recorded: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-        """Options of a task: those that cannot be files as recorded, all others as given.
+        """Options of a task: those that cannot be files as recorded, all others as given, among them ones of its scoring alone.
 
         Raises:
             BenchError: one that the run did not have, or that the task does not know.
         """
-        strange = [key for key in given if _plain_name(key) not in set(map(_plain_name, recorded))]
+        known_names = {*map(_plain_name, recorded), *task.scoring_options}
+        strange = [key for key in given if _plain_name(key) not in known_names]
         if strange:
             raise BenchError(f"-o {strange[0]}: the run had no such option; leave it out")
         kinds = get_type_hints(task.Options)
         known = {_plain_name(key): value for key, value in given.items()}
-        chosen = {}
+        fresh = known.keys() - set(map(_plain_name, recorded))
+        chosen = {name: known[name] for name in sorted(fresh)}
+        self.words += [word for name, value in chosen.items() for word in ("-o", f"{name}={value}")]
         for key, text in recorded.items():
             name = _plain_name(key)
             kind = kinds.get(name)

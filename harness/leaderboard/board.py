@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -20,7 +20,7 @@ from beit3_bench.harness.record.released import own_data
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
-from beit3_bench.tasks.facts import PublishedNames, published_names, read_facts
+from beit3_bench.tasks.facts import PublishedNames, View, published_names, read_facts
 
 BEIT3 = SYSTEMS[FIRST_FAMILY]
 MOST_OTHERS = 8
@@ -81,7 +81,10 @@ class TableRow:
 
 @dataclass
 class Section:
-    """Comparable rows: one task, split and regime on the real data."""
+    """Comparable rows: one task, split and regime on the real data.
+
+    view: of a table of further metrics (`tasks.facts.PublishedNames.views`), its title.
+    """
 
     task: str
     split: str
@@ -92,6 +95,7 @@ class Section:
     rows: list[TableRow]
     hidden: int = 0
     higher_is_better: bool = True
+    view: str = ""
 
 
 @dataclass
@@ -147,9 +151,8 @@ def build_table(
     sections: list[Section] = []
     for key in _section_keys(shown_tasks, order, comparable):
         if setting in (None, key[2]):
-            section = _section(key, comparable[key], scored, published, systems)
-            if section.rows:
-                sections.append(section)
+            found = _sections(key, comparable[key], scored, published, systems)
+            sections += [section for section in found if section.rows]
     apart = [_apart_row(scored[cells[0].row], cells) for cells in _by_row(kept_apart)]
     return Table(sections, apart, [_pending(run) for run in wanted if run.result["status"] != "scored"])
 
@@ -182,18 +185,36 @@ def _names_of(result: Result) -> PublishedNames:
     return PublishedNames({headline: ("", "")}, (headline,), extra=others)
 
 
-def _section(
+def _sections(
     key: SectionKey,
     lines: Sequence[Number],
     runs: Sequence[Run],
     published: Sequence[PublishedValue],
     systems: Sequence[str] | None,
+) -> Iterator[Section]:
+    """The table of a task, split and regime, and its views; every number is in one of them."""
+    facts = read_facts(key[0])
+    names = facts.names or _names_of(next(runs[line.row].result for line in lines if line.measured))
+    title = f"{facts.title or key[0]}, {key[1]}, {REGIME_TITLES[key[2]]}"
+    in_views = {metric for view in names.views.values() for metric in view.metrics}
+    yield _section(key, "", title, names, [n for n in lines if n.metric not in in_views], runs, published, systems)
+    for name, view in names.views.items():
+        own = [line for line in lines if line.metric in view.metrics]
+        yield _section(key, name, f"{title}: {name}", view, own, runs, published, systems)
+
+
+def _section(
+    key: SectionKey,
+    view: str,
+    title: str,
+    names: View,
+    lines: Sequence[Number],
+    runs: Sequence[Run],
+    published: Sequence[PublishedValue],
+    systems: Sequence[str] | None,
 ) -> Section:
-    task, split, regime = key
     by_row = _by_row(lines)
     measured = [runs[cells[0].row] for cells in by_row if cells[0].measured]
-    facts = read_facts(task)
-    names = facts.names or _names_of(measured[0].result)
     references = _references(lines, published)
     rows = [_measured_row(runs[cells[0].row], cells, names, references) for cells in by_row if cells[0].measured]
     others = _without_quotes([_published_row(cells, names) for cells in by_row if not cells[0].measured])
@@ -202,8 +223,8 @@ def _section(
     shown = _choose(others, systems, direction)
     listed = sorted([*rows, *shown], key=lambda row: _position(row, direction))
     columns = [name for name in (*names.metrics, *names.extra) if any(name in row.cells for row in listed)]
-    title = f"{facts.title or task}, {split}, {REGIME_TITLES[regime]}"
-    return Section(task, split, regime, title, columns, names.order_by, listed, len(others) - len(shown), direction)
+    hidden = len(others) - len(shown)
+    return Section(*key, title, columns, names.order_by, listed, hidden, direction, view)
 
 
 def _by_row(lines: Iterable[Number]) -> list[list[Number]]:
@@ -217,7 +238,7 @@ def _position(row: TableRow, higher_is_better: bool) -> tuple:
     return (missing, -score if higher_is_better else score, not row.measured, row.name, row.variant, row.source)
 
 
-def _higher_is_better(measured: Sequence[Run], names: PublishedNames) -> bool:
+def _higher_is_better(measured: Sequence[Run], names: View) -> bool:
     for run in measured:
         metric = run.result["metrics"].get(names.order_by[0])
         if metric is not None:
@@ -259,7 +280,7 @@ def _cell(line: Number) -> Cell:
 
 
 def _measured_row(
-    run: Run, lines: Sequence[Number], names: PublishedNames, references: Mapping[str, Sequence[PublishedValue]]
+    run: Run, lines: Sequence[Number], names: View, references: Mapping[str, Sequence[PublishedValue]]
 ) -> TableRow:
     result, row = run.result, _row(lines)
     row.counts, row.notes = dict(result["counts"]), list(result["notes"])
@@ -281,7 +302,7 @@ def _apart_row(run: Run, lines: Sequence[Number]) -> ApartRow:
     return ApartRow(first.task, first.split, first.regime, first.apart, headline, also, row)
 
 
-def _published_row(lines: Sequence[Number], names: PublishedNames) -> TableRow:
+def _published_row(lines: Sequence[Number], names: View) -> TableRow:
     """Metrics side by side; derived ones where all parts are there."""
     row = _row(lines)
     row.notes = list(dict.fromkeys(line.note for line in lines if line.note))
@@ -347,7 +368,7 @@ def _standing(row: TableRow, order_by: Sequence[str]) -> Standing | None:
     return Standing(row.score, half_unit=0.5 * 10.0**-digits)
 
 
-def _rank(rows: Sequence[TableRow], names: PublishedNames, higher_is_better: bool) -> None:
+def _rank(rows: Sequence[TableRow], names: View, higher_is_better: bool) -> None:
     standings = [_standing(row, names.order_by) for row in rows]
     for row, rank in zip(rows, ranks(standings, higher_is_better), strict=True):
         row.rank = rank

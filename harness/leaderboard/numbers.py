@@ -177,7 +177,7 @@ def _names() -> dict[tuple[str, str, str, str], list[tuple[str, str, str]]]:
         for split, printed_splits in names.splits.items():
             for printed_split in printed_splits:
                 for regime in names.regimes:
-                    for metric, (printed_task, printed_metric) in names.metrics.items():
+                    for metric, (printed_task, printed_metric) in names.printed.items():
                         key = (printed_task, printed_split, printed_metric, regime)
                         ours.setdefault(key, []).append((task, split, metric))
     return ours

@@ -106,7 +106,7 @@ def build_overview(runs: Sequence[Run], published: Sequence[PublishedValue]) -> 
     measured row of every model. Runs on anything but a whole released split have no place here.
     """
     table = build_table(runs, published, tasks=[line.task for line in PAPER_TABLE_1], systems=["all"])
-    rows = {(s.task, s.split, s.regime): s.rows for s in table.sections}
+    rows = {(s.task, s.split, s.regime): s.rows for s in table.sections if not s.view}
     compared = {row.name for section in rows.values() for row in section if row.measured}
     models = [name for name in dict.fromkeys(model_name(run.result["model"]) for run in runs) if name in compared]
     header = ["benchmark", "previous best", f"{BEIT3} giant", *(f"released {size}" for size in SIZES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from beit3_bench.harness.record.released import other_data
 from beit3_bench.harness.record.results import model_name
 from beit3_bench.harness.record.schema import MetricValue, Result
 from beit3_bench.harness.scoring import metric_spec, shown
+
+MOST_OF_A_KIND = 24
+"""Metrics ``KIND/...`` that stand in the list; of more, as of IoU by class, none does."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,11 @@ class MetricRow:
 
 
 def metric_rows(result: Result) -> list[MetricRow]:
-    """Every metric of a result that is not of one class alone, the headline first."""
-    rows = [_metric_row(name, metric) for name, metric in result["metrics"].items() if name.count("/") < 2]
-    few = rows if len(rows) <= 24 else [row for row in rows if "/" not in row.name]
-    return sorted(few, key=lambda row: not row.headline)
+    """Every metric of a result, the headline first, but those of one class among many alone."""
+    names = [name for name in result["metrics"] if name.count("/") < 2]
+    kinds = Counter(name.partition("/")[0] for name in names if "/" in name)
+    few = [name for name in names if "/" not in name or kinds[name.partition("/")[0]] <= MOST_OF_A_KIND]
+    return sorted((_metric_row(name, result["metrics"][name]) for name in few), key=lambda row: not row.headline)
 
 
 def headline_of(result: Result) -> MetricRow | None:

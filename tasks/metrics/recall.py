@@ -34,11 +34,15 @@ class RetrievalRanks:
     text_ranks: int64 (n_images,), rank of each image's best own text among all texts.
     image_ranks: int64 (n_texts,), rank of each text's image among all images.
     text_image_index: int64 (n_texts,), row of each text's image.
+    first_texts: int64 (n_images, k), rows of the texts that each image finds first, the best first; k is 0 where none were asked for.
+    first_images: int64 (n_texts, k), rows of the images that each text finds first, likewise.
     """
 
     text_ranks: np.ndarray
     image_ranks: np.ndarray
     text_image_index: np.ndarray
+    first_texts: np.ndarray
+    first_images: np.ndarray
 
 
 def retrieval_ranks(
@@ -47,6 +51,7 @@ def retrieval_ranks(
     text_embeddings: np.ndarray,
     text_image_ids: np.ndarray,
     block: int = 512,
+    first: int = 0,
 ) -> RetrievalRanks:
     """Rank of the right answer for every image and every text; scores are float32 dot products.
 
@@ -56,6 +61,7 @@ def retrieval_ranks(
         text_embeddings: float (m, D).
         text_image_ids: (m,) the image of each text; every image needs a text and every text an image.
         block: rows scored at once; at most ``block * max(n, m)`` scores are in memory.
+        first: how many of the gallery each query is to name, too (all of it, where it has fewer).
 
     Raises:
         BenchError: shapes that do not fit, values that are not finite, repeated image ids, an id without partner.
@@ -74,24 +80,30 @@ def retrieval_ranks(
     distinct_texts, text_copy = _distinct_rows(texts)
 
     image_ranks = np.empty(len(texts), dtype=np.int64)
+    first_images = np.empty((len(texts), min(first, len(images))), dtype=np.int64)
     for start in range(0, len(texts), block):
         rows = slice(start, start + block)
         scores = _scores(texts[rows], distinct_images, image_copy)
         image_ranks[rows] = _rank(scores, owner[rows], images_order)
+        if first:
+            first_images[rows] = _first(scores, first, images_order)
 
     by_owner = np.argsort(owner, kind="stable")
-    first = np.searchsorted(owner[by_owner], np.arange(len(images) + 1))
+    starts = np.searchsorted(owner[by_owner], np.arange(len(images) + 1))
     text_order = np.arange(len(texts))
     text_ranks = np.empty(len(images), dtype=np.int64)
+    first_texts = np.empty((len(images), min(first, len(texts))), dtype=np.int64)
     for start in range(0, len(images), block):
         stop = min(start + block, len(images))
         scores = _scores(images[start:stop], distinct_texts, text_copy)
-        own = by_owner[first[start] : first[stop]]
+        own = by_owner[starts[start] : starts[stop]]
         own_scores = scores[owner[own] - start, own]
         # own texts sorted by row, then falling score, then position: the first of each row is the row's best own text
-        best = own[np.lexsort((own, -own_scores, owner[own]))][first[start:stop] - first[start]]
+        best = own[np.lexsort((own, -own_scores, owner[own]))][starts[start:stop] - starts[start]]
         text_ranks[start:stop] = _rank(scores, best, text_order)
-    return RetrievalRanks(text_ranks, image_ranks, owner)
+        if first:
+            first_texts[start:stop] = _first(scores, first, text_order)
+    return RetrievalRanks(text_ranks, image_ranks, owner, first_texts, first_images)
 
 
 def gallery_order(image_ids: np.ndarray) -> np.ndarray:
@@ -114,12 +126,9 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, order: np.ndarray,
     """
     rows, columns = _embeddings(queries, "queries"), _embeddings(gallery, "gallery")
     distinct, copy = _distinct_rows(columns)
-    by_order = np.argsort(order, kind="stable")
-    k = min(k, len(columns))
-    best = np.empty((len(rows), k), dtype=np.int64)
+    best = np.empty((len(rows), min(k, len(columns))), dtype=np.int64)
     for start in range(0, len(rows), block):
-        scores = _scores(rows[start : start + block], distinct, copy)[:, by_order]
-        best[start : start + block] = by_order[np.argsort(-scores, axis=1, kind="stable")[:, :k]]
+        best[start : start + block] = _first(_scores(rows[start : start + block], distinct, copy), k, order)
     return best
 
 
@@ -255,3 +264,17 @@ def _rank(scores: np.ndarray, target: np.ndarray, order: np.ndarray) -> np.ndarr
         ties = np.flatnonzero(scores[row] == wanted[row])
         ranks[row] += np.count_nonzero(order[ties] < order[target[row]])
     return ranks
+
+
+def _first(scores: np.ndarray, k: int, order: np.ndarray) -> np.ndarray:
+    """The k (or all) best columns of each row, best first: int64 (n, k); ``order`` (columns,) decides between equal scores."""
+    by_order = np.argsort(order, kind="stable")
+    scores, k = np.take(scores, by_order, axis=1), min(k, scores.shape[1])
+    last = scores.shape[1] - k
+    best = np.argpartition(scores, last, axis=1)[:, last:]
+    least = np.take_along_axis(scores, best, axis=1).min(axis=1, keepdims=True)
+    for row in np.flatnonzero(np.count_nonzero(scores >= least, axis=1) > k):  # equal scores at the end: which of them?
+        best[row] = np.argsort(-scores[row], kind="stable")[:k]
+    best.sort(axis=1)
+    by_score = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return by_order[np.take_along_axis(best, by_score, axis=1)]

@@ -145,6 +145,7 @@ def test_install_lines_name_what_pyproject_names() -> None:
         "pycocoevalcap": extras["captions"],
         "faster_coco_eval": extras["fast"],
         "open_clip": extras["peers"],
+        "eccv_caption": extras["eccv"],
         "pyarrow": extras["parquet"],
         "mmcv": extras["dense"],
         "pillow_heif": extras["phones"],

@@ -107,7 +107,7 @@ class Profile:
 def profiles_of(table: Table) -> list[Profile]:
     """Every model that was measured on two tasks or more, first where it stands beside published numbers."""
     groups: dict[tuple[str, str], list[Line]] = {}
-    for section in table.sections:
+    for section in (section for section in table.sections if not section.view):
         scale = section_scale(section)
         for row in section.rows:
             if row.measured and scale is not None and (strip := strip_of(row, scale)) is not None:

@@ -25,6 +25,7 @@ from beit3_bench.harness.leaderboard.latex import to_latex
 from beit3_bench.harness.leaderboard.numbers import published_numbers
 from beit3_bench.harness.leaderboard.overview import PAPER_TABLE_1, build_overview
 from beit3_bench.harness.leaderboard.page import to_html
+from beit3_bench.harness.leaderboard.page.drawing import profiles_of
 from beit3_bench.harness.leaderboard.text import apart_csv, section_csv, to_csv, to_json, to_markdown
 from beit3_bench.harness.pages.index import write_index
 from beit3_bench.harness.record.results import Run, read_results
@@ -66,7 +67,7 @@ def cells(table: Table, section: int = 0) -> list[str]:
 
 
 def test_all_published_values_are_there_with_their_sources(published: list[PublishedValue]) -> None:
-    assert len(published) == 1723
+    assert len(published) == 1735
     assert len({value.system for value in published}) == 67
     assert all(value.source for value in published)
 
@@ -120,7 +121,7 @@ def test_every_name_of_the_mapping_has_published_values(published: list[Publishe
     printed = {(v.task, v.metric) for v in published}
     splits = {(v.task, v.split) for v in published}
     for names in published_names().values():
-        for ours, theirs in names.metrics.items():
+        for ours, theirs in names.printed.items():
             assert theirs in printed or ours in names.derived
         tasks = {task for task, _ in names.metrics.values()}
         assert all(any((task, s) in splits for task in tasks) for group in names.splits.values() for s in group)
@@ -230,6 +231,36 @@ def test_a_measured_row_stands_beside_the_published_rows_of_its_task(published: 
     assert row.verdicts["IR@1"].text == "differs by +1.10 from 61.4"
     assert {"BEiT-3", "BLIP"} <= {r.name for r in section.rows if not r.measured}
     assert {s.task for s in table.sections} == {"coco-retrieval"}
+
+
+def test_metrics_of_a_view_have_a_table_of_their_own(published: list[PublishedValue]) -> None:
+    view = published_names()["coco-retrieval"].views["false negatives"]
+    annotated = {
+        name: metric(20.0 + n, headline=False, ci95=[19.0 + n, 21.0 + n]) for n, name in enumerate(view.metrics)
+    }
+    model = {**released("ViT-L-14.openai"), "family": "openclip", "protocol": "dual encoder"}
+    content = result(
+        "coco-retrieval", "test", model, metrics=retrieval_metrics(56.3, 36.5) | annotated, setting="zero-shot"
+    )
+    bare = Run("bare", {**content, "metrics": retrieval_metrics()})
+    table = build_table([Run("clip", content), bare], published)
+    usual, own = (s for s in table.sections if s.regime == "zero-shot")
+    assert (usual.view, own.view, own.title) == ("", "false negatives", f"{usual.title}: false negatives")
+    assert own.metrics == list(view.metrics)
+    assert not set(own.metrics) & {*usual.metrics, *(name for row in usual.rows for name in row.cells)}
+    assert [(row.measured, row.variant) for row in own.rows] == [(False, "ViT-L-14.openai"), (True, "ViT-L-14.openai")]
+    measured = own.rows[1]
+    assert measured.score == pytest.approx((20 + 23) / 2)
+    assert measured.half_width == pytest.approx(1.0)
+    assert measured.verdicts["eccv/TR-mAP@R"].reference.value == 23.99
+    assert [row.run for row in usual.rows if row.measured] == ["bare", "clip"]
+    lines = [line for line in to_csv(table).splitlines() if "run clip" in line]
+    assert len(lines) == len(content["metrics"])
+    page = to_html(table)
+    ids = re.findall(r'<section id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert own.title in page
+    assert len(profiles_of(build_table([Run("clip", content)], published))) == 0  # one task, though two tables
 
 
 def test_rows_are_ordered_by_score_and_ranked_among_all_published_rows(published: list[PublishedValue]) -> None:
@@ -347,7 +378,7 @@ def test_both_scales_of_a_segmentation_model_are_one_row(published: list[Publish
 def test_no_published_value_is_lost_when_metrics_are_set_side_by_side(published: list[PublishedValue]) -> None:
     lines = published_numbers(published)
     table = build_table([], published, systems=["all"])
-    named = {(task, *theirs) for task, names in published_names().items() for theirs in names.metrics.values()}
+    named = {(task, *theirs) for task, names in published_names().items() for theirs in names.printed.values()}
     assert {line.published_id for line in lines} == {
         value.id
         for value in published
