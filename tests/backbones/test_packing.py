@@ -8,6 +8,7 @@ from exactness import PLAIN, assert_exact, assert_plain
 from torch import nn
 
 from beit3_bench.backbones import packing
+from beit3_bench.backbones.beit3.bench.measure import flops_of
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
 from beit3_bench.backbones.packing import PackedLinear, pack_weights
@@ -83,6 +84,14 @@ def test_a_packed_product_that_is_not_the_plain_one_is_not_used(monkeypatch):
             assert torch.equal(layer(x), expected)
     assert layer.packed is None
     assert not layer.packs
+
+
+def test_operations_are_counted_once_while_weights_are_packed():
+    """The call that packs compares two products, of which a counter is to see one: `bench` took the share of the roof from both."""
+    layer, x = nn.Linear(48, 20), torch.randn(7, 48)
+    pack_weights(layer)
+    with torch.inference_mode():
+        assert [flops_of(lambda: layer(x)) for _ in range(4)] == [2 * 7 * 48 * 20] * 4
 
 
 def test_gradients_autocast_and_new_weights_pass_by_the_packed_ones():
