@@ -172,7 +172,7 @@ class Identity:
 class SecondPass:
     """How a family looks again at what `Model.ability` found.
 
-    ability: of the same network.  candidates: best of the first pass that a query is compared with.
+    ability: of the same network.  candidates: best of the first pass that a query is compared with; 0 = those that the task names.
     adds_first: whether the score of the first pass joins that of the second.  given: whether the user said how many.
     """
 

@@ -25,7 +25,7 @@ from beit3_bench.harness.arguments import (
 )
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, with_prompts_of
+from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, suited
 from beit3_bench.harness.objects import plain_model
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.ready import ReadyModel
@@ -109,7 +109,7 @@ def load(
         if line is None:
             raise
         raise BenchError(f"{located.path}: {line}") from error
-    return ReadyModel(model, located, with_prompts_of(instance, model.card.family), where, request)
+    return ReadyModel(model, located, suited(instance, model.card.family), where, request)
 
 
 def _asked(task: Task, data_root: str | Path | None, answers: tuple[str, ...] | None) -> Asked:
@@ -219,7 +219,7 @@ def evaluate(
         instance = task_class(request.data_root, own)
         if ready is not None:
             _check_options(ready, instance)
-        prepared = prepare(with_prompts_of(instance, "" if ready is None else ready.card.family), split, limit)
+        prepared = prepare(suited(instance, "" if ready is None else ready.card.family), split, limit)
         loaded = (
             plain_model(model, prepared.task, prepared.split)
             if ready is None

@@ -57,23 +57,31 @@ def split_options(task_class: type[Task], options: Mapping[str, str]) -> tuple[d
 
 
 def make_task(task_class: type[Task], request: RunRequest, located: Located | None = None) -> Task:
-    """The task with its options, and with the words of the model's family.
+    """The task with its options, as it is asked of the model's family.
 
     Raises:
         BenchError: an unknown option, or a value that does not convert; no or several families.
     """
     task = task_class(request.data_root, split_options(task_class, request.options)[0])
-    if task.prompted and located is not None:
-        family = located.family or find_family(located.source, task.ability)
+    if (task.prompted or task.instead) and located is not None:
+        _suit(task, located.family or find_family(located.source, task.ability))
+    return task
+
+
+def suited(task: Task, family: str) -> Task:
+    """The same task, as it is asked of a model of a family by name; one that is not known is asked as the task would."""
+    if (task.prompted or task.instead) and family in family_locations():
+        _suit(task, get_family(family))
+    return task
+
+
+def _suit(task: Task, family: Family) -> None:
+    """Give a task the family's words, and let it ask what the family offers."""
+    if task.prompted:
         task.prompts = family.prompts(task.asks_as or task.name)
-    return task
-
-
-def with_prompts_of(task: Task, family: str) -> Task:
-    """The same task, worded as for a model of a family by name; one that is not known words nothing."""
-    if task.prompted and family in family_locations():
-        task.prompts = get_family(family).prompts(task.asks_as or task.name)
-    return task
+    offered = [ability for ability in (task.ability, *task.instead) if ability in family.abilities]
+    if offered and offered[0] is not task.ability:
+        task.ask(offered[0])
 
 
 def load_model(located: Located, task: Task, split: Split, request: RunRequest) -> Model:

@@ -36,10 +36,9 @@ def check_second(task: Task, split: Split, model: Model) -> None:
     if model.second is not None:
         task.check_second(split, model.second)
         return
-    asked = vars(task.options).get("rerank")
-    if asked not in (None, "off"):
+    if asked := task.second_wanted():
         raise BenchError(
-            f"rerank={asked}: {model.card.checkpoint} compares no image with a text beyond their embeddings; leave it out"
+            f"{asked}: {model.card.checkpoint} compares no image with a text beyond their embeddings; leave it out"
         )
 
 
@@ -93,7 +92,7 @@ def look_again(
             request.compute,
             request.reporting,
             processes,
-            title=f"{task.name}, re-ranking",
+            title=f"{task.name}, {'re-ranking' if second.candidates else 'matching'}",
         )
     )
     total = Throughput.merged(processes.gather(part))
@@ -106,7 +105,8 @@ def _announced(
 ) -> str:
     """How many passes of an image and a text are ahead, and how long they take at the speed of a few."""
     pairs = sum(len(item.texts) for item in items)
-    text = f"re-ranking the best {candidates}: {pairs:,} passes of a text with an image, {len(items):,} images"
+    what = f"re-ranking the best {candidates}" if candidates else "matching"
+    text = f"{what}: {pairs:,} passes of a text with an image, {len(items):,} images"
     most = max(items, key=lambda item: len(item.texts))
     alike = _of_one_length(most.texts, ability.reader)[: _TIMED + 1]  # as most are computed: together with their like
     few = replace(most, texts=alike[:1]), replace(most, texts=alike)

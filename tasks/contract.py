@@ -111,6 +111,7 @@ class Task(ABC):
         name: ``"coco-retrieval"``; the facts file ``coco-retrieval.toml`` beside the module holds title, released data and published
             names (see `tasks.facts`).
         ability: what is asked of a model.
+        instead: abilities that are asked of a model whose family does not offer ``ability``, the first that it offers (`ask`).
         images, uses_text: how many images an example has, and whether it has a text.
         splits, default_split: names that `--split` takes.
         training_splits: the splits that `training_examples` reads.
@@ -137,7 +138,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str] = ""
-    ability: ClassVar[type[Ability]]
+    ability: type[Ability]
+    instead: ClassVar[tuple[type[Ability], ...]] = ()
     images: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...]]
@@ -206,6 +208,14 @@ class Task(ABC):
         return None
 
     # ---- asking ---------------------------------------------------------------------------------------------------
+
+    def ask(self, ability: type[Ability]) -> None:
+        """Ask one of `instead`; before `read`.
+
+        Raises:
+            BenchError: an option that such a model cannot mean.
+        """
+        self.ability = ability
 
     def item(self, example: Example) -> Item:
         """What a model is asked of an example."""
@@ -294,6 +304,10 @@ class Task(ABC):
     def second_ids(self, split: Split) -> list[str]:
         """Ids of the rows of a second pass, for a task that has one."""
         return []
+
+    def second_wanted(self) -> str:
+        """The option that asks for a second pass, as it was given (``"rerank=16"``); "" = none does, and a family decides."""
+        return ""
 
     def check_second(self, split: Split, second: SecondPass) -> None:
         """Raise for a second pass that a split cannot have; before the first begins.

@@ -11,7 +11,8 @@ official code gives it -100, and leaves that order open).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,11 +24,38 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, Split, Task
 from beit3_bench.tasks.embedding import embeddings_of
 from beit3_bench.tasks.metrics.recall import RetrievalRanks, gallery_order, nearest
-from beit3_bench.tasks.scores import Scores
+from beit3_bench.tasks.scores import ClusterTable, Formula, Metric, Scores
 
+PLAIN = "plain/"
+"""Before the names of the first pass's metrics and columns, where there was a second."""
 OF_IMAGE, OF_TEXT = 1, 2
 """Who asks for a pair, as bits: the image, the text."""
 ROW_SHAPE: Mapping[str, Any] = {"texts": np.ndarray, "asked": np.ndarray, "scores": np.ndarray}
+
+
+def plain_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The same metrics of the first pass, without values where there was no second; see `with_plain`."""
+    formulas = {metric.formula: _plain_formula(metric.formula) for metric in metrics if metric.formula is not None}
+    return tuple(
+        dataclasses.replace(metric, name=f"{PLAIN}{metric.name}", headline=False, formula=formulas.get(metric.formula))
+        for metric in metrics
+    )
+
+
+def _plain_formula(formula: Formula) -> Formula:
+    def estimate(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plain = {name.removeprefix(PLAIN): value for name, value in sums.items() if name.startswith(PLAIN)}
+        if not plain:
+            return {}
+        both = {name: value for name, value in sums.items() if not name.startswith(PLAIN)}
+        return {f"{PLAIN}{name}": value for name, value in formula({**both, **plain}).items()}
+
+    return estimate
+
+
+def with_plain(table: ClusterTable, first: Mapping[str, np.ndarray], shared: Collection[str] = ()) -> None:
+    """Put the columns of the first pass into the table of the second, of the same clusters. shared: those that both have alike."""
+    table.columns |= {f"{PLAIN}{name}": column for name, column in first.items() if name not in shared}
 
 
 def row_id(image: Example) -> str:
@@ -42,7 +70,7 @@ def kinds(split: Split) -> tuple[list[Example], list[Example]]:
 
 
 class Reranking(Task):
-    """The second pass of a retrieval task, as the engine runs it; of one run, made from the rows of its first pass.
+    """The second pass of a task of images and texts, as the engine runs it; of one run, made from the rows of its first pass.
 
     A row is ``{"id", "texts": int32 (n,) places among the split's texts, "asked": uint8 (n,), "scores": float32 (n,)}``.
     """

@@ -39,8 +39,10 @@ from beit3_bench.tasks.reranking import (
     check_candidates,
     kinds,
     pairs_to_compare,
+    plain_metrics,
     reranked,
     row_id,
+    with_plain,
 )
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
@@ -52,26 +54,11 @@ METRICS = (
     Metric("mean_recall", headline=True, formula=estimate_recalls),
     *(Metric(f"{direction}@{k}", formula=estimate_recalls) for direction in ("TR", "IR") for k in CUTS),
 )
-PLAIN = "plain/"
-"""Before the names of the first pass's metrics and columns, where there was a second."""
 COUNTS = {"images", "texts", *false_negatives.NAMES.values()}
 """Columns that are the same in both passes."""
 TEXT = "text:"
 """Before the id of a sentence, in the id of its example."""
-
-
-def estimate_plain(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Recalls of the first pass, as far as there was a second; see `estimate_recalls`."""
-    plain = {name.removeprefix(PLAIN): value for name, value in sums.items() if name.startswith(PLAIN)}
-    if not plain:
-        return {}
-    both = {**sums, **plain}
-    return {
-        f"{PLAIN}{name}": value for name, value in {**estimate_recalls(both), **false_negatives.estimate(both)}.items()
-    }
-
-
-PLAIN_METRICS = tuple(Metric(f"{PLAIN}{metric.name}", formula=estimate_plain) for metric in METRICS)
+PLAIN_METRICS, PLAIN_JUDGED = plain_metrics(METRICS), plain_metrics(false_negatives.METRICS)
 
 
 def text_id(example: Example) -> str:
@@ -135,6 +122,9 @@ class Retrieval(EmbeddingTask):
 
     def second_ids(self, split: Split) -> list[str]:
         return [row_id(image) for image in kinds(split)[0]]
+
+    def second_wanted(self) -> str:
+        return "" if self.options.rerank in (None, "off") else f"rerank={self.options.rerank}"
 
     def check_second(self, split: Split, second: SecondPass) -> None:
         check_candidates(split, second)
@@ -255,10 +245,10 @@ def score_embeddings(
     )
     table, metrics = _table(ranks, image_ids, judged), (*METRICS, *false_negatives.METRICS)
     if pairs is not None:
-        metrics, first = (*metrics, *PLAIN_METRICS), table.columns
+        metrics, first = (*metrics, *PLAIN_METRICS, *PLAIN_JUDGED), table.columns
         ranks = reranked(ranks, pairs, image_ids)
         table = _table(ranks, image_ids, judged)
-        table.columns |= {f"{PLAIN}{name}": column for name, column in first.items() if name not in COUNTS}
+        with_plain(table, first, shared=COUNTS)
     queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
     return Scores.of(
         metrics,
@@ -318,7 +308,7 @@ class CocoRetrieval(Retrieval):
     metrics = (
         *Retrieval.metrics,
         *false_negatives.METRICS,
-        *(Metric(f"{PLAIN}{metric.name}", formula=estimate_plain) for metric in false_negatives.METRICS),
+        *PLAIN_JUDGED,
     )
     scoring_options = ("eccv",)
     layout = """\

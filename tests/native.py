@@ -20,10 +20,14 @@ ROOTS = {
     "snli-ve": "flickr30k",
     "coco-caption": "coco",
     "nocaps": "nocaps",
+    "sugarcrepe": "coco",
 }
 ALL_ROOTS = {**ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 """With the dense tasks, for which there is no checkpoint here."""
-HEADS = {"flickr30k": "retrieval", "coco-retrieval": "retrieval", "imagenet": "retrieval", "nocaps": "coco-caption"}
+HEADS = {
+    **dict.fromkeys(("flickr30k", "coco-retrieval", "imagenet", "sugarcrepe"), "retrieval"),
+    "nocaps": "coco-caption",
+}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ REACH = {  # task -> {metric: at least}; units as in result.json
     "vqav2": {"vqa_accuracy": 60.0},
     "nlvr2": {"accuracy": 0.75},
     "snli-ve": {"accuracy": 0.70},
+    "sugarcrepe": {"accuracy": 0.60},
     "coco-det": {"bbox/AP50": 0.50, "segm/AP50": 0.40},
     "ade20k-seg": {"mIoU": 0.40},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,33 @@ def classifying(reading: Reading, module: type[FusionModel], wording: Wording) -
     )
 
 
+@dataclass(frozen=True)
+class SecondLook:
+    """candidates: as of `SecondPass`; None = there is no second pass.  given: whether the user said so."""
+
+    candidates: int | None = None
+    given: bool = False
+    protocol: str = "dual encoder"
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+
+
+def second_look(reading: Reading, candidates: int, adds_first: bool) -> SecondLook:
+    """What the task offers, as its options say it: ``rerank``, the best of a query, or ``score``, pairs that the task names."""
+    values = reading.asked.values
+    if "rerank" in values:
+        asked_for = values["rerank"]
+        k = candidates if asked_for is None else 0 if asked_for == "off" else int(asked_for)
+        resolved = {"rerank": str(k) if k else "off"}
+        return SecondLook(k, asked_for is not None, f"re-ranked {k}", resolved) if k else SecondLook(resolved=resolved)
+    if "score" in values:
+        score = values["score"] or "match"
+        if score == "match":
+            protocol = "matching + cosine" if adds_first else "matching"
+            return SecondLook(0, values["score"] is not None, protocol, {"score": score})
+        return SecondLook(resolved={"score": score})
+    return SecondLook()
+
+
 def retrieving(
     reading: Reading, module: type[FusionModel], wording: Wording, candidates: int, adds_first: bool
 ) -> Model:
@@ -233,27 +260,24 @@ def retrieving(
     left_aside = ("text_decoder.*",) if "coco-caption" in reading.held else ()
     built, extra = build(reading, lambda: module(reading.config), left_aside)
     preprocessing = preprocessing_of(reading.config)
-    second, resolved, protocol = None, {}, "dual encoder"
-    if "rerank" in reading.asked.values:
-        asked_for = reading.asked.values["rerank"]
-        k = candidates if asked_for is None else 0 if asked_for == "off" else int(asked_for)
-        resolved = {"rerank": str(k) if k else "off"}
-        if k:
-            reader = reader_of(reading, texts, wording, pairs=True)
-            assert isinstance(reader, PairReader)
-            second = SecondPass(Matcher(built, reader, preprocessing), k, adds_first, given=asked_for is not None)
-            protocol = f"re-ranked {k}"
+    looking = second_look(reading, candidates, adds_first)
+    second = None
+    if looking.candidates is not None:
+        reader = reader_of(reading, texts, wording, pairs=True)
+        assert isinstance(reader, PairReader)
+        matcher = Matcher(built, reader, preprocessing)
+        second = SecondPass(matcher, looking.candidates, adds_first, given=looking.given)
     ability = DualEncoder(built, reader_of(reading, texts, wording), preprocessing)
     model = finished(
         reading,
         ability,
         texts,
         file,
-        protocol,
+        looking.protocol,
         wording,
         extra,
         assumptions=assumptions,
-        resolved=resolved,
+        resolved=looking.resolved,
         further={"adds_cosine": adds_first} if second else {},
     )
     model.second = second

@@ -96,11 +96,12 @@ def with_samples(flips: Sequence[Flip], a: RunStore, b: RunStore, named: Named) 
 def _told(store: RunStore, named: Named, options: Mapping[str, str], flips: Sequence[Flip]) -> Told:
     _, task, prepared = read_again(store.folder, named.data_root, options, named.command)
     ids = list(dict.fromkeys(flip.id for flip in flips))
-    rows = store.rows() if task.feature is not None else store.rows(set(ids))
+    alone = task.feature is None and {e.id for e in prepared.split.examples}.issuperset(ids)
+    rows = store.rows(set(ids)) if alone else store.rows()
     with using_stored_rows(task, store.folder):
         display = task.display(rows, prepared.split, {})
         said = display.said(ids)
-    return Told(display, {e.id: e for e in prepared.split.examples}, said)
+    return Told(display, display.examples, said)
 
 
 def _with_sample(flip: Flip, a: Told, b: Told) -> Flip:

@@ -32,7 +32,7 @@ def read_again(
     Raises:
         BenchError: not a run folder, something was not named, or the data differs from the data that the run saw.
     """
-    from beit3_bench.harness.models import split_options, with_prompts_of
+    from beit3_bench.harness.models import split_options, suited
     from beit3_bench.harness.reading import prepare
     from beit3_bench.tasks.registry import get_task
 
@@ -45,7 +45,7 @@ def read_again(
         chosen = asked.options(task_class, card["given_options"], options)
         asked.check(folder, list(command))
         assert place is not None
-        task = with_prompts_of(task_class(place, split_options(task_class, chosen)[0]), card.get("family", ""))
+        task = suited(task_class(place, split_options(task_class, chosen)[0]), card.get("family", ""))
         if card["limit"] is not None and card["limit"] < 1:
             raise BenchError(f"{folder}/config.json: limit {card['limit']} is out of range; {MEND}")
         prepared = prepare(task, card["split"], card["limit"])

@@ -12,7 +12,7 @@ from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.evidence.rescore import using_stored_rows
-from beit3_bench.harness.models import split_options, with_prompts_of
+from beit3_bench.harness.models import split_options, suited
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.provenance import cores
@@ -99,7 +99,7 @@ def open_run(folder: Path, data_root: Path | None = None, options: Mapping[str, 
         chosen = asked.options(task_class, recorded, {**(recorded if mine else {}), **(options or {})})
         asked.check(folder, ["beit3-bench", "show", str(folder)])
         assert root is not None
-        task = with_prompts_of(task_class(root, split_options(task_class, chosen)[0]), card.get("family", ""))
+        task = suited(task_class(root, split_options(task_class, chosen)[0]), card.get("family", ""))
         limit, fingerprints = card["limit"], card["fingerprints"]
     except KeyError as error:
         raise BenchError(f"{folder / CONFIG}: key {error} is missing; {MEND}") from error

@@ -26,6 +26,7 @@ from beit3_bench.harness.record.schema import SCHEMA
 from beit3_bench.harness.record.worlds import world_of
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.tasks.contract import Split, Task
+from beit3_bench.tasks.facts import read_facts
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ COMPILE_WORDS: dict[str, bool] = {"off": False, "on": True}
 
 
 def setting_of(task: type[Task], card: ModelCard) -> str:
-    """``"zero-shot"`` for a checkpoint that is known to be trained for something else, and on data of one's own, which nobody is
-    known to have trained on; else ``"fine-tuned"``.
+    """``"zero-shot"`` for a checkpoint that is known to be trained for something else, for a task that nobody trains on, and on data of
+    one's own, which nobody is known to have trained on; else ``"fine-tuned"``.
     """
+    names = read_facts(task.name).names
+    if names is not None and "fine-tuned" not in names.regimes:
+        return "zero-shot"
     return "fine-tuned" if card.trained_for in (None, task.name) and not task.own_data else "zero-shot"
 
 

@@ -33,6 +33,29 @@ class Renumbered(Images):
         return Picture(place.prefix + number, f"{self.folder}/{name}")
 
 
+@dataclass(frozen=True)
+class Shortened(Images):
+    """The images of val2017 where val2014 is, which holds them all by longer names."""
+
+    def picture(self, name: str) -> Picture:
+        return Picture(f"{self.prefix}COCO_val2014_{name}", f"{self.folder}/{name}")
+
+
+def find_val2017(root: Path, folders: Sequence[str] = (".", "images")) -> Images:
+    """The folder ``val2017``.
+
+    Raises:
+        BenchError: neither it is there, nor val2014.
+    """
+    images = look_for_images(root, "val2017", folders)
+    if images is not None:
+        return images
+    whole = look_for_images(root, "val2014", folders)
+    if whole is not None:
+        return Shortened(str(root / "val2017"), whole.prefix)
+    return find_images(root, "val2017", "COCO image folder", folders)
+
+
 def find_coco_images(root: Path, name: str, folders: Sequence[str] = (".",)) -> Images:
     """The folder ``train2014``, ``val2014`` or ``test2015``.
 

@@ -23,6 +23,7 @@ class Experiment:
 EXPERIMENTS = (
     Experiment("flickr30k", "flickr30k", start=None),
     Experiment("coco-retrieval", "coco-retrieval"),
+    Experiment("sugarcrepe", "coco-retrieval"),  # has no training split, as nobody trains on it
     Experiment("imagenet", "imagenet"),
     Experiment("imagenet-linear", "imagenet-linear"),
     Experiment("vqav2", "vqav2", split="minival"),  # the published recipe trains on the rest of val

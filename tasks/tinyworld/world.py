@@ -3,6 +3,7 @@
 Tree of a world (each folder is a ``--data-root``; the writers' modules list what is inside)::
 
     coco/                    `coco`, `vqa`      vqav2, coco-caption, coco-retrieval, coco-det
+                             `sugarcrepe`       sugarcrepe
     flickr30k/               `flickr30k`        flickr30k, snli-ve
     imagenet/                `imagenet`         imagenet, imagenet-linear
     nlvr2/                   `nlvr2`            nlvr2
@@ -26,7 +27,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, refuse_link, write_atomic
 from beit3_bench.tasks.tinyworld.plan import Counts, Workshop, resolve
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "tiny_world.json"
 STARTED = "tiny_world.started.json"
 """Stands in for the manifest while a world is being written."""
@@ -129,6 +130,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
     from beit3_bench.tasks.tinyworld.nocaps import write_nocaps
     from beit3_bench.tasks.tinyworld.render import Painter
     from beit3_bench.tasks.tinyworld.scenes import SceneSource
+    from beit3_bench.tasks.tinyworld.sugarcrepe import write_sugarcrepe
     from beit3_bench.tasks.tinyworld.vocabulary import write_spm
     from beit3_bench.tasks.tinyworld.vqa import write_vqa
 
@@ -146,6 +148,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
     steps: list[tuple[str, Callable[[Workshop], dict[str, int]]]] = [
         ("coco", write_coco),
         ("coco/vqa", write_vqa),
+        ("coco/sugarcrepe", write_sugarcrepe),
         ("flickr30k", write_flickr30k),
         ("imagenet", write_imagenet),
         ("nlvr2", write_nlvr2),

@@ -560,6 +560,7 @@ FOLDER_OF = {
     "snli-ve": "flickr30k",
     "coco-caption": "coco",
     "nocaps": "nocaps",
+    "sugarcrepe": "coco",
     "flickr30k": "flickr30k",
     "coco-retrieval": "coco",
     "imagenet": "imagenet",
