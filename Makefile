@@ -1,7 +1,7 @@
 # make install into .venv, a line every half minute: 3 minutes, and once per machine and torch 7 more, in which mmcv is compiled
 # make smoke   `beit3-bench demo` (a tiny world, a tiny BEiT-3 on every task, other families, the leaderboard), and what it must reach
 # make test    install and run the tests (SLOW=1: the slow ones too; WORKERS=N: in so many processes)
-# make test-newest-torch  tests of models and tasks with the newest torch of the registry, in an environment of its own
+# make test-newest-torch  the fast tests with the newest torch of the registry, in an environment of its own
 # make test-isa  parity with the official code and the rows of a run under other instruction sets and numbers of threads
 # make lint    style, formatting and types
 # make docs    the pages of docs/ into build/docs; a broken link is an error

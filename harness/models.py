@@ -14,6 +14,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.harness.settings.files import is_setting
+from beit3_bench.spelling import did_you_mean
 from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.options import option_names, parse_options
 
@@ -49,9 +50,19 @@ class Located:
 
 
 def split_options(task_class: type[Task], options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """``-o`` options of the task, and those that only a family knows; what nobody knows is the task's, which names the nearest."""
+    """``-o`` options of the task, and those that only a family knows.
+
+    One that nobody knows is the task's, which refuses it, unless its nearest name is known.
+
+    Raises:
+        BenchError: an unknown one, with the nearest name of both.
+    """
     own = option_names(task_class.Options)
     others = {name for family in families() for name in family_options(family)} - own
+    for key in options:
+        if (name := key.replace("-", "_")) not in own | others:
+            if hint := did_you_mean(name, [*sorted(own), *sorted(others)], otherwise=""):
+                raise BenchError(f"task {task_class.name} has no option {key!r}; {hint}")
     family = {key: value for key, value in options.items() if key.replace("-", "_") in others}
     return {key: value for key, value in options.items() if key not in family}, family
 

@@ -313,6 +313,7 @@ def test_checkpoints_and_data_per_task(data, tmp_path):
     [
         (["-o", "bias"], "-o 'bias': write KEY=VALUE"),
         (["-o", "bais=1"], "did you mean 'bias'"),
+        (["-o", "answer-mod=rank"], "did you mean 'answer_mode'"),  # of a family
         (["--batch-size", "0"], "neither 'auto' nor a number"),
         (["--batch-size", "many"], "neither 'auto' nor a number"),
         (["--limit", "0"], "--limit"),
