@@ -60,9 +60,9 @@ def split_options(task_class: type[Task], options: Mapping[str, str]) -> tuple[d
     own = option_names(task_class.Options)
     others = {name for family in families() for name in family_options(family)} - own
     for key in options:
-        if (name := key.replace("-", "_")) not in own | others:
-            if hint := did_you_mean(name, [*sorted(own), *sorted(others)], otherwise=""):
-                raise BenchError(f"task {task_class.name} has no option {key!r}; {hint}")
+        name = key.replace("-", "_")
+        if name not in own | others and (hint := did_you_mean(name, [*sorted(own), *sorted(others)], otherwise="")):
+            raise BenchError(f"task {task_class.name} has no option {key!r}; {hint}")
     family = {key: value for key, value in options.items() if key.replace("-", "_") in others}
     return {key: value for key, value in options.items() if key not in family}, family
 
