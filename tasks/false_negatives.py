@@ -35,6 +35,7 @@ MEASURES = MappingProxyType(
     {"eccv": ("-mAP@R", "-R-Precision", "@1"), "cxc": tuple(f"@{k}" for k in CUTS)},
 )
 """Annotations -> their measures, behind the direction."""
+TITLES = MappingProxyType({"eccv": "ECCV Caption", "cxc": "CxC"})
 WHAT, FORM = "false negatives", 'a JSON object of ids, {"391895": [770337, 771687]}'
 Answers = Mapping[str, tuple[str, ...]]
 """A query's id -> ids of its right answers, one or more."""
@@ -50,6 +51,14 @@ class Annotations:
     source: Path
     gallery: Answers
     answers: Mapping[tuple[str, str], Answers]
+
+    def right_for(self, direction: str, query: str) -> dict[str, list[str]]:
+        """Id of a right answer -> titles of the annotations that say so."""
+        found: dict[str, list[str]] = {}
+        for name, title in TITLES.items():
+            for answer in self.answers[name, direction].get(query, ()):
+                found.setdefault(answer, []).append(title)
+        return found
 
 
 def find_annotations() -> Path | None:

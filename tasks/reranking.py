@@ -28,6 +28,8 @@ from beit3_bench.tasks.scores import ClusterTable, Formula, Metric, Scores
 
 PLAIN = "plain/"
 """Before the names of the first pass's metrics and columns, where there was a second."""
+TEXT = "text:"
+"""Before the id of a sentence, in the id of its example."""
 OF_IMAGE, OF_TEXT = 1, 2
 """Who asks for a pair, as bits: the image, the text."""
 ROW_SHAPE: Mapping[str, Any] = {"texts": np.ndarray, "asked": np.ndarray, "scores": np.ndarray}
@@ -56,6 +58,11 @@ def _plain_formula(formula: Formula) -> Formula:
 def with_plain(table: ClusterTable, first: Mapping[str, np.ndarray], shared: Collection[str] = ()) -> None:
     """Put the columns of the first pass into the table of the second, of the same clusters. shared: those that both have alike."""
     table.columns |= {f"{PLAIN}{name}": column for name, column in first.items() if name not in shared}
+
+
+def sample_id(example: Example) -> str:
+    """The id of an image, or of a text's sentence, as the data set has it."""
+    return example.target if example.kind == "image" else example.id.removeprefix(TEXT)
 
 
 def row_id(image: Example) -> str:

@@ -34,6 +34,7 @@ from beit3_bench.tasks.metrics.recall import (
 )
 from beit3_bench.tasks.reranking import (
     ROW_SHAPE,
+    TEXT,
     Pairs,
     Reranking,
     check_candidates,
@@ -42,6 +43,7 @@ from beit3_bench.tasks.reranking import (
     plain_metrics,
     reranked,
     row_id,
+    sample_id,
     with_plain,
 )
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
@@ -56,14 +58,7 @@ METRICS = (
 )
 COUNTS = {"images", "texts", *false_negatives.NAMES.values()}
 """Columns that are the same in both passes."""
-TEXT = "text:"
-"""Before the id of a sentence, in the id of its example."""
 PLAIN_METRICS, PLAIN_JUDGED = plain_metrics(METRICS), plain_metrics(false_negatives.METRICS)
-
-
-def text_id(example: Example) -> str:
-    """The id of a text's sentence, as the data set has it."""
-    return example.id.removeprefix(TEXT)
 
 
 class Retrieval(EmbeddingTask):
@@ -142,7 +137,7 @@ class Retrieval(EmbeddingTask):
         images, texts = kinds(split)
         pairs = Pairs.of(images, rows, len(texts)) if row_id(images[0]) in rows else None
         annotations: Annotations | None = split.truth
-        ids = [e.target for e in images], [text_id(e) for e in texts]
+        ids = [e.target for e in images], [sample_id(e) for e in texts]
         wrong = misfit(annotations, *ids) if annotations is not None else ""
         scores = score_embeddings(
             embeddings_of(images, rows),
@@ -340,7 +335,7 @@ DATA_ROOT/
             return whole
         annotations = false_negatives.read_annotations(folder)
         images, texts = kinds(whole)
-        wrong = misfit(annotations, [e.target for e in images], [text_id(e) for e in texts])
+        wrong = misfit(annotations, [e.target for e in images], [sample_id(e) for e in texts])
         if wrong and given is not None:
             raise BenchError(
                 f"{folder}: the annotations are not of split {split!r} in {self.data_root}: {wrong}; give those of this split, or "

@@ -43,12 +43,26 @@ _FILE = click.Path(path_type=Path)
     help="An option of the run that may be a file (with --run).",
 )
 @click.option(
+    "--intervals",
+    "with_intervals",
+    is_flag=True,
+    help="With --run: 95% intervals, too, as the run makes them (seed 0).",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one flat JSON object {metric: value} and nothing else on stdout; notes go to stderr.",
+    help="Print one flat JSON object {metric: value} and nothing else on stdout ({metric: [value, low, high]} with --intervals); notes "
+    "go to stderr.",
 )
-def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def command(
+    folder: Path | None,
+    data_root: Path | None,
+    options: tuple[str, ...],
+    with_intervals: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Score predictions. Percent for VQA and retrieval, fractions elsewhere, as the official tools print them."""
     import json
     import math
@@ -60,24 +74,35 @@ def command(folder: Path | None, data_root: Path | None, options: tuple[str, ...
         from beit3_bench.harness.evidence.rescore import rescore
 
         scores, task = rescore(folder, data_root, parse_pairs(options))
+        bounds = _intervals(task, scores) if with_intervals else {}
     else:
-        if data_root is not None or options:
-            raise BenchError(f"{'-o' if options else '--data-root'} belongs to --run DIR; leave it out")
-        scores, task = _score_file(**given)
+        alone = {"--intervals": with_intervals, "-o": options, "--data-root": data_root is not None}
+        if stray := [option for option, value in alone.items() if value]:
+            raise BenchError(f"{stray[0]} belongs to --run DIR; leave it out")
+        (scores, task), bounds = _score_file(**given), {}
     if as_json:
         for note in scores.notes:
             echo(f"note: {visible(note)}", err=True)
-        echo(json.dumps({name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}))
+        values = {name: float(v) if math.isfinite(v) else None for name, v in scores.metrics.items()}
+        ends = {name: bounds.get(name, (None, None)) for name in values}
+        echo(json.dumps({name: [v, *ends[name]] for name, v in values.items()} if with_intervals else values))
         return
     from beit3_bench.harness.scoring import metric_spec
 
     width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
-        echo(f"{visible(name):<{width}}  {value:.4f}  {metric_spec(task, name).unit}")
+        between = f"  [{bounds[name][0]:.4f}, {bounds[name][1]:.4f}]" if name in bounds else ""
+        echo(f"{visible(name):<{width}}  {value:.4f}{between}  {metric_spec(task, name).unit}")
     if scores.counts:
         echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
     for note in scores.notes:
         echo(f"note: {visible(note)}")
+
+
+def _intervals(task: Any, scores: Any) -> dict[str, tuple[float, float]]:
+    from beit3_bench.harness.scoring import intervals
+
+    return intervals(task, scores, seed=0)
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:

@@ -66,8 +66,8 @@ def rescore(
     data_root: Path | None = None,
     options: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
-) -> tuple[Scores, type[Task]]:
-    """Scores of the stored rows.
+) -> tuple[Scores, Task]:
+    """Scores of the stored rows, and the task that made them.
 
     Args:
         data_root, options: the run's, named again (see `named_again`).
@@ -84,7 +84,7 @@ def rescore(
     with using_stored_rows(task, folder):
         scores = task.score(rows, split)
     scores.notes = [*prepared.notes, *scores.notes]
-    return scores, type(task)
+    return scores, task
 
 
 def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from beit3_bench.tasks.display import Display, Entry, Line, Listing, Picture, Samples, Shown, listed
 from beit3_bench.tasks.display.breakdowns import Breakdown, by_kind, words_kind, words_of, words_order
 from beit3_bench.tasks.embedding import embeddings_of
+from beit3_bench.tasks.false_negatives import TITLES, Annotations
 from beit3_bench.tasks.metrics.recall import CUTS, gallery_order, unit_rows
-from beit3_bench.tasks.reranking import OF_IMAGE, OF_TEXT, Pairs, kinds, row_id
+from beit3_bench.tasks.reranking import OF_IMAGE, OF_TEXT, Pairs, kinds, row_id, sample_id
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Example
@@ -26,6 +27,8 @@ TOP = 5
 EDGES = (8, 10, 12, 15)
 BLOCK = 256
 """Queries that are ranked at once."""
+DIRECTIONS = {"image": "TR", "text": "IR"}
+"""Kind of a query -> the direction in which it asks."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,11 @@ class Scored:
 
 
 class RetrievalDisplay(Display):
-    """A query's score is the mean of its hits at 1, 5 and 10; the mean of both directions is the mean recall."""
+    """A query's score is the mean of its hits at 1, 5 and 10; the mean of both directions is the mean recall. Where the split comes with
+    `false_negatives.Annotations`, what people judged right beyond COCO's own is marked by its source.
+    """
+
+    groups: ClassVar[Mapping[str, str]] = {f"{name}/": f"False negatives: {title}" for name, title in TITLES.items()}
 
     def samples(self) -> Samples:
         values: dict[str, float] = {}
@@ -206,9 +213,14 @@ class RetrievalDisplay(Display):
         if example.images:
             text = next((e.text for e in self.examples.values() if e.kind == "text" and e.target == example.target), "")
             picture = Picture(example.images[0], f"A picture that people describe as: {text}")
-        return Entry(
-            example.text or "", picture, f"{score:.3f}", None if share is None else max(share, 0.0), good or None
-        )
+        also = "" if good else " and ".join(self._judged_right(query).get(sample_id(example), ()))
+        value = f"{score:.3f}, also right by {also}" if also else f"{score:.3f}"
+        return Entry(example.text or "", picture, value, None if share is None else max(share, 0.0), good or None)
+
+    def _judged_right(self, query: Example) -> Mapping[str, Sequence[str]]:
+        """Id of an image or sentence -> by whom it is right for a query."""
+        annotations: Annotations | None = self.split.truth
+        return {} if annotations is None else annotations.right_for(DIRECTIONS[query.kind], sample_id(query))
 
 
 def _in_words(example: Example) -> str:
