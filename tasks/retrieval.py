@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
 
 ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
+TEXT_IDS = "text_ids"
+"""An array that a file may have besides: the ids of its texts."""
 METRICS = (
     Metric("mean_recall", headline=True, formula=estimate_recalls),
     *(Metric(f"{direction}@{k}", formula=estimate_recalls) for direction in ("TR", "IR") for k in CUTS),
@@ -136,9 +138,7 @@ class Retrieval(EmbeddingTask):
         """
         images, texts = kinds(split)
         pairs = Pairs.of(images, rows, len(texts)) if row_id(images[0]) in rows else None
-        annotations: Annotations | None = split.truth
-        ids = [e.target for e in images], [sample_id(e) for e in texts]
-        wrong = misfit(annotations, *ids) if annotations is not None else ""
+        judged, notes = _judged(split.truth, [e.target for e in images], [sample_id(e) for e in texts])
         scores = score_embeddings(
             embeddings_of(images, rows),
             np.array([e.target for e in images]),
@@ -146,10 +146,9 @@ class Retrieval(EmbeddingTask):
             np.array([e.target for e in texts]),
             ([e.id for e in images], [e.id for e in texts]),
             pairs,
-            Judged.of(annotations, *ids) if annotations is not None and not wrong else None,
+            judged,
         )
-        if wrong:
-            scores.notes.append(f"no ECCV Caption and CxC: {wrong}; they are measured on the whole split alone")
+        scores.notes += notes
         return scores
 
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
@@ -159,7 +158,9 @@ class Retrieval(EmbeddingTask):
 
     @classmethod
     def score_file(cls, inputs: ScoreInputs) -> Scores:
-        """Score an ``.npz`` with image_embeddings (n, D), image_ids (n,), text_embeddings (m, D), text_image_ids (m,)."""
+        """Score an ``.npz`` with image_embeddings (n, D), image_ids (n,), text_embeddings (m, D), text_image_ids (m,); and of COCO, where
+        the file has text_ids (m,), too, and `false_negatives` has annotations.
+        """
         path = inputs.predictions
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -167,6 +168,7 @@ class Retrieval(EmbeddingTask):
                 if missing:
                     raise BenchError(f"{path}: array {missing[0]!r} is missing; the file needs {', '.join(ARRAYS)}")
                 arrays = {name: file[name] for name in ARRAYS}
+                text_ids = file.get(TEXT_IDS)
         except FileNotFoundError as error:
             raise BenchError(f"{path}: predictions not found; give an .npz file") from error
         except MemoryError as error:
@@ -184,13 +186,23 @@ class Retrieval(EmbeddingTask):
                 raise
             raise BenchError(f"{path}: a damaged .npz file ({error}); write it again with numpy.savez") from error
         for name in ("image_ids", "text_image_ids"):
-            ids = arrays[name]
-            if ids.dtype.kind == "f" and _whole(ids):
-                arrays[name] = ids.astype(np.int64)  # ids that went through a table of floats
+            arrays[name] = _as_ids(arrays[name])
+        if text_ids is not None and text_ids.shape != arrays["text_image_ids"].shape:
+            raise BenchError(
+                f"{path}: {TEXT_IDS} has the shape {text_ids.shape}, text_image_ids {arrays['text_image_ids'].shape}"
+            )
         try:
-            return score_embeddings(**arrays)
+            judged, notes = cls.judged(arrays["image_ids"], None if text_ids is None else _as_ids(text_ids))
+            scores = score_embeddings(**arrays, judged=judged)
         except BenchError as error:
             raise BenchError(f"{path}: {error}") from error
+        scores.notes += notes
+        return scores
+
+    @classmethod
+    def judged(cls, image_ids: np.ndarray, text_ids: np.ndarray | None) -> tuple[Judged | None, list[str]]:
+        """What people judged of the samples of a file, and what there is to say of it; here nothing."""
+        return None, []
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
@@ -209,6 +221,11 @@ class Retrieval(EmbeddingTask):
     def training_item(self, example: Example) -> Item:
         """A pair is its own class: other captions of its image count as negatives, as in the official loss."""
         return self.item(example)
+
+
+def _as_ids(ids: np.ndarray) -> np.ndarray:
+    """Ids that went through a table of floats are whole numbers again."""
+    return ids.astype(np.int64) if ids.dtype.kind == "f" and _whole(ids) else ids
 
 
 def _whole(ids: np.ndarray) -> bool:
@@ -259,6 +276,17 @@ def score_embeddings(
         },
         chance=random_mean_recall(np.bincount(ranks.text_image_index)),
     )
+
+
+def _judged(
+    annotations: Annotations | None, images: Sequence[str], texts: Sequence[str]
+) -> tuple[Judged | None, list[str]]:
+    """Annotations by places, or a note that they are not of these samples. images, texts: ids."""
+    if annotations is None:
+        return None, []
+    if wrong := misfit(annotations, images, texts):
+        return None, [f"no ECCV Caption and CxC: {wrong}; they are measured on the whole split alone"]
+    return Judged.of(annotations, images, texts), []
 
 
 def _table(ranks: RetrievalRanks, image_ids: np.ndarray, judged: Judged | None) -> ClusterTable:
@@ -350,6 +378,16 @@ DATA_ROOT/
                 f"no ECCV Caption and CxC (false negatives): {INSTALL_LINES[false_negatives.PACKAGE]}, then score the run again"
             )
         return scores
+
+    @classmethod
+    def judged(cls, image_ids: np.ndarray, text_ids: np.ndarray | None) -> tuple[Judged | None, list[str]]:
+        """By the installed package's annotations, where the file names its texts."""
+        folder = None if text_ids is None else false_negatives.find_annotations()
+        if text_ids is None or folder is None:
+            return None, []
+        return _judged(
+            false_negatives.read_annotations(folder), *([str(i) for i in ids.tolist()] for ids in (image_ids, text_ids))
+        )
 
     def _is_released_test(self, split: Split) -> bool:
         """As far as the numbers of its images and texts tell."""

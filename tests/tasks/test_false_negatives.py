@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -12,6 +13,9 @@ from annotated import by_loops, write_annotations
 
 from beit3_bench.backbones.family import SecondPass
 from beit3_bench.errors import BenchError
+from beit3_bench.tasks import false_negatives, retrieval
+from beit3_bench.tasks.contract import ScoreInputs
+from beit3_bench.tasks.facts import Counts, read_facts
 from beit3_bench.tasks.false_negatives import METRICS, Judged, estimate, find_annotations, misfit, read_annotations
 from beit3_bench.tasks.metrics.bootstrap import bootstrap_intervals
 from beit3_bench.tasks.metrics.recall import RetrievalRanks
@@ -105,7 +109,6 @@ def test_all_metrics_are_the_package_s_on_random_rankings():
 def test_the_package_s_annotations_are_of_the_released_test_split():
     """Counts of the paper, and images whose ids are those of Karpathy's split, as the facts of the task have their digest."""
     from beit3_bench.harness.record.released import digest_of_ids
-    from beit3_bench.tasks.facts import read_facts
 
     annotations = read_annotations(find_annotations())
     assert digest_of_ids(annotations.gallery) in read_facts("coco-retrieval").data.ids["test"]
@@ -252,3 +255,60 @@ def test_the_tiny_world_asks_for_nothing(native):
     split = task.read("test")
     assert split.truth is None
     assert task.score(embedded(split), split).notes == []
+
+
+def test_a_file_of_embeddings_that_names_its_texts_is_scored_with_them(mini, tmp_path, monkeypatch):
+    task, split, _ = mini
+    rows, (images, texts) = embedded(split), kinds(split)
+    arrays = {
+        "image_embeddings": np.stack([rows[e.id]["embedding"] for e in images]),
+        "image_ids": np.array([int(e.target) for e in images]),
+        "text_embeddings": np.stack([rows[e.id]["embedding"] for e in texts]),
+        "text_image_ids": np.array([int(e.target) for e in texts]),
+    }
+    monkeypatch.setattr(false_negatives, "find_annotations", lambda: Path(task.options.eccv))
+    path, names = tmp_path / "e.npz", np.array([int(name_of(e)) for e in texts])
+
+    def scored(**more):
+        np.savez(path, **arrays, **more)
+        return CocoRetrieval.score_file(ScoreInputs(path))
+
+    wanted = task.score(rows, split).metrics
+    assert scored(text_ids=names).metrics == pytest.approx(wanted)
+    assert scored(text_ids=names.astype(float)).metrics == pytest.approx(wanted)
+    assert not wanted.keys() <= scored().metrics.keys()
+    other = scored(text_ids=names + 1)
+    assert other.metrics == scored().metrics
+    assert "annotated captions are not there" in other.notes[0]
+    with pytest.raises(BenchError, match=r"e\.npz: text_ids has the shape \(3,\), text_image_ids"):
+        scored(text_ids=names[:3])
+
+
+@pytest.mark.parametrize(("option", "notes"), [(None, 1), ("off", 0)])
+def test_the_released_test_without_annotations_says_what_brings_them(native, monkeypatch, option, notes):
+    """As many images and texts as the released split has, whose annotations are not installed."""
+    monkeypatch.setattr(false_negatives, "find_annotations", lambda: None)
+    facts = read_facts("coco-retrieval")
+    root = native.root("coco-retrieval")
+    sizes = Counts(
+        images=len(kinds(CocoRetrieval(root).read("test"))[0]), texts=len(kinds(CocoRetrieval(root).read("test"))[1])
+    )
+    data = dataclasses.replace(facts.data, splits={"test": sizes})
+    monkeypatch.setattr(retrieval, "read_facts", lambda name: dataclasses.replace(facts, data=data))
+    task = CocoRetrieval(root, {} if option is None else {"eccv": option})
+    split = task.read("test")
+    found = task.score(embedded(split), split).notes
+    assert len(found) == notes
+    assert all("pip install 'eccv-caption>=0.1,<1', then score the run again" in note for note in found)
+
+
+def test_the_released_test_takes_the_installed_annotations(mini, monkeypatch):
+    task, _, content = mini
+    monkeypatch.setattr(false_negatives, "find_annotations", lambda: Path(task.options.eccv))
+    monkeypatch.setattr(CocoRetrieval, "_is_released_test", lambda self, split: split.name == "test")
+    usual = CocoRetrieval(task.data_root)
+    split = usual.read("test")
+    assert split.truth.answers["cxc", "IR"].keys() == content["cxc_caption_to_image"].keys()
+    assert usual.read("val").truth is None
+    part = usual.limited(split, 4)
+    assert "annotated images are not there" in usual.score(embedded(part), part).notes[0]
