@@ -18,6 +18,11 @@ class Meter:
 
     def __init__(self, title: str, unit: str, total: int | None = None, done: int = 0):
         self.title, self.unit, self.total, self.done = title, unit, total, done
+        self.shown: dict[str, str] = {}
+
+    def show(self, **values: str) -> None:
+        """Values that are shown beside the count from now on."""
+        self.shown |= values
 
     def advance(self, count: int = 1, **values: str) -> None:
         """So many more are done. values: shown beside them, such as the loss."""
@@ -53,8 +58,8 @@ class Bar(Meter):
     def advance(self, count: int = 1, **values: str) -> None:
         super().advance(count)
         self._bar.total = self.total
-        if values:
-            self._bar.set_postfix(values, refresh=False)
+        if values or self.shown:
+            self._bar.set_postfix({**self.shown, **values}, refresh=False)
         self._bar.update(count)
 
     def close(self, whole: bool = True) -> None:
@@ -79,7 +84,7 @@ class Lines(Meter):
         parts = [self._counted(), self._rate(rate)]
         if self.total is not None and rate > 0:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
-        self._say(", ".join([*parts, *(f"{name} {value}" for name, value in values.items())]))
+        self._say(", ".join([*parts, *(f"{name} {value}" for name, value in {**self.shown, **values}.items())]))
         self._last, self._done_then, self._said = now, self.done, True
 
     def close(self, whole: bool = True) -> None:

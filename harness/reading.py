@@ -12,7 +12,7 @@ from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.files import check_images
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.record.schema import ReadData
+    from beit3_bench.harness.record.schema import ReadData, Subset
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,15 @@ class Prepared:
     """A task and the split that is evaluated.
 
     subset, data: as in `record.schema.Result`.  notes: lines on the data, such as images that were left out.
+    whole: the split of which `split` is a part after `--until-ci`; else the same.
     """
 
     task: Task
     split: Split
-    subset: dict[str, int] | None
+    subset: Subset | None
     data: ReadData | None
     notes: list[str]
+    whole: Split
 
 
 def prepare(task: Task, split: str | None, limit: int | None = None) -> Prepared:
@@ -38,7 +40,7 @@ def prepare(task: Task, split: str | None, limit: int | None = None) -> Prepared
     whole = read_split(task, task.split_of(split, task.data_root))
     data = read_data(task, whole)
     part, subset = limited(task, whole, limit)
-    return Prepared(task, part, subset, data, data_notes(task, whole, data))
+    return Prepared(task, part, subset, data, data_notes(task, whole, data), part)
 
 
 def read_split(task: Task, name: str) -> Split:
@@ -64,13 +66,14 @@ def read_split(task: Task, name: str) -> Split:
     return split
 
 
-def limited(task: Task, whole: Split, limit: int | None) -> tuple[Split, dict[str, int] | None]:
+def limited(task: Task, whole: Split, limit: int | None) -> tuple[Split, Subset | None]:
     """The first ``limit`` examples, and ``{"limit": n}`` where they are not the whole split; their image files are there.
 
     Raises:
         BenchError: missing image files.
     """
-    part, subset = whole, None
+    part: Split = whole
+    subset: Subset | None = None
     if limit is not None:
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BenchError(f"limit is {limit!r}; give a whole number of samples, 1 or more")

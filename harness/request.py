@@ -29,6 +29,8 @@ class RunRequest:
     checkpoint: ``[FAMILY:]SOURCE``.
     data_root: folder of the data; the file, for a task that reads data of one's own.
     split: None = the default one; what data of one's own is to be called, None = as its file.
+    until_ci: full width in points that the headline's interval is to be narrower than, for a run that may stop before the end of the
+        split (`harness.stopping`).
     tokenizer: file; None = beside the checkpoint.
     output: the run folder; None = a folder below ``runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
@@ -44,6 +46,7 @@ class RunRequest:
     tokenizer: Path | None = None
     split: str | None = None
     limit: int | None = None
+    until_ci: float | None = None
     compute: Compute = field(default_factory=Compute)
     seed: int = 0
     output: Path | None = None

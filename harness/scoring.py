@@ -10,7 +10,7 @@ from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import Metric, Scores
 
 if TYPE_CHECKING:
-    from beit3_bench.harness.record.schema import MetricValue
+    from beit3_bench.harness.record.schema import Estimate, MetricValue
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -47,9 +47,29 @@ def intervals(task: Task, scores: Scores, seed: int, resamples: int = RESAMPLES)
     }
 
 
-def metric_values(task: Task, scores: Scores, seed: int) -> tuple[dict[str, MetricValue], list[str]]:
-    """Metrics as result.json holds them, declared ones first, and a note for each that has no value here."""
-    bounds = intervals(task, scores, seed)
+def intervals_of_look(task: Task, scores: Scores, estimate: Estimate) -> dict[str, tuple[float, float]]:
+    """95% intervals that hold at every look (`tasks.metrics.sequential`), in each metric's unit, of those that are ratios of means."""
+    from beit3_bench.tasks.metrics.sequential import ratio_interval
+
+    assert scores.table is not None
+    bounds = {}
+    for metric in task.metrics:
+        if metric.ratio is not None and math.isfinite(scores.metrics.get(metric.name, math.nan)):
+            parts = metric.ratio(scores.table.columns)
+            low, high = ratio_interval(*parts, estimate["of_clusters"], estimate["bound"])
+            scale = 100 if metric.unit == "percent" else 1
+            bounds[metric.name] = (scale * low, scale * high)
+    return bounds
+
+
+def metric_values(
+    task: Task, scores: Scores, seed: int, estimate: Estimate | None = None
+) -> tuple[dict[str, MetricValue], list[str]]:
+    """Metrics as result.json holds them, declared ones first, and a note for each that has no value here.
+
+    estimate: what `--until-ci` stopped after; None = the samples are all that there are.
+    """
+    bounds = intervals(task, scores, seed) if estimate is None else intervals_of_look(task, scores, estimate)
     order = [metric.name for metric in task.metrics if metric.name in scores.metrics]
     order += [name for name in scores.metrics if name not in order]
     values: dict[str, MetricValue] = {}

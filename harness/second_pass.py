@@ -57,7 +57,7 @@ def look_again(
     store: where the rows of the first pass are.
     """
     from beit3_bench.harness.engine.cost import gflop_per_sample
-    from beit3_bench.harness.engine.predict import Throughput, predict_all
+    from beit3_bench.harness.engine.predict import predict_together
 
     second = model.second
     if second is None:
@@ -82,20 +82,10 @@ def look_again(
         return gflop_per_sample(again, left, fresh, device)
 
     gflop = processes.on_first(begin) or {}
-    part = processes.together(
-        lambda: predict_all(
-            again,
-            pairs,
-            second.ability,
-            sink,
-            device,
-            request.compute,
-            request.reporting,
-            processes,
-            title=f"{task.name}, {'re-ranking' if second.candidates else 'matching'}",
-        )
+    total = predict_together(
+        *(again, pairs, second.ability, sink, device, request.compute, request.reporting, processes),
+        title=f"{task.name}, {'re-ranking' if second.candidates else 'matching'}",
     )
-    total = Throughput.merged(processes.gather(part))
     total.gflop_per_sample = gflop
     return total
 

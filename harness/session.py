@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,23 +18,24 @@ from beit3_bench.backbones.family import Model
 from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.files import make_folder
 from beit3_bench.harness.console import echo
+from beit3_bench.harness.draw import estimate_of, note_of
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.evidence.leaks import find_leaks
-from beit3_bench.harness.evidence.rescore import stored_rows, using_stored_rows
+from beit3_bench.harness.evidence.rescore import stored_rows, using_rows_of
 from beit3_bench.harness.models import Located, load_model, make_task
 from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.fingerprints import CODE, same_data, short
 from beit3_bench.harness.record.image_contents import check_images, images_fingerprint
-from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import PREDICTED, TO_UPLOAD
 from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.second_pass import check_second, look_again
+from beit3_bench.harness.stopping import check_truth, check_width, predict_until, settled
 from beit3_bench.harness.termination import Terminated
 from beit3_bench.harness.tracking import Progress, Trackers, scores_of
-from beit3_bench.tasks.contract import Row, Split, Task
+from beit3_bench.tasks.contract import Row, Task
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
@@ -152,14 +153,14 @@ def run_model(
         with clock.stage("read"):
             mend = "restore them, use another --output, or --overwrite"
             processes.on_first(lambda: check_images(prepared.split.examples, store.image_hashes(), folder, mend))
-        if processes.broadcast(store.finished):
-            finished = processes.on_first(lambda: dict(read_result(folder / RESULT)))
-            return Outcome(finished or {}, folder, was_finished=True)
+        finished = processes.on_first(lambda: settled(request, store))
+        if processes.broadcast(finished is not None):
+            return Outcome(dict(finished or {}), folder, was_finished=True)
         trackers = processes.on_first(lambda: trackers_of(request, folder, config, model, len(store.done()), device))
         with trackers or nullcontext():
             progress = Progress(trackers, len(store.done())) if trackers is not None else None
             sink = Warned(store, warnings if processes.first else [], progress)
-            throughput = predict(request, prepared, model, sink, device, processes, clock)
+            throughput, prepared = predict(request, prepared, model, sink, device, processes, clock)
             sink.say()
             written = processes.on_first(
                 lambda: write(request, located, prepared, model, config, store, throughput, warnings, clock)
@@ -197,7 +198,12 @@ def read(request: RunRequest, task_class: type[Task], clock: Clock, located: Loc
     if request.output is not None:
         check_folder(request.output)
     with clock.stage("read"):
-        return prepare(make_task(task_class, request, located), request.split, request.limit)
+        task = make_task(task_class, request, located)
+        check_width(request, task)
+        prepared = prepare(task, request.split, request.limit)
+        if request.until_ci is not None:
+            check_truth(prepared.split, task)
+        return prepared
 
 
 def load(
@@ -222,10 +228,14 @@ def predict(
     device: torch.device,
     processes: Processes,
     clock: Clock,
-) -> Throughput:
-    """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them."""
+) -> tuple[Throughput, Prepared]:
+    """Make the rows that are not there yet, on all processes: take them from the feature store, or compute them.
+
+    Returns:
+        What it took, and what is to be scored: all that was prepared, or the part after which ``--until-ci`` stopped.
+    """
     from beit3_bench.harness.engine.cost import energy_counter, gflop_per_sample
-    from beit3_bench.harness.engine.predict import Throughput, predict_all
+    from beit3_bench.harness.engine.predict import predict_together
     from beit3_bench.harness.reuse.features import KeepingSink
 
     task, split = prepared.task, prepared.split
@@ -242,23 +252,16 @@ def predict(
     counter = energy_counter(device) if processes.world == 1 else None
     before = counter.joules() if counter is not None else 0.0
     try:
-        part = processes.together(
-            lambda: predict_all(
-                task,
-                split,
-                model.ability,
-                sink,
-                device,
-                request.compute,
-                request.reporting,
-                processes,
+        if request.until_ci is None:
+            total = predict_together(
+                *(task, split, model.ability, sink, device, request.compute, request.reporting, processes),
                 hash_images=True,
             )
-        )
+        else:
+            total, prepared = predict_until(request, prepared, model, store.store, sink, device, processes)
     finally:
         if features is not None:
             features.close()
-    total = Throughput.merged(processes.gather(part))
     total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
     later = look_again(request, task, split, model, store.store, store, device, processes)
     total = total if later is None else total.followed_by(later)
@@ -266,7 +269,7 @@ def predict(
     if counter is not None:
         with suppress(OSError):
             total.joules, total.energy_source = counter.joules() - before, counter.source
-    return total
+    return total, prepared
 
 
 def serve(
@@ -295,17 +298,16 @@ def serve(
     return features, sum(count for _, count in parts)
 
 
-def score(task: Task, store: RunStore, split: Split, seed: int) -> card.Scored:
+def score(prepared: Prepared, store: RunStore, seed: int) -> card.Scored:
     """Score the folder's rows, once they are exactly the split's; write submission files where the task has any."""
-    rows = stored_rows(store, task, split)
+    task, split = prepared.task, prepared.split
+    estimate = estimate_of(prepared.subset)
+    rows = stored_rows(store, task, split, part=estimate is not None)
     folder = store.folder / SUBMISSION
     shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
     make_folder(folder)
 
-    def stored() -> AbstractContextManager[None]:
-        return using_stored_rows(task, store.folder) if store.resumed else nullcontext()
-
-    with stored():
+    with using_rows_of(task, store):
         written = task.submission(rows, split, folder)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -318,9 +320,12 @@ def score(task: Task, store: RunStore, split: Split, seed: int) -> card.Scored:
                 PREDICTED,
             )
         return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], status)
-    with stored():
+    with using_rows_of(task, store):
         scores = task.score(rows, split)
-    metrics, notes = metric_values(task, scores, seed)
+    if estimate is not None:
+        scores.headline = task.headline(prepared.whole).name  # which a part alone could take for another
+        scores.notes.insert(0, note_of(estimate))
+    metrics, notes = metric_values(task, scores, seed, estimate)
     return card.Scored(scores, metrics, [*scores.notes, *notes], "scored")
 
 
@@ -338,7 +343,7 @@ def write(
     """Score, and write result.json; returns it as it is read back."""
     task, split = prepared.task, prepared.split
     with clock.stage("score"):
-        scored = score(task, store, split, request.seed)
+        scored = score(prepared, store, request.seed)
     later = [*warnings[len(prepared.notes) :], *model.assumptions]
     scored.notes = [*prepared.notes, *scored.notes, *later]
     result = card.result(prepared, request, model, config, scored)

@@ -54,6 +54,7 @@ _RUN_KINDS = {
     "allow_missing": "object",
     "world": "str",
     "subset": "Int64",
+    "estimate": "bool",
     "data": "str",
     "comparable": "bool",
     "headline": "str",
@@ -103,8 +104,8 @@ def runs(folder: str | Path = RUNS) -> DataFrame:
         task, split, status (scored, to upload, predicted, not installed), setting (fine-tuned, zero-shot).
         family, model (as the leaderboard names it), preset, checkpoint (file name), weight ("" for no released one),
             sha256, protocol, image_size (pixels), params, allow_missing (list of patterns).
-        world (real, tiny), subset (examples that ``--limit`` let through, NA for a whole split), data (``"other data: ..."``
-            where it is not the released split, else "").
+        world (real, tiny), subset (examples that ``--limit`` let through or ``--until-ci`` drew, NA for a whole split),
+            estimate (whether ``--until-ci`` drew them), data (``"other data: ..."`` where it is not the released split, else "").
         comparable: whether it may stand beside published values: real, whole and released data.
         headline (metric), value, unit (percent or fraction), low, high (95% interval), chance; NaN and "" without a score.
         counts (dict): what was scored.  notes (list): what a reader of the number must know.
@@ -259,7 +260,10 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "family": model.get("family") or FIRST_FAMILY,
         "protocol": model.get("protocol", ""),
         "model": model_name(model),
-        "subset": result["subset"]["limit"] if result["subset"] else None,
+        "subset": None
+        if (subset := result["subset"]) is None
+        else subset.get("limit") or subset["estimate"]["examples"],
+        "estimate": subset is not None and "estimate" in subset,
         "data": other_data(result),
         "comparable": not apart(result),
         **_headline(result),

@@ -106,6 +106,8 @@ def commonest_class_score(label_areas: np.ndarray) -> float:
 
 # ---- the task --------------------------------------------------------------------------------------------------------
 
+MEAN_OF_CLASSES = "is a mean over classes, of which a part lacks the rare ones"
+
 
 class ADE20K(Task):
     """ADE20K (the scene-parsing benchmark of 150 classes)."""
@@ -115,7 +117,7 @@ class ADE20K(Task):
     splits = ("val", "train", "test")
     default_split = "val"
     metrics: tuple[Metric, ...] = (
-        Metric("mIoU", "fraction", headline=True, formula=estimate_means),
+        Metric("mIoU", "fraction", headline=True, formula=estimate_means, no_ratio=MEAN_OF_CLASSES),
         Metric("mAcc", "fraction", formula=estimate_means),
         Metric("aAcc", "fraction", formula=estimate_means),
         Metric("mIoU_ms", "fraction"),  # of published numbers; a run with several scales has metrics of its own
@@ -150,7 +152,13 @@ DATA_ROOT/                        = ADEChallengeData2016
         super().__init__(data_root, options)
         if self.options.multi_scale:
             self.metrics = tuple(
-                Metric(f"{name}{MULTI_SCALE}", "fraction", headline=name == "mIoU", formula=estimate_multi_scale)
+                Metric(
+                    f"{name}{MULTI_SCALE}",
+                    "fraction",
+                    headline=name == "mIoU",
+                    formula=estimate_multi_scale,
+                    no_ratio=MEAN_OF_CLASSES,
+                )
                 for name in HEADLINES
             )
 

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
 
 METRICS = (
-    Metric("CIDEr", "fraction", headline=True, formula=reduce_captions),
+    Metric(
+        "CIDEr",
+        "fraction",
+        headline=True,
+        formula=reduce_captions,
+        no_ratio="weighs words by how many of all images have them in their references",
+    ),
     *(
         Metric(name, "fraction", formula=reduce_captions)
         for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")

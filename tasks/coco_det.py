@@ -69,7 +69,13 @@ class CocoDetection(Task):
     batch_size = 4  # images of a thousand pixels: more gains no speed
     score_files = ("annotations", "iou_type", "ap_backend")
     metrics = tuple(
-        Metric(f"{kind}/{name}", "fraction", headline=(kind, name) == ("bbox", "AP"), formula=estimate_ap)
+        Metric(
+            f"{kind}/{name}",
+            "fraction",
+            headline=(kind, name) == ("bbox", "AP"),
+            formula=estimate_ap,
+            no_ratio="ranks the detections of all images, class by class",
+        )
         for kind in ("bbox", "segm")
         for name in STATISTICS
     )

@@ -199,6 +199,14 @@ class Task(ABC):
         """The first ``n`` examples of a split, by the task's own rule."""
         return split.of(split.examples[:n])
 
+    def in_every_part(self, example: Example) -> bool:
+        """Whether every part of a split holds an example, because the others are scored with it (the texts of the classes)."""
+        return False
+
+    def headline(self, split: Split) -> Metric:
+        """The metric that a split's table shows first."""
+        return next(metric for metric in self.metrics if metric.headline)
+
     def size_problem(self, example: Example) -> str | None:
         """How the size of a sample's image contradicts its truth, in words and from file headers; None where it fits.
 

@@ -46,7 +46,7 @@ from beit3_bench.tasks.metrics.topk import (
     zero_shot_scores,
     zero_shot_weights,
 )
-from beit3_bench.tasks.scores import Metric, Scores
+from beit3_bench.tasks.scores import Metric, Scores, ratio_of
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
@@ -67,8 +67,8 @@ class ImageFolders(Task):
     splits = ("val", "train")
     default_split = "val"
     metrics = (
-        Metric("top1", "fraction", headline=True, formula=estimate_topk),
-        Metric("top5", "fraction", formula=estimate_topk),
+        Metric("top1", "fraction", headline=True, formula=estimate_topk, ratio=ratio_of("top1", "images")),
+        Metric("top5", "fraction", formula=estimate_topk, ratio=ratio_of("top5", "images")),
     )
     layout = LAYOUT
     score_files = ()
@@ -230,6 +230,9 @@ class ImageNet(ImageFolders, EmbeddingTask):
         images = self.labelled_images(split)
         texts = text_examples(self.class_texts())
         return dataclasses.replace(images, examples=(*images.examples, *texts), labels=None)
+
+    def in_every_part(self, example: Example) -> bool:
+        return example.kind == "text"
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         return score_class_texts(rows, split)

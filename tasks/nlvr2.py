@@ -21,7 +21,7 @@ from beit3_bench.tasks.files import field, find, look_for, read_csv, read_json_l
 from beit3_bench.tasks.layouts.nlvr2 import PairImages, exported_records
 from beit3_bench.tasks.layouts.places import names_of
 from beit3_bench.tasks.metrics.nlvr2 import estimate_nlvr2, nlvr2_table, parse_label, sentence_key
-from beit3_bench.tasks.scores import Metric, Scores
+from beit3_bench.tasks.scores import Metric, Scores, ratio_of
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
@@ -31,8 +31,10 @@ FOLDERS = ("data", "nlvr2/data", ".", "nlvr2")
 FORM = "identifier,label lines such as dev-924-1-0,True"
 LABELS = ("False", "True")
 METRICS = (
-    Metric("accuracy", "fraction", headline=True, decimals=2, formula=estimate_nlvr2),
-    Metric("consistency", "fraction", decimals=2, formula=estimate_nlvr2),
+    Metric(
+        "accuracy", "fraction", headline=True, decimals=2, formula=estimate_nlvr2, ratio=ratio_of("correct", "examples")
+    ),
+    Metric("consistency", "fraction", decimals=2, formula=estimate_nlvr2, ratio=ratio_of("consistent", "sentences")),
 )
 
 

@@ -39,7 +39,9 @@ def plain_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
     """The same metrics of the first pass, without values where there was no second; see `with_plain`."""
     formulas = {metric.formula: _plain_formula(metric.formula) for metric in metrics if metric.formula is not None}
     return tuple(
-        dataclasses.replace(metric, name=f"{PLAIN}{metric.name}", headline=False, formula=formulas.get(metric.formula))
+        dataclasses.replace(
+            metric, name=f"{PLAIN}{metric.name}", headline=False, formula=formulas.get(metric.formula), ratio=None
+        )
         for metric in metrics
     )
 

@@ -55,7 +55,12 @@ ARRAYS = ("image_embeddings", "image_ids", "text_embeddings", "text_image_ids")
 TEXT_IDS = "text_ids"
 """An array that a file may have besides: the ids of its texts."""
 METRICS = (
-    Metric("mean_recall", headline=True, formula=estimate_recalls),
+    Metric(
+        "mean_recall",
+        headline=True,
+        formula=estimate_recalls,
+        no_ratio="looks for each sample among all others, and among fewer it is easier to find",
+    ),
     *(Metric(f"{direction}@{k}", formula=estimate_recalls) for direction in ("TR", "IR") for k in CUTS),
 )
 COUNTS = {"images", "texts", *false_negatives.NAMES.values()}

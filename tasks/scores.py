@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,10 @@ Formula = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 several metrics, and name metrics that only the data knows (``IoU/wall``)."""
 
 
+Ratio = Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
+"""Columns of a cluster table -> numerators and denominators of its clusters, (n,) each, with 0 <= numerator <= denominator."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a number of this task is called, how it reads and how it is computed.
@@ -20,6 +25,9 @@ class Metric:
     unit: ``"percent"`` (0..100) or ``"fraction"`` (0..1, shown x100 in the table).
     decimals: the rounding of the paper's table.
     formula: of the value, and of the interval around it; None = computed from more than sums, and without an interval.
+    ratio: of a value that is a mean, or a ratio of means, of shares of samples: the sum of the numerators over that of the denominators.
+        A part of a split drawn at random estimates it then (`run --until-ci`); None = it does not, and the value is no such mean.
+    no_ratio: why not, in words that follow the metric's name.
     """
 
     name: str
@@ -28,6 +36,26 @@ class Metric:
     higher_is_better: bool = True
     decimals: int = 1
     formula: Formula | None = field(default=None, compare=False, repr=False)
+    ratio: Ratio | None = field(default=None, compare=False, repr=False)
+    no_ratio: str = field(default="is not declared to be a mean over samples", compare=False, repr=False)
+
+
+def ratio_of(numerator: str, denominator: str) -> Ratio:
+    """Of two columns (n,)."""
+    return partial(_two_columns, numerator, denominator)
+
+
+def _two_columns(numerator: str, denominator: str, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return columns[numerator], columns[denominator]
+
+
+def ratio_in(column: str) -> Ratio:
+    """Of one column (n, 2), which holds both."""
+    return partial(_one_column, column)
+
+
+def _one_column(column: str, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return columns[column][:, 0], columns[column][:, 1]
 
 
 def evaluate(metrics: Iterable[Metric], sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

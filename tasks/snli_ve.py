@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import field, find, identifier, read_json_lines, read_records, unique
 from beit3_bench.tasks.layouts.captions import ALSO, FLICKR_FOLDER
 from beit3_bench.tasks.layouts.places import find_images, names_of
-from beit3_bench.tasks.metrics.entailment import confusion_of, entailment_accuracy, entailment_table
+from beit3_bench.tasks.metrics.entailment import confusion_of, entailment_accuracy, entailment_table, right_of_samples
 from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ def _estimate(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 METRICS = (
-    Metric("accuracy", "fraction", headline=True, decimals=2, formula=_estimate),
-    *(Metric(f"accuracy/{label}", "fraction", decimals=2, formula=_estimate) for label in reversed(LABELS)),
+    Metric("accuracy", "fraction", headline=True, decimals=2, formula=_estimate, ratio=right_of_samples),
+    *(
+        Metric(f"accuracy/{label}", "fraction", decimals=2, formula=_estimate, ratio=partial(right_of_samples, label=n))
+        for n, label in reversed(list(enumerate(LABELS)))
+    ),
 )
 
 

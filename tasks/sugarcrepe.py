@@ -53,7 +53,14 @@ def estimate(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 METRICS = tuple(
-    Metric(name, "fraction", headline=name == "accuracy", decimals=2, formula=estimate)
+    Metric(
+        name,
+        "fraction",
+        headline=name == "accuracy",
+        decimals=2,
+        formula=estimate,
+        no_ratio="is over questions that share their images and texts, which cannot be drawn one by one",
+    )
     for name in ("accuracy", "mean_of_kinds", *(f"accuracy/{name}" for name in (*KINDS, *CATEGORIES)))
 )
 

@@ -36,7 +36,7 @@ from beit3_bench.tasks.layouts.places import Images, names_of
 from beit3_bench.tasks.layouts.vqa import exported_annotations, exported_images, exported_questions
 from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
-from beit3_bench.tasks.scores import Metric, Scores
+from beit3_bench.tasks.scores import Metric, Scores, ratio_in
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
@@ -60,8 +60,11 @@ SUBSETS = {
     "test-std": "test2015",
 }
 METRICS = (
-    Metric("vqa_accuracy", headline=True, decimals=2, formula=estimate_vqa),
-    *(Metric(f"vqa_accuracy/{t}", decimals=2, formula=estimate_vqa) for t in ("yes/no", "number", "other")),
+    Metric("vqa_accuracy", headline=True, decimals=2, formula=estimate_vqa, ratio=ratio_in("vqa_accuracy")),
+    *(
+        Metric(name, decimals=2, formula=estimate_vqa, ratio=ratio_in(name))
+        for name in ("vqa_accuracy/yes/no", "vqa_accuracy/number", "vqa_accuracy/other")
+    ),
 )
 
 

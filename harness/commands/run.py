@@ -94,6 +94,13 @@ class BatchSize(click.ParamType):
     help="Only the first N examples; the result is labelled a subset.",
 )
 @click.option(
+    "--until-ci",
+    type=click.FloatRange(min=0, max=100, min_open=True),
+    metavar="W",
+    help="Sample in random order, and stop when the headline's 95% interval is narrower than W points from end to end; the result is "
+    "labelled an estimate. Without it the same command goes on to the whole split.",
+)
+@click.option(
     "--batch-size",
     type=BatchSize(),
     default="auto",

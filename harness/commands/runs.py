@@ -78,13 +78,14 @@ def remove(root: Path, names: tuple[str, ...], yes: bool) -> None:
 
 
 def _table(runs: list[RunFolder]) -> str:
+    from beit3_bench.harness.record.released import part_of_split
     from beit3_bench.harness.scoring import shown
 
     lines = [("run", "task", "split", "status", "headline", "rows", "MiB", "date")]
     for run in runs:
         head = run.headline
         value = f"{head['metric']} {shown(head['value'], head['unit'], head['decimals'])}" if head else ""
-        marks = [f"first {run.subset['limit']}"] if run.subset else []
+        marks = [part] if (part := part_of_split(run.subset)) else []
         marks += ["tiny world"] if run.world == "tiny" else []
         marks += [run.other_data] if run.other_data else []
         lines.append(

@@ -71,10 +71,10 @@ def command(
         stray = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
         if stray:
             raise BenchError(f"--run takes everything from the run folder; leave out {', '.join(stray)}")
-        from beit3_bench.harness.evidence.rescore import rescore
+        from beit3_bench.harness.evidence.rescore import intervals_again, rescore
 
         scores, task = rescore(folder, data_root, parse_pairs(options))
-        bounds = _intervals(task, scores) if with_intervals else {}
+        bounds = intervals_again(folder, task, scores) if with_intervals else {}
     else:
         alone = {"--intervals": with_intervals, "-o": options, "--data-root": data_root is not None}
         if stray := [option for option, value in alone.items() if value]:
@@ -97,12 +97,6 @@ def command(
         echo("counts: " + ", ".join(f"{count:,} {name}" for name, count in scores.counts.items()))
     for note in scores.notes:
         echo(f"note: {visible(note)}")
-
-
-def _intervals(task: Any, scores: Any) -> dict[str, tuple[float, float]]:
-    from beit3_bench.harness.scoring import intervals
-
-    return intervals(task, scores, seed=0)
 
 
 def _score_file(task: str | None, predictions: Path | None, **files: Any) -> tuple[Any, Any]:

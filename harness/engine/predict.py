@@ -158,6 +158,7 @@ def predict_all(
     processes: Processes | None = None,
     hash_images: bool = False,
     title: str | None = None,
+    meter: Meter | None = None,
 ) -> Throughput:
     """Predict every example whose row the run folder does not hold yet, and store the rows batch by batch.
 
@@ -168,6 +169,7 @@ def predict_all(
         processes: the group; each takes every world-th batch of the same plan, without padding or duplicates.
         hash_images: rows for ``store`` hold the hashes of their image files, too.
         title: of a pass within other work, whose bar goes when it is full; None = the task's name, as the whole work.
+        meter: of work that this pass is a piece of, and which it advances; None = one of its own.
 
     Raises:
         BenchError: from reader or task (an image that does not decode, ...), weights or a single example that do not fit
@@ -194,16 +196,16 @@ def predict_all(
         total = sum(map(len, plan))
         of = "" if processes.world == 1 else f", process 0 of {processes.world}"
         with (
-            reporting.meter(
-                f"{title or task.name}{of}", "sample", total, leave=title is None, shown=processes.first
-            ) as meter,
+            reporting.meter(f"{title or task.name}{of}", "sample", total, leave=title is None, shown=processes.first)
+            if meter is None
+            else nullcontext(meter) as shown,
             dying_workers(workers),
             failing_card(device),
             deferred(),
             # An object of the caller's computes as it likes.
             full_float32() if ability.module is not None else nullcontext(),
         ):
-            pass_.over(plan, meter)
+            pass_.over(plan, shown)
     facts.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -211,6 +213,25 @@ def predict_all(
         facts.peak_device_memory_bytes = torch.cuda.max_memory_allocated(device)
     facts.wall_seconds = time.perf_counter() - started
     return facts
+
+
+def predict_together(
+    task: Task,
+    split: Split,
+    ability: Ability,
+    store: RowSink,
+    device: torch.device,
+    compute: Compute,
+    reporting: Reporting,
+    processes: Processes,
+    **more: Any,
+) -> Throughput:
+    """`predict_all` on all processes, an error of one being that of all; what it took of them together."""
+
+    def step() -> Throughput:
+        return predict_all(task, split, ability, store, device, compute, reporting, processes, **more)
+
+    return Throughput.merged(processes.gather(processes.together(step)))
 
 
 class _Pass:

@@ -18,6 +18,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.flips import Flip, Named, with_predictions, with_samples
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import IMAGES_AND_LABELS
+from beit3_bench.harness.record.released import refuse_estimate
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import IMAGES, Result
 from beit3_bench.harness.record.store import MEND, RESULT, SAMPLES, RunStore
@@ -170,6 +171,7 @@ def _scored(folder: Path) -> Result:
     result = read_result(folder / RESULT)
     if result["status"] != "scored":
         raise BenchError(f"{folder}: this run is not scored ({result['status']}); there is nothing to compare")
+    refuse_estimate(result, folder, "compared")
     return result
 
 

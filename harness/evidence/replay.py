@@ -21,6 +21,7 @@ from beit3_bench.harness.objects import OBJECT
 from beit3_bench.harness.record.card import COMPILE_WORDS
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.provenance import cores
+from beit3_bench.harness.record.released import refuse_estimate
 from beit3_bench.harness.record.results import FIRST_FAMILY, read_result
 from beit3_bench.harness.record.schema import COMPILE_MODES
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
@@ -123,7 +124,12 @@ def replay(
     request = request_of(store, overrides or Overrides())
     task_class = get_task(request.task)
     _check_inputs(request, task_class, folder)
-    processes.on_first(lambda: (read_result(folder / RESULT), store.rows()))  # before hours of computing
+
+    def check() -> None:  # before hours of computing
+        refuse_estimate(read_result(folder / RESULT), folder, "replayed")
+        store.rows()
+
+    processes.on_first(check)
     if output is not None and output.exists() and folder.exists() and output.samefile(folder):
         raise BenchError(f"{output}: is the run itself; choose another --output for the replay")
     seen = store.config.get("fingerprints")

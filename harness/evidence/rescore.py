@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.draw import estimate_of, note_of, part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
+from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import check_shape
-from beit3_bench.harness.record.store import MEND, RunStore
+from beit3_bench.harness.record.store import MEND, RESULT, RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
@@ -58,6 +61,10 @@ def read_again(
         raise BenchError(
             f"{task.data_root}: the data differs from the data that the run in {folder} saw; restore it or run again"
         )
+    if store.finished:
+        result = read_result(folder / RESULT)
+        part = part_evaluated(result, task, prepared.split)
+        prepared = dataclasses.replace(prepared, split=part, subset=result["subset"])
     return store, task, prepared
 
 
@@ -79,24 +86,36 @@ def rescore(
     """
     words = list(command) or ["beit3-bench", "score", "--run", str(folder)]
     store, task, prepared = read_again(folder, data_root, options or {}, words)
-    split = prepared.split
-    rows = stored_rows(store, task, split)
+    split, estimate = prepared.split, estimate_of(prepared.subset)
+    rows = stored_rows(store, task, split, part=estimate is not None)
     with using_stored_rows(task, folder):
         scores = task.score(rows, split)
-    scores.notes = [*prepared.notes, *scores.notes]
+    scores.notes = [*prepared.notes, *([note_of(estimate)] if estimate else []), *scores.notes]
     return scores, task
 
 
-def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:
+def intervals_again(folder: Path, task: Task, scores: Scores) -> dict[str, tuple[float, float]]:
+    """95% intervals of `rescore`, as the run makes them with seed 0; of an estimate, those of its look."""
+    from beit3_bench.harness.scoring import intervals, intervals_of_look
+
+    result = read_result(folder / RESULT) if (folder / RESULT).is_file() else None
+    estimate = None if result is None else estimate_of(result["subset"])
+    return intervals(task, scores, seed=0) if estimate is None else intervals_of_look(task, scores, estimate)
+
+
+def stored_rows(store: RunStore, task: Task, split: Split, part: bool = False) -> dict[str, Row]:
     """The rows of a run folder, one for each example, by id.
+
+    Args:
+        part: there may be rows of other examples, too, which are left out.
 
     Raises:
         BenchError: damaged or edited ones, others than the examples', or ones that are missing.
     """
-    rows = store.rows()
     first = dict.fromkeys(example.id for example in split.examples)
     later = dict.fromkeys(task.second_ids(split) if store.config.get("second_pass") else ())
     expected = first | later
+    rows = store.rows(expected.keys() if part else None)
     missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
     if missing or unknown:
         why = (
@@ -109,6 +128,11 @@ def stored_rows(store: RunStore, task: Task, split: Split) -> dict[str, Row]:
         if shape:
             check_shape(row, shape, f"{store.folder}: row {name[:40]}", MEND)
     return rows
+
+
+def using_rows_of(task: Task, store: RunStore) -> AbstractContextManager[None]:
+    """As `using_stored_rows`, where a run that goes on found rows; those that it made itself are its own matter."""
+    return using_stored_rows(task, store.folder) if store.resumed else nullcontext()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beit3_bench.harness.pages.opened import OpenedRun
-from beit3_bench.harness.record.released import other_data
+from beit3_bench.harness.record.released import other_data, part_of_split
 from beit3_bench.harness.record.results import model_name
 from beit3_bench.harness.record.schema import MetricValue, Result
 from beit3_bench.harness.scoring import metric_spec, shown
@@ -67,7 +67,7 @@ def facts_of(result: Result, name: str, title: str) -> dict[str, Any]:
 def data_of(result: Result) -> str:
     """What sets the run's data apart; "" for the whole released split."""
     parts = ["tiny world"] if result["world"] == "tiny" else []
-    parts += [f"first {result['subset']['limit']:,} only"] if result["subset"] else []
+    parts += [part] if (part := part_of_split(result["subset"])) else []
     parts += [other] if (other := other_data(result)) else []
     return ", ".join(parts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
+from beit3_bench.harness.draw import part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.evidence.rescore import using_stored_rows
 from beit3_bench.harness.models import split_options, suited
@@ -104,11 +105,13 @@ def open_run(folder: Path, data_root: Path | None = None, options: Mapping[str, 
     except KeyError as error:
         raise BenchError(f"{folder / CONFIG}: key {error} is missing; {MEND}") from error
     split = _read(folder, task, result["split"], limit, data_root is not None)
-    rows = store.rows()
+    whole = split
+    split = part_evaluated(result, task, whole)
+    rows = store.rows() if split is whole else store.rows({example.id for example in split.examples})
     if not rows:
         raise BenchError(f"{folder}: holds no rows, so that there is nothing to show; run again with --overwrite")
     rows, warnings = _fitting(rows, split, task, folder)
-    if not _is_same(fingerprints, split, root):
+    if not _is_same(fingerprints, whole, root):
         warnings.append(
             f"The data in {root} is not what this run saw: texts, truth or sizes of files differ, so that what is shown beside the "
             "predictions may be something else."

@@ -214,7 +214,7 @@ def result(
         "counts": scored.scores.counts,
         "notes": scored.notes,
         "status": scored.status,
-        "subset": config["subset"],
+        "subset": prepared.subset,
         "data": prepared.data,
         "world": world_of(request.data_root),
         "setting": config["setting"],

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from beit3_bench.errors import BenchError
 from beit3_bench.tasks.facts import Counts, ReleasedData, read_facts
 
 if TYPE_CHECKING:  # the table reads this module, and needs no numpy
@@ -153,11 +154,36 @@ def own_data(result: Mapping[str, Any]) -> str:
     return (result.get("data") or {}).get("own", "")
 
 
+def part_of_split(subset: Mapping[str, Any] | None) -> str:
+    """Which part of its split a run is over, in words; "" for the whole."""
+    if not subset:
+        return ""
+    if (estimate := subset.get("estimate")) is not None:
+        return f"estimate, {estimate['examples']:,} of {estimate['of_examples']:,} examples"
+    return f"first {subset['limit']:,} only"
+
+
+def refuse_estimate(result: Mapping[str, Any], folder: Path, done: str) -> None:
+    """Raise for a run that `--until-ci` stopped, whose samples and number are those of where it happened to stop.
+
+    Args:
+        done: what is not done with it, a participle.
+
+    Raises:
+        BenchError: the run is one.
+    """
+    if result["subset"] and "estimate" in result["subset"]:
+        raise BenchError(
+            f"{folder}: is an {part_of_split(result['subset'])} (--until-ci), and is not {done}; give its command without --until-ci, "
+            "and it goes on to the whole split"
+        )
+
+
 def apart(result: Mapping[str, Any]) -> list[str]:
     """Why a result must not stand beside published ones; nothing where it may."""
     reasons = ["tiny world"] if result["world"] == "tiny" else []
-    if result["subset"] is not None:
-        reasons.append(f"--limit {result['subset']['limit']}")
+    if (subset := result["subset"]) is not None:
+        reasons.append(f"--limit {subset['limit']}" if "limit" in subset else part_of_split(subset))
     return reasons + ([other] if (other := other_data(result)) else [])
 
 

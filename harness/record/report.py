@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beit3_bench.harness.record.released import other_data
+from beit3_bench.harness.record.released import other_data, part_of_split
 from beit3_bench.harness.scoring import shown
 from beit3_bench.text import visible
 
@@ -29,7 +29,7 @@ def result_as_text(result: Mapping[str, Any], folder: Path | None = None, was_fi
     """Headline with interval, every metric, counts, notes, speed, where the time went, the run folder and how to look at it."""
     model, metrics = result["model"], result["metrics"]
     facts = [f"{model['preset']}, {model['image_size']} px", result["setting"]]
-    facts += [f"first {result['subset']['limit']} only"] if result["subset"] else []
+    facts += [part] if (part := part_of_split(result["subset"])) else []
     facts += ["tiny world"] if result["world"] == "tiny" else []
     facts += [other] if (other := other_data(result)) else []
     lines = [f"{result['task']} {result['split']} · {model['checkpoint']} ({', '.join(facts)})"]

@@ -101,6 +101,8 @@ def read_result(path: Path) -> Result:
     for key in ("params", "image_size"):
         if not 0 <= raw["model"][key] < 1e15:
             raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")
+    if raw["subset"] is not None and len(raw["subset"].keys() & {"limit", "estimate"}) != 1:
+        raise BenchError(f"{path}: subset says neither limit nor estimate, or both; run again")
     for name, metric in raw["metrics"].items():
         where = f"{path}: metrics[{name!r}]"
         interval = metric["ci95"]

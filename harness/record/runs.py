@@ -51,7 +51,7 @@ class RunFolder:
     split: str = ""
     checkpoint: str = ""
     setting: str = ""
-    subset: dict[str, int] | None = None
+    subset: dict[str, Any] | None = None
     world: str = ""
     other_data: str = ""
     headline: dict[str, Any] | None = None
@@ -133,7 +133,7 @@ def _described(path: Path, name: str) -> RunFolder:
         result["split"],
         result["model"]["checkpoint"],
         result["setting"],
-        dict(result["subset"]) if result["subset"] else None,  # type: ignore[arg-type]
+        dict(result["subset"]) if result["subset"] else None,
         result["world"],
         other_data(result),
         headline,

@@ -32,7 +32,7 @@ class MetricValue(TypedDict):
     unit: Literal["percent", "fraction"]
     """percent: 0..100; fraction: 0..1."""
     ci95: list[float] | None
-    """[low, high] of the 95% bootstrap interval in `unit`; None where none was computed."""
+    """[low, high] of the 95% bootstrap interval in `unit`, of an estimate that of its look; None where none was computed."""
     headline: bool
     """Whether the task's table shows this number first."""
     higher_is_better: bool
@@ -41,11 +41,32 @@ class MetricValue(TypedDict):
     """Digits after the point of the paper's table, for the value in percent."""
 
 
-class Subset(TypedDict):
-    """The run saw only a part of its split."""
+class Estimate(TypedDict):
+    """`--until-ci` stopped a run over randomly drawn clusters of its split. Intervals hold at every look (`tasks.metrics.sequential`)."""
 
-    limit: int
+    width: float
+    """The interval of the headline is narrower than this, in points (hundredths of its range)."""
+    examples: int
+    """Drawn, and scored."""
+    of_examples: int
+    """That the split has; neither count holds those that are in every part."""
+    clusters: int
+    """Drawn as wholes; the unit of the intervals."""
+    of_clusters: int
+    """That the split has."""
+    seed: int
+    """Of the order in which they were drawn."""
+    bound: float
+    """Standard errors on either side, at every look."""
+
+
+class Subset(TypedDict):
+    """The run saw only a part of its split, for one of these reasons."""
+
+    limit: NotRequired[int]
     """How many examples `--limit` let through."""
+    estimate: NotRequired[Estimate]
+    """What `--until-ci` drew; absent from results of earlier versions."""
 
 
 class ReadData(TypedDict):

@@ -199,6 +199,11 @@ class RunStore:
             write_atomic(self.folder / SAMPLES, pack_samples(scores))
         write_atomic(self.folder / RESULT, _json(result))
 
+    def reopen(self) -> None:
+        """Take the result of a finished run out of the folder, for more rows; those that are there stay."""
+        for name in (RESULT, SAMPLES):  # a result never stands without its samples
+            (self.folder / name).unlink(missing_ok=True)
+
     def samples(self) -> tuple[ClusterTable | None, dict[str, dict[str, float]]]:
         """The cluster table (None if the task has none) and the per-sample values of a finished run."""
         return unpack_samples(self.folder / SAMPLES)

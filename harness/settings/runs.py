@@ -45,6 +45,7 @@ class RunEntry:
     tokenizer: Path | None = None
     split: str | None = None
     limit: int | None = None
+    until_ci: float | None = None
     batch_size: int | Literal["auto"] | None = None
     device: str | None = None
     dtype: Dtype | None = None

@@ -29,6 +29,13 @@ def confusion_of(sums: Mapping[str, np.ndarray]) -> np.ndarray:
     return cells.reshape(*cells.shape[:-1], labels, labels)
 
 
+def right_of_samples(columns: Mapping[str, np.ndarray], label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How many samples of each cluster are right, and how many there are: (n,) each. label: of that gold label alone."""
+    confusion = confusion_of(columns)
+    right, samples = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1)
+    return (right.sum(axis=-1), samples.sum(axis=-1)) if label is None else (right[..., label], samples[..., label])
+
+
 def entailment_accuracy(sums: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, np.ndarray]:
     """``accuracy`` and ``accuracy/LABEL`` (fractions; NaN for a label without a sample); leading axes are kept."""
     confusion = confusion_of(sums)

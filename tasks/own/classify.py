@@ -129,6 +129,9 @@ Classes are the labels of the file, or those of -o class_names."""
     def limited(self, split: Split, n: int) -> Split:
         return limited_images(split, n)
 
+    def in_every_part(self, example: Example) -> bool:
+        return example.kind == "text"
+
     def display(self, rows: Mapping[str, Row], split: Split, scores: Mapping[str, Mapping[str, float]]) -> Display:
         from beit3_bench.tasks.display.classes import NamedClassDisplay
 

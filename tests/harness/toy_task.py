@@ -23,7 +23,7 @@ from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError, requires
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.files import read_json
-from beit3_bench.tasks.scores import ClusterTable, Metric, Scores
+from beit3_bench.tasks.scores import ClusterTable, Metric, Scores, ratio_of
 
 # ---- the family ---------------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class ToyTask(Task):
     splits = ("test", "hidden", "empty")
     default_split = "test"
     metrics = (
-        Metric("accuracy", "fraction", headline=True, formula=estimate),
+        Metric("accuracy", "fraction", headline=True, formula=estimate, ratio=ratio_of("right", "n")),
         Metric("accuracy/kind", "fraction", decimals=2),
     )
 
