@@ -29,6 +29,7 @@ BUILT_IN = {
     "flickr30k": "beit3_bench.tasks.retrieval:Flickr30K",
     "coco-retrieval": "beit3_bench.tasks.retrieval:CocoRetrieval",
     "sugarcrepe": "beit3_bench.tasks.sugarcrepe:SugarCrepe",
+    "winoground": "beit3_bench.tasks.winoground:Winoground",
     "imagenet": "beit3_bench.tasks.imagenet:ImageNet",
     "imagenet-linear": "beit3_bench.tasks.imagenet:ImageNetLinear",
     "coco-det": "beit3_bench.tasks.coco_det:CocoDetection",

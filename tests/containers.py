@@ -194,6 +194,16 @@ def _ade20k(root: Path) -> None:
         write_shards(root / "data", split, rows)
 
 
+def _winoground(root: Path) -> None:
+    """As facebook/winoground's own."""
+    rows = []
+    for line in (root / "examples.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        sides = {key: image(root / "images" / f"{record[key]}.png") for key in ("image_0", "image_1")}
+        rows.append({**record, **sides})
+    write_shards(root / "data", "test", rows)
+
+
 EXPORTERS = {
     "coco": _coco,
     "flickr30k": _flickr30k,
@@ -201,4 +211,5 @@ EXPORTERS = {
     "nlvr2": _nlvr2,
     "nocaps": _nocaps,
     "ADEChallengeData2016": _ade20k,
+    "winoground": _winoground,
 }

@@ -21,11 +21,12 @@ ROOTS = {
     "coco-caption": "coco",
     "nocaps": "nocaps",
     "sugarcrepe": "coco",
+    "winoground": "winoground",
 }
 ALL_ROOTS = {**ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 """With the dense tasks, for which there is no checkpoint here."""
 HEADS = {
-    **dict.fromkeys(("flickr30k", "coco-retrieval", "imagenet", "sugarcrepe"), "retrieval"),
+    **dict.fromkeys(("flickr30k", "coco-retrieval", "imagenet", "sugarcrepe", "winoground"), "retrieval"),
     "nocaps": "coco-caption",
 }
 

@@ -24,6 +24,7 @@ EXPERIMENTS = (
     Experiment("flickr30k", "flickr30k", start=None),
     Experiment("coco-retrieval", "coco-retrieval"),
     Experiment("sugarcrepe", "coco-retrieval"),  # has no training split, as nobody trains on it
+    Experiment("winoground", "coco-retrieval"),
     Experiment("imagenet", "imagenet"),
     Experiment("imagenet-linear", "imagenet-linear"),
     Experiment("vqav2", "vqav2", split="minival"),  # the published recipe trains on the rest of val

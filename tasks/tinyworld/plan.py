@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Pictures per split; ``nlvr2_*``: sets (of four picture pairs); ``vocabulary``: SentencePiece pieces at most."""
+    """Pictures per split; ``nlvr2_*``: sets (of four picture pairs); ``winoground``: questions; ``vocabulary``: pieces at most."""
 
     coco_train: int = 2000
     coco_restval: int = 200
@@ -36,6 +36,7 @@ class Counts:
     nlvr2_test1: int = 50
     nocaps_val: int = 90
     nocaps_test: int = 30
+    winoground: int = 90
     ade20k_training: int = 500
     ade20k_validation: int = 100
     vocabulary: int = 400
@@ -59,6 +60,7 @@ PRESETS = {
         nlvr2_test1=4,
         nocaps_val=9,
         nocaps_test=4,
+        winoground=9,
         ade20k_training=12,
         ade20k_validation=6,
         vocabulary=300,

@@ -8,6 +8,7 @@ Tree of a world (each folder is a ``--data-root``; the writers' modules list wha
     imagenet/                `imagenet`         imagenet, imagenet-linear
     nlvr2/                   `nlvr2`            nlvr2
     nocaps/                  `nocaps`           nocaps
+    winoground/              `winoground`       winoground
     ADEChallengeData2016/    `ade20k`           ade20k-seg
     beit3.spm                                   the tokenizer of everything above
     tiny_world.json                             seed, knobs, counts, number and size of the files
@@ -32,7 +33,7 @@ MANIFEST = "tiny_world.json"
 STARTED = "tiny_world.started.json"
 """Stands in for the manifest while a world is being written."""
 
-FOLDERS = ("coco", "flickr30k", "imagenet", "nlvr2", "nocaps", "ADEChallengeData2016")
+FOLDERS = ("coco", "flickr30k", "imagenet", "nlvr2", "nocaps", "winoground", "ADEChallengeData2016")
 SPM = "beit3.spm"
 
 Progress = Callable[[str, int, int], None]
@@ -133,6 +134,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
     from beit3_bench.tasks.tinyworld.sugarcrepe import write_sugarcrepe
     from beit3_bench.tasks.tinyworld.vocabulary import write_spm
     from beit3_bench.tasks.tinyworld.vqa import write_vqa
+    from beit3_bench.tasks.tinyworld.winoground import write_winoground
 
     make_folder(root)
     for name in (STARTED, *FOLDERS):
@@ -153,6 +155,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
         ("imagenet", write_imagenet),
         ("nlvr2", write_nlvr2),
         ("nocaps", write_nocaps),
+        ("winoground", write_winoground),
         ("ADEChallengeData2016", write_ade20k),
     ]
     splits: dict[str, dict[str, int]] = {}

@@ -154,6 +154,7 @@ def test_data_verify_finds_nothing_wrong(packed, task, container):
 
 
 def test_facts_and_readers_name_the_same_splits_of_exports():
+    from beit3_bench.tasks import winoground
     from beit3_bench.tasks.layouts import ade20k, imagenet, nlvr2, nocaps, vqa
 
     stated = {task: {s for need in read_facts(task).data.needs for s in need.exports} for task in ALL_ROOTS}
@@ -163,6 +164,7 @@ def test_facts_and_readers_name_the_same_splits_of_exports():
         ("nocaps", nocaps.EXPORTED),
         ("imagenet", imagenet.EXPORTED),
         ("ade20k-seg", ade20k.EXPORTED),
+        ("winoground", {"test": winoground.EXPORTED}),
     ):
         assert stated[task] == {name for names in exported.values() for name in names}
 

@@ -561,6 +561,7 @@ FOLDER_OF = {
     "coco-caption": "coco",
     "nocaps": "nocaps",
     "sugarcrepe": "coco",
+    "winoground": "winoground",
     "flickr30k": "flickr30k",
     "coco-retrieval": "coco",
     "imagenet": "imagenet",
