@@ -15,6 +15,7 @@ IMAGE_FOLDERS = {
     "imagenet": ("val", "train"),
     "nlvr2": ("images/train", "dev", "test1"),
     "nocaps": ("val", "test"),
+    "winoground": ("images",),
     "ADEChallengeData2016": ("images/training", "images/validation", "annotations/training", "annotations/validation"),
 }
 GROUP = 7
