@@ -165,7 +165,7 @@ class Judged:
         listed = ranks.first_texts
         gallery_first = np.argsort(~self.texts[listed], axis=1, kind="stable")
         lists = {"TR": np.take_along_axis(listed, gallery_first, axis=1)[:, : self.depth], "IR": ranks.first_images}
-        columns = {}
+        columns: dict[str, np.ndarray] = {}
         for (name, direction), positives in self.positives.items():
             cluster = positives.query if direction == "TR" else ranks.text_image_index[positives.query]
             hits = positives.hits(lists[direction])

@@ -16,6 +16,8 @@ LEAST = 40
 """Columns of the narrowest terminal that is written for."""
 SYSTEM = (22, 52)
 """Least and greatest width of the names of systems."""
+NARROWEST = 8
+"""Columns that names of systems have at least, broken into lines."""
 GAP = 2
 MARK = ">"
 """Before a row that was measured here."""
@@ -115,7 +117,8 @@ def _interval(row: TableRow, name: str) -> str:
 def _grid(header: list[str], lines: Sequence[_Line], width: int, least: int, left: Sequence[int] = ()) -> str:
     """Columns under their names, those of numbers flush right; column 1 is wrapped, and the last ones give way to it.
 
-    least: how many columns are there on the narrowest terminal.  left: columns of words behind the first two.
+    least: how many columns are there on a narrow terminal; three where they leave column 1 no room.
+    left: columns of words behind the first two.
     """
     grid = [header, *(line.cells for line in lines)]
     grid = [[visible(cell) for cell in row] for row in grid]
@@ -127,9 +130,9 @@ def _grid(header: list[str], lines: Sequence[_Line], width: int, least: int, lef
     def room() -> int:
         return width - 2 - sum(widths[at] + GAP for at in kept if at != 1)
 
-    while room() < min(wanted, SYSTEM[0] + 12) and len(kept) > least:
+    while room() < min(wanted, SYSTEM[0] + 12) and len(kept) > (least if room() >= NARROWEST else 3):
         dropped.insert(0, kept.pop())
-    widths[1] = max(min(wanted, room()), 8)
+    widths[1] = max(min(wanted, room()), NARROWEST)
     text = []
     for number, row in enumerate(grid):
         line = lines[number - 1] if number else None
