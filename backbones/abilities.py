@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from beit3_bench.backbones.corruptions import Corruption
+
 NOT_FINITE = (
     "the model's output is not finite ({}); run with --dtype fp32 or bf16, and check that the checkpoint is whole"
 )
@@ -64,8 +66,12 @@ class PixelTransform(Protocol):
     def size(self) -> int:
         """Side of the square input, pixels."""
 
-    def load(self, path: str | Path) -> Tensor:
-        """Image file -> uint8 (3, S, S). Raises: BenchError: it is missing or does not decode."""
+    def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
+        """Image file -> uint8 (3, S, S). content: its bytes, where they have been read already.
+
+        Raises:
+            BenchError: it is missing or does not decode.
+        """
 
     def pixels(self, image: Image.Image) -> Tensor:
         """PIL image -> uint8 (3, S, S); RGB where `as_rgb`."""
@@ -89,6 +95,23 @@ class Reader(ABC):
         Raises:
             BenchError: a text that the model cannot take; names the item.
         """
+
+    def corrupt(self, corruption: Corruption) -> None:
+        """Have every image corrupted from now on, before anything else is done to it (``run --corrupt``).
+
+        A reader with a `transform` has nothing to add; one that reads images otherwise does it itself, or leaves it refused.
+
+        Raises:
+            BenchError: this reader opens images by itself.
+        """
+        from beit3_bench.backbones.corruptions import CorruptedPixels
+
+        if self.transform is None:
+            raise BenchError(
+                f"--corrupt {corruption.label}: the reader of this model ({type(self).__name__}) opens images by itself, so that they "
+                "cannot be corrupted; leave --corrupt out, or give a checkpoint of another family"
+            )
+        self.transform = CorruptedPixels(self.transform, corruption)
 
     def length(self, item: Item) -> int:
         """Items of different length never share a batch, so that the value of an item does not depend on its batch: the

@@ -186,9 +186,9 @@ class Preprocessing:
             image = resized_crop(image, size, (left, top, left + s, top + s))
         return planes(image)
 
-    def load(self, path: str | Path) -> Tensor:
+    def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
         """Image file -> uint8 (3, S, S)."""
-        return self.pixels(decode(path))
+        return self.pixels(decode(path, content))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> float32; see `normalised`."""

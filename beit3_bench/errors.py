@@ -106,6 +106,7 @@ INSTALL_LINES = {
     "eccv_caption": "pip install 'eccv-caption>=0.1,<1'",
     "pyarrow": "pip install 'pyarrow>=17'",
     "faster_coco_eval": "pip install 'faster-coco-eval>=1.6,<2'",
+    "imagecorruptions": "pip install 'imagecorruptions-imaug>=1.1.5,<2'",
     "transformers": "pip install 'transformers>=4.50'",
     "pillow_heif": "pip install 'pillow-heif>=1,<2'",
     "tensorboard": "pip install 'tensorboard>=2.14'",

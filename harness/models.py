@@ -103,7 +103,11 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
     """
     model = load_asked(located, task.asked(split), request, split_options(type(task), request.options)[1])
     readers = [model.ability.reader, *([model.second.ability.reader] if model.second else [])]
+    if request.corruption is not None and not any(example.images for example in split.examples):
+        raise BenchError(f"--corrupt {request.corruption.label}: task {task.name} shows no image; leave --corrupt out")
     for reader in readers:
+        if request.corruption is not None:
+            reader.corrupt(request.corruption)
         if request.image_cache is not None and reader.transform is not None:
             reader.transform = ImageCache(request.image_cache, reader.transform)
     prepare_reader(readers[0], [task.item(example) for example in split.examples])

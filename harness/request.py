@@ -11,6 +11,7 @@ from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.progress import Reporting
 
 if TYPE_CHECKING:
+    from beit3_bench.backbones.corruptions import Corruption
     from beit3_bench.tasks.contract import Task
 
 RUNS = Path("results") / "runs"
@@ -34,6 +35,7 @@ class RunRequest:
     tokenizer: file; None = beside the checkpoint.
     output: the run folder; None = a folder below ``runs`` named after task, split, checkpoint and fingerprints.
     setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
+    corruption: of every image, None = as they are.
     options: the task's own and the family's, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.
     reporting: how progress is told.  log_to: names of `tracking.TRACKERS`.
@@ -55,6 +57,7 @@ class RunRequest:
     allow_missing: tuple[str, ...] = ()
     setting: str | None = None
     overwrite: bool = False
+    corruption: Corruption | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     image_cache: Path | None = None
     features: Path | None = None
@@ -62,3 +65,8 @@ class RunRequest:
     log_to: tuple[str, ...] = field(default=(), repr=False)
     runs: Path = RUNS
     resolved_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def named(self) -> str:
+        """What a list of runs calls it: the task, and the corruption where there is one."""
+        return self.task if self.corruption is None else f"{self.task} ({self.corruption.label})"

@@ -142,10 +142,10 @@ def run_model(
     if replayed is not None:
         processes.on_first(lambda: check_replayed(replayed, prepared))
     folder = request.output or default_folder(
-        request.runs, request.task, prepared.split.name, located.stem, short(fingerprints)
+        request.runs, request.task, prepared.split.name, named_stem(request, located), short(fingerprints)
     )
     config = card.resolved_config(prepared, request, located, model, fingerprints, str(device))
-    warnings = warnings_of(prepared, located, model)
+    warnings = warnings_of(request, prepared, located, model)
     if (mixed := mixed_devices(device, processes)) is not None:
         warnings.append(mixed)
     store = processes.on_first(lambda: RunStore.open(folder, config, request.overwrite))
@@ -359,7 +359,7 @@ def write(
 # ---- what is checked, and where it goes -----------------------------------------------------------------------------------
 
 
-def warnings_of(prepared: Prepared, located: Located, model: Model) -> list[str]:
+def warnings_of(request: RunRequest, prepared: Prepared, located: Located, model: Model) -> list[str]:
     """What a reader of the result must know: of the data (first), of the weights, and of what they have seen."""
     leaks = find_leaks(
         prepared.task.name,
@@ -369,7 +369,8 @@ def warnings_of(prepared: Prepared, located: Located, model: Model) -> list[str]
         model.card.trained_on,
         model.card.family,
     )
-    return [*prepared.notes, *model.notes, *leaks]
+    corrupted = [request.corruption.note] if request.corruption else []
+    return [*prepared.notes, *corrupted, *model.notes, *leaks]
 
 
 def check_expected(
@@ -399,6 +400,11 @@ def check_replayed(replayed: RunStore, prepared: Prepared) -> None:
 def default_folder(runs: Path, task: str, split: str, checkpoint: str, tail: str) -> Path:
     """``<task>-<split>-<checkpoint>-<tail>`` below the folder of runs."""
     return runs / f"{task}-{split}-{checkpoint}-{tail}"
+
+
+def named_stem(request: RunRequest, located: Located) -> str:
+    """The checkpoint in the name of a run's folder, and what images were corrupted with."""
+    return located.stem if request.corruption is None else f"{located.stem}-{request.corruption.slug}"
 
 
 def is_not_installed(error: BenchError) -> bool:

@@ -56,6 +56,7 @@ _RUN_KINDS = {
     "subset": "Int64",
     "estimate": "bool",
     "data": "str",
+    "corrupt": "str",
     "comparable": "bool",
     "headline": "str",
     "value": "float64",
@@ -106,7 +107,8 @@ def runs(folder: str | Path = RUNS) -> DataFrame:
             sha256, protocol, image_size (pixels), params, allow_missing (list of patterns).
         world (real, tiny), subset (examples that ``--limit`` let through or ``--until-ci`` drew, NA for a whole split),
             estimate (whether ``--until-ci`` drew them), data (``"other data: ..."`` where it is not the released split, else "").
-        comparable: whether it may stand beside published values: real, whole and released data.
+        corrupt: what images were corrupted with (``"jpeg_compression:3"``), else "".
+        comparable: whether it may stand beside published values: real, whole and released data, images as they are.
         headline (metric), value, unit (percent or fraction), low, high (95% interval), chance; NaN and "" without a score.
         counts (dict): what was scored.  notes (list): what a reader of the number must know.
         dtype, device, time (ISO 8601, UTC), seconds (of the whole run), samples_per_second, images_per_second,
@@ -265,6 +267,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         else subset.get("limit") or subset["estimate"]["examples"],
         "estimate": subset is not None and "estimate" in subset,
         "data": other_data(result),
+        "corrupt": result.get("corrupt") or "",
         "comparable": not apart(result),
         **_headline(result),
         **{key: str(made_with.get(key) or "") for key in ("dtype", "device", "time")},

@@ -96,9 +96,9 @@ class OpenClipPixels:
             image = step(image)
         return planes(image)
 
-    def load(self, path: str | Path) -> Tensor:
+    def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
         """Image file -> uint8 (3, S, S)."""
-        return self.pixels(decode_in_own_mode(path))
+        return self.pixels(decode_in_own_mode(path, content))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> float32."""

@@ -58,9 +58,9 @@ class AspectKept:
 
         return planes(image.resize(self.target(*image.size), Resampling.BICUBIC))
 
-    def load(self, path: str | Path) -> Tensor:
+    def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
         """Image file -> uint8 (3, h, w)."""
-        return self.pixels(decode(path))
+        return self.pixels(decode(path, content))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 -> float32; see `preprocess.normalised`. Flat patches (..., 3, pixels) will do."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones import native
-from beit3_bench.backbones.abilities import Batch, Item
+from beit3_bench.backbones.abilities import Batch, Item, PixelTransform
+from beit3_bench.backbones.corruptions import CorruptedPixels, Corruption
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.vilt.images import AspectKept
 
@@ -26,12 +27,16 @@ class PatchReader(NativeReader):
     def __init__(self, images: AspectKept, tokenizer: WordPiece, vocab_size: int, checkpoint: Path):
         super().__init__(None, tokenizer, TEXT_MULTIPLE, vocab_size, checkpoint)  # a cache holds squares
         self.resizing = images
+        self.source: PixelTransform = images
+
+    def corrupt(self, corruption: Corruption) -> None:
+        self.source = CorruptedPixels(self.source, corruption)
 
     def pixels(self, image: Any) -> Tensor:
         """A file or a PIL image -> uint8 (3, h, w), not yet normalised."""
         if isinstance(image, (str, Path)):
-            return self.resizing.load(image)
-        return self.resizing.pixels(image if image.mode == "RGB" else image.convert("RGB"))
+            return self.source.load(image)
+        return self.source.pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
     def distinct(self, images: Sequence[Any]) -> tuple[Any, Tensor]:
         """Each distinct image once, as ``(patches uint8 (u, N, 3, patch * patch), grids int64 (u, 2))``, and the index of each image's."""

@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "mmdet": ("onedl-mmdetection", "mmdet"),
     "open_clip": ("open_clip_torch",),
     "eccv_caption": ("eccv-caption",),
+    "imagecorruptions": ("imagecorruptions-imaug",),
 }
 """Module -> names of the distributions that may hold it, where these are others."""
 SLOW = ("torchvision", "timm")
@@ -50,6 +51,7 @@ STACKS = {
     "open_clip": "checkpoints of CLIP, OpenCLIP, SigLIP and their kin (openclip:...)",
     "transformers": "tokenizers of SigLIP",
     "eccv_caption": "ECCV Caption and CxC beside the recalls of coco-retrieval",
+    "imagecorruptions": "run --corrupt",
     "pillow_heif": "HEIC pictures of phones in predict",
     "pyarrow": "data sets as .parquet files, as the Hugging Face hub exports them",
     "tensorboard": "--log-to tensorboard, and events of every training",

@@ -28,6 +28,7 @@ from beit3_bench.harness.commands.options import (
 from beit3_bench.harness.console import echo, headed
 
 if TYPE_CHECKING:
+    from beit3_bench.backbones.corruptions import Corruption
     from beit3_bench.harness.engine.processes import Processes
     from beit3_bench.harness.request import RunRequest
     from beit3_bench.harness.session import Outcome
@@ -133,6 +134,11 @@ class BatchSize(click.ParamType):
 @click.option(
     "--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Label of the row [default: from the checkpoint]."
 )
+@click.option(
+    "--corrupt",
+    metavar="C[:S],...",
+    help="Corrupt all images, one run for each: the 15 of ImageNet-C (jpeg:2, all:1-5) at severities 1 to 5 [severity: 3].",
+)
 @click.option("--overwrite", is_flag=True, help="Discard an earlier run in the same folder.")
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the task (see: beit3-bench tasks NAME)."
@@ -210,6 +216,21 @@ def shared(line: str) -> BenchError:
     return error
 
 
+PLANNED = ("tasks", "checkpoints", "data_roots", "data", "options", "corrupt")
+"""Parameters from which the requests are made; the others are fields of each."""
+
+
+def _corruptions(text: str | None) -> Sequence[Corruption]:
+    """What ``--corrupt`` says, once its library is there: before anything is read."""
+    if text is None:
+        return ()
+    from beit3_bench.backbones.corruptions import library, parse_corruptions
+
+    corruptions = parse_corruptions(text)
+    library()
+    return corruptions
+
+
 @dataclasses.dataclass
 class Job:
     """What one command line of `run` amounts to. lines: where its places come from."""
@@ -231,13 +252,13 @@ class Job:
         from beit3_bench.harness.tracking import check_trackers
 
         check_trackers(parameters["log_to"])
-        settings = {
-            k: v for k, v in parameters.items() if k not in ("tasks", "checkpoints", "data_roots", "data", "options")
-        }
+        corruptions = _corruptions(parameters["corrupt"])
+        settings = {k: v for k, v in parameters.items() if k not in PLANNED}
         origins = choices.settle(settings)
         compute = compute_of(settings)
         settings |= {
             "compute": compute,
+            "corruptions": corruptions,
             "reporting": Reporting.unless(settings.pop("quiet")),
             "resolved_from": origins,
         }
@@ -277,7 +298,7 @@ def _one(
     if alone:
         raise failure
     if processes.first:
-        echo(f"error: {request.task}: {failure}", err=True)
+        echo(f"error: {request.named}: {failure}", err=True)
     if not (missing and all_tasks):
-        failed.append(request.task)
+        failed.append(request.named)
     return outcome

@@ -114,22 +114,22 @@ def _done(
         failure = error
         if all_tasks and is_not_installed(failure):
             processes.on_first(lambda: not_installed(request, task_class, failure))
-            return Done(number, request.task, "not installed", str(error))
-        return Done(number, request.task, "failed", str(error))
+            return Done(number, request.named, "not installed", str(error))
+        return Done(number, request.named, "failed", str(error))
     except Exception as error:
         if processes.world > 1:  # the others wait for this one
             raise
-        return Done(number, request.task, "failed", explain(error)[0].removeprefix("error: "))
+        return Done(number, request.named, "failed", explain(error)[0].removeprefix("error: "))
     if not processes.first:
-        return Done(number, request.task, "done", "")
+        return Done(number, request.named, "done", "")
     results.append(outcome.result)
     folder = str(outcome.folder)
     headline = _headline(outcome.result)
     if outcome.was_finished:
-        return Done(number, request.task, "was finished, skipped", headline, folder)
+        return Done(number, request.named, "was finished, skipped", headline, folder)
     if not as_json:
         echo(*headed(result_as_text(outcome.result, outcome.folder, False)))
-    return Done(number, request.task, "done", headline, folder)
+    return Done(number, request.named, "done", headline, folder)
 
 
 def _headline(result: Mapping[str, Any]) -> str:

@@ -87,6 +87,7 @@ def _table(runs: list[RunFolder]) -> str:
         value = f"{head['metric']} {shown(head['value'], head['unit'], head['decimals'])}" if head else ""
         marks = [part] if (part := part_of_split(run.subset)) else []
         marks += ["tiny world"] if run.world == "tiny" else []
+        marks += [f"corrupted {run.corrupt}"] if run.corrupt else []
         marks += [run.other_data] if run.other_data else []
         lines.append(
             (

@@ -186,6 +186,7 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> tuple[
     from beit3_bench.tasks.registry import get_task
 
     a, b = results
+    corrupted = [result.get("corrupt") for result in results]
     reasons = [f"{key}s, {a[key]} and {b[key]}" for key in ("task", "split", "world") if a[key] != b[key]]  # type: ignore[literal-required]
     if a["subset"] != b["subset"]:
         reasons.append(f"parts of the split, {_part(a)} and {_part(b)}")
@@ -207,6 +208,9 @@ def _comparable(stores: Sequence[RunStore], results: Sequence[Result]) -> tuple[
     images = [fingerprints.get(IMAGES) if isinstance(fingerprints, dict) else None for fingerprints in known]
     if not reasons and None not in images and images[0] != images[1]:
         reasons.append("image contents under the same names")
+    if corrupted[0] != corrupted[1]:
+        sides = [f"corrupted with {label}" if label else "as they are" for label in corrupted]
+        notes.append(f"the first run's images are {sides[0]}, the second's {sides[1]}")
     if reasons:
         raise BenchError(
             f"{stores[0].folder} and {stores[1].folder}: cannot be compared in pairs, they are over different "

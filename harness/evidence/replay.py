@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.corruptions import Corruption, library, parse_corruption
 from beit3_bench.backbones.registry import family_locations, get_family, split_source
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.engine.compute import Compute
@@ -190,12 +191,21 @@ def request_of(store: RunStore, overrides: Overrides) -> RunRequest:
             image_size=given["image_size"],
             allow_missing=tuple(card["allow_missing"]),
             setting=given["setting"],
+            corruption=_corruption(card, store.folder),
             options=options,
         )
     except KeyError as error:
         raise too_little(store.folder, error) from error
     _check_settings(request, store.folder)
     return request
+
+
+def _corruption(card: Mapping[str, Any], folder: Path) -> Corruption | None:
+    label = card.get("corrupt")
+    if label is None:
+        return None
+    library()
+    return parse_corruption(label, f"{folder}/config.json: corrupt")
 
 
 def _tokenizer_to_name(checkpoint: str | Path | None, recorded: str | None, family: str) -> bool:

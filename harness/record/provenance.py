@@ -24,6 +24,9 @@ PACKAGES = (
     "pycocoevalcap",
     "mmsegmentation",
     "detectron2",
+    "imagecorruptions-imaug",
+    "opencv-python",
+    "scikit-image",
 )
 
 

@@ -184,6 +184,8 @@ def apart(result: Mapping[str, Any]) -> list[str]:
     reasons = ["tiny world"] if result["world"] == "tiny" else []
     if (subset := result["subset"]) is not None:
         reasons.append(f"--limit {subset['limit']}" if "limit" in subset else part_of_split(subset))
+    if corrupted := result.get("corrupt"):
+        reasons.append(f"corrupted {corrupted}")
     return reasons + ([other] if (other := other_data(result)) else [])
 
 

@@ -31,6 +31,7 @@ def result_as_text(result: Mapping[str, Any], folder: Path | None = None, was_fi
     facts = [f"{model['preset']}, {model['image_size']} px", result["setting"]]
     facts += [part] if (part := part_of_split(result["subset"])) else []
     facts += ["tiny world"] if result["world"] == "tiny" else []
+    facts += [f"corrupted {result['corrupt']}"] if result.get("corrupt") else []
     facts += [other] if (other := other_data(result)) else []
     lines = [f"{result['task']} {result['split']} · {model['checkpoint']} ({', '.join(facts)})"]
     if result["status"] != "scored":

@@ -54,6 +54,7 @@ class RunFolder:
     subset: dict[str, Any] | None = None
     world: str = ""
     other_data: str = ""
+    corrupt: str = ""
     headline: dict[str, Any] | None = None
     time: str = ""
     rows: int = 0
@@ -118,6 +119,7 @@ def _described(path: Path, name: str) -> RunFolder:
                 Path(str(card.get("checkpoint", ""))).name,
                 str(card.get("setting", "")),
                 card.get("subset"),
+                corrupt=card.get("corrupt") or "",
                 rows=rows,
                 bytes=size,
             )
@@ -136,6 +138,7 @@ def _described(path: Path, name: str) -> RunFolder:
         dict(result["subset"]) if result["subset"] else None,
         result["world"],
         other_data(result),
+        result.get("corrupt") or "",
         headline,
         str(result["provenance"].get("time", "")),
         rows,

@@ -210,6 +210,9 @@ class Result(TypedDict):
     """None on the tiny world, and for a split of which nothing is known; absent from results of earlier versions."""
     world: Literal["real", "tiny"]
     """tiny: the synthetic data of `beit3-bench data tiny`."""
+    corrupt: NotRequired[str | None]
+    """What every image was corrupted with (`backbones.corruptions`), ``"gaussian_noise:3"``; None, or absent from results of earlier
+    versions: images are as they are."""
     setting: Literal["fine-tuned", "zero-shot"]
     """Whether the checkpoint was fine-tuned for this task."""
     model: ModelCard
@@ -248,6 +251,8 @@ class Card(TypedDict, total=False):
     """Options as ``-o`` gave them, files by absolute path."""
     given: Given
     allow_missing: list[str]
+    corrupt: NotRequired[str | None]
+    """As in `Result`."""
     dtype: str
     device: str
     compile: bool | str

@@ -328,7 +328,7 @@ def _damaged(path: Path, why: str) -> BenchError:
     return BenchError(f"{path}: damaged or edited ({why}); run again with --overwrite")
 
 
-_BEHIND = {"data": ("split", "limit")}
+_BEHIND = {"data": ("split", "limit"), "corruption": ("corrupt",)}
 """Fingerprint -> the options of the command line that change it, under their names in config.json."""
 
 

@@ -75,7 +75,8 @@ def _about(folder: Path, kind: str) -> str:
     try:
         facts = json.loads(read_limited(folder / ABOUT, 2**20))
         if kind == "images":
-            return f"{facts['size']} px, {facts['mode']}, Pillow {facts['pillow']}"
+            corrupted = f", {facts['corrupted']['corruption']}" if "corrupted" in facts else ""
+            return f"{facts['size']} px, {facts['mode']}, Pillow {facts['pillow']}{corrupted}"
         *modules, last = facts["code"][-1].split(".")
         by = ".".join([*(name for name in modules if name[:1].isupper()), last])  # the first edition named a method
         kind = f"{facts['input']} {facts['output']} by {by}"

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 from beit3_bench.backbones.abilities import PixelTransform
 from beit3_bench.backbones.image_hashes import note
 from beit3_bench.backbones.images import read_image_file
-from beit3_bench.backbones.preprocess import decode, decode_in_own_mode
 from beit3_bench.errors import BenchError
 from beit3_bench.files import open_regular, write_atomic
 
@@ -66,14 +65,14 @@ class ImageCache:
         other.trouble = "read only"
         return other
 
-    def load(self, path: str | Path) -> Tensor:
+    def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
         """Image file -> uint8 (3, S, S), as `PixelTransform.load`.
 
         Raises:
             BenchError: missing or undecodable file.
         """
         try:
-            content = read_image_file(path)
+            content = read_image_file(path) if content is None else content
         except OSError:
             return self.preprocessing.load(path)  # says what is wrong with it
         digest = hashlib.sha256(content).digest()
@@ -84,8 +83,7 @@ class ImageCache:
         if pixels is not None:
             self.hits += 1
             return pixels
-        image = decode(path, content) if self.as_rgb else decode_in_own_mode(path, content)
-        pixels = self.preprocessing.pixels(image)
+        pixels = self.preprocessing.load(path, content)
         self.misses += 1
         if self.trouble is None:
             self._write(entry, digest, pixels)

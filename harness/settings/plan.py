@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beit3_bench.backbones.corruptions import Corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.request import RUNS, RunRequest, data_option
 from beit3_bench.harness.settings.choices import Choice, Choices, three_ways
@@ -29,12 +30,13 @@ class Plan:
 
 
 def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choices: Choices) -> Plan:
-    """One request per task.
+    """One request per task and corruption.
 
     Args:
         tasks: a name, names with commas between, or ``all``.
         options: ``KEY=VALUE`` of the tasks.
-        settings: the other fields of `RunRequest`, after `Choices.settle`; ``resolved_from`` holds their origins.
+        settings: ``corruptions``, each a run of its own, and the other fields of `RunRequest`, after `Choices.settle`;
+            ``resolved_from`` holds their origins.
 
     Raises:
         BenchError: unknown task or option, a task that was named without checkpoint or data, or several checkpoints for one; what
@@ -42,7 +44,7 @@ def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choice
     """
     settings = dict(settings)
     classes = {name: registry.get_task(name) for name in names_of(tasks)}
-    data_name = settings.pop("data_name", None)
+    data_name, corruptions = settings.pop("data_name", None), settings.pop("corruptions", ()) or (None,)
     if tasks == ALL:
         classes = {name: cls for name, cls in classes.items() if not cls.own_data or choices.names_data_of(name)}
     _check_names(classes, settings["split"] if tasks != ALL else None, data_name)
@@ -73,12 +75,25 @@ def plan(tasks: str, options: Sequence[str], settings: Mapping[str, Any], choice
             runs=RUNS if below is None else below.value,
             resolved_from=resolved if below is None else {**resolved, "output": below.origin},
         )
-        planned.requests.append((request, task_class))
+        planned.requests += [(one, task_class) for one in _corrupted(request, corruptions)]
     if not planned.requests:
         raise BenchError(
             f"--task all: no task has both a --checkpoint and a --data-root; {next(iter(planned.skipped.values()))}"
         )
     return planned
+
+
+def _corrupted(request: RunRequest, corruptions: Sequence[Corruption | None]) -> list[RunRequest]:
+    """The request once for each corruption; of several, each in a folder of its own below the one that was named."""
+    apart = request.output is not None and len(corruptions) > 1
+    return [
+        dataclasses.replace(
+            request,
+            corruption=one,
+            output=request.output / one.slug if apart and request.output and one else request.output,
+        )
+        for one in corruptions
+    ]
 
 
 def _check_names(classes: Mapping[str, type[Task]], split: str | None, data_name: str | None) -> None:

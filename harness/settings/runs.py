@@ -57,6 +57,7 @@ class RunEntry:
     image_size: int | None = None
     allow_missing: tuple[str, ...] | None = None
     setting: Literal["fine-tuned", "zero-shot"] | None = None
+    corrupt: str | None = None
     overwrite: bool | None = None
     options: Mapping[str, Plain | tuple[Plain, ...]] | None = None
     image_cache: Path | None = None

@@ -146,6 +146,7 @@ def test_install_lines_name_what_pyproject_names() -> None:
         "faster_coco_eval": extras["fast"],
         "open_clip": extras["peers"],
         "eccv_caption": extras["eccv"],
+        "imagecorruptions": extras["corruptions"],
         "pyarrow": extras["parquet"],
         "mmcv": extras["dense"],
         "pillow_heif": extras["phones"],

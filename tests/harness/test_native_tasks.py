@@ -103,7 +103,7 @@ def test_an_image_is_decoded_once(native, task, tmp_path, monkeypatch):
 
     opened: list[str] = []
     original = preprocess.decode
-    monkeypatch.setattr(preprocess, "decode", lambda path: opened.append(str(path)) or original(path))
+    monkeypatch.setattr(preprocess, "decode", lambda path, *more: opened.append(str(path)) or original(path, *more))
     evaluate(native, task, tmp_path / "run", batch_size=64)
     prepared = prepare(get_task(task)(native.root(task)), None)
     files = {file for e in prepared.split.examples for file in e.images}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from beit3_bench.backbones.corruptions import Corruption
+
 
 class DetectionReader(Reader):
     """Upright images, resized by their shorter and longer side.
@@ -26,6 +28,10 @@ class DetectionReader(Reader):
     def __init__(self, preprocessing: ShortestEdge, sides: Sequence[int] = ()):
         self.preprocessing = preprocessing
         self.resizings = [replace(preprocessing, short_side=s, longest_side=s) for s in sides] or [preprocessing]
+        self.corruption: Corruption | None = None
+
+    def corrupt(self, corruption: Corruption) -> None:
+        self.corruption = corruption
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """``images``: uint8 (n, 3, h, w), resized and stacked at the top left of zeros; ``scaled``: the same at every further
@@ -34,7 +40,7 @@ class DetectionReader(Reader):
         versions: list[list[Tensor]] = [[] for _ in self.resizings]
         sizes = []
         for item in items:
-            image = checked_image(item)
+            image = checked_image(item, self.corruption)
             sizes.append((image.height, image.width))
             for images, resizing in zip(versions, self.resizings, strict=True):
                 images.append(resizing.pixels(image))
@@ -47,14 +53,19 @@ class DetectionReader(Reader):
         }
 
 
-def checked_image(item: Item) -> Image.Image:
-    """The item's image as RGB, upright (`_apply_exif_orientation` of detectron2).
+def checked_image(item: Item, corruption: Corruption | None = None) -> Image.Image:
+    """The item's image as RGB, upright (`_apply_exif_orientation` of detectron2), and corrupted where that is asked for.
 
     Raises:
         BenchError: it does not decode, or is not of the size that `Item.size` says.
     """
     given: Any = item.images[0]
-    image = decode(given, upright=True) if isinstance(given, (str, Path)) else upright(given)
+    if not isinstance(given, (str, Path)):
+        image = upright(given) if corruption is None else corruption.given(upright(given))
+    elif corruption is None:
+        image = decode(given, upright=True)
+    else:
+        image = corruption.decoded(given, upright=True)
     problem = None if item.size is None else wrong_size(given, image.size, item.size)
     if problem is not None:
         raise BenchError(problem)

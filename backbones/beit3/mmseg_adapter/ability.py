@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from beit3_bench.backbones.abilities import Batch, Item, Reader, Segments
 from beit3_bench.backbones.archives.members import member_at
@@ -31,6 +33,8 @@ from beit3_bench.errors import BenchError
 if TYPE_CHECKING:
     import torch
 
+    from beit3_bench.backbones.corruptions import Corruption
+
 
 class SegmentationReader(Reader):
     """Images through mmseg's test pipeline, which every process composes once for itself."""
@@ -38,6 +42,10 @@ class SegmentationReader(Reader):
     def __init__(self, preprocessing: SegmentationPreprocessing):
         self.preprocessing = preprocessing
         self._pipelines: dict[bool, Any] = {}
+        self.corruption: Corruption | None = None
+
+    def corrupt(self, corruption: Corruption) -> None:
+        self.corruption = corruption
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pipelines": {}}
@@ -49,26 +57,37 @@ class SegmentationReader(Reader):
 
     def _packed(self, image: Any) -> dict[str, Any]:
         member = member_at(image) if isinstance(image, (str, Path)) else None
-        is_file = isinstance(image, (str, Path)) and member is None
+        is_file = isinstance(image, (str, Path)) and member is None and self.corruption is None
         if is_file not in self._pipelines:
             self._pipelines[is_file] = self.preprocessing.compose(from_files=is_file)
-        if member is not None:
-            return self._pipelines[is_file]({"img": _decoded(image)})
-        if not is_file:  # mmseg's images are BGR
-            return self._pipelines[is_file]({"img": np.asarray(upright(image))[..., ::-1].copy()})
+        if not is_file:
+            return self._pipelines[is_file]({"img": self._bgr(image)})
         check_header(image)
         try:
             return self._pipelines[is_file]({"img_path": str(image)})
         except Exception as error:
             raise _undecodable(image, error) from error
 
+    def _bgr(self, image: Any) -> np.ndarray:
+        """The pixels that the pipeline goes on from, uint8 (H, W, 3), BGR as mmseg's are; corrupted where that is asked for."""
+        if not isinstance(image, (str, Path)):
+            picture = upright(image)
+            picture = picture if self.corruption is None else self.corruption.given(picture)
+            return np.asarray(picture)[..., ::-1].copy()
+        check_header(image)
+        content = read_image_file(image)
+        pixels = _decoded(image, content)
+        if self.corruption is None:
+            return pixels
+        picture = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
+        corrupted = self.corruption.of(picture, hashlib.sha256(content).digest(), str(image))
+        return np.asarray(corrupted)[..., ::-1].copy()
 
-def _decoded(image: str | Path) -> np.ndarray:
-    """A member of an archive as mmseg's ``LoadImageFromFile`` decodes a file: uint8 (H, W, 3), BGR, by OpenCV."""
+
+def _decoded(image: str | Path, content: bytes) -> np.ndarray:
+    """An image's bytes as mmseg's ``LoadImageFromFile`` decodes a file: uint8 (H, W, 3), BGR, by OpenCV."""
     import mmcv
 
-    check_header(image)
-    content = read_image_file(image)
     try:
         pixels = mmcv.imfrombytes(content, flag="color", backend="cv2")
     except Exception as error:

@@ -47,7 +47,6 @@ def count_decoded(monkeypatch):
         return original(path, content)
 
     monkeypatch.setattr(preprocess, "decode", decode)
-    monkeypatch.setattr(image_cache, "decode", decode)
     return opened
 
 

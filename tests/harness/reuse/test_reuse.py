@@ -56,7 +56,6 @@ def forbid_decoding(monkeypatch):
         raise AssertionError(f"decoded {arguments[0]}")
 
     monkeypatch.setattr(preprocess, "decode", decode)
-    monkeypatch.setattr(image_cache, "decode", decode)
 
 
 # ---- images ---------------------------------------------------------------------------------------------------------
