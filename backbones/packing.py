@@ -56,6 +56,10 @@ class PackedLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if self.way != PLAIN:
             return self._exact_product(x, 0, self.out_features)
+        flat = x.reshape(rows, self.in_features)  # for the same reason as in `products.exact_linear`
+        return self._plain_product(flat, rows).view(*x.shape[:-1], self.out_features)
+
+    def _plain_product(self, x: Tensor, rows: int) -> Tensor:
         if not self.packs or not torch.backends.mkl.is_available():
             return F.linear(x, self.weight, self.bias)
         if self.packed is None and rows == self.last_rows:
@@ -78,9 +82,11 @@ class PackedLinear(nn.Linear):
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Output features ``start`` to ``stop`` only: (..., in) -> (..., stop - start)."""
         bias = None if self.bias is None else self.bias[start:stop]
-        exact = self.way != PLAIN and x.is_cpu and x.dtype == torch.float32 and x.numel() > 0
+        exact = x.is_cpu and x.dtype == torch.float32 and x.numel() > 0
         if not exact or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(x, self.weight[start:stop], bias)
+        if self.way == PLAIN:
+            return exact_linear(PLAIN, x, self.weight[start:stop], bias)
         return self._exact_product(x, start, stop)
 
     def _exact_product(self, x: Tensor, start: int, stop: int) -> Tensor:

@@ -44,6 +44,9 @@ def test_products_are_the_same_for_any_number_of_rows(bias, outputs):
         whole = layer(many)
         for start, rows in ((0, 1), (399, 1), (5, 2), (7, 3), (0, 7), (11, 64), (3, 197)):
             assert_exact(layer(many[start : start + rows]), whole[start : start + rows])
+        tokens, first = many.view(80, 5, 48), whole.view(80, 5, outputs)[:, :1]
+        for images in (1, 2, 7, 7, 7, 80):  # views with gaps
+            assert_exact(layer(tokens[:images, :1]), first[:images])
     assert isinstance(layer, PackedLinear)
     assert layer.packed_rows == (0 if layer.packed is None else 7)
     assert list(layer.parts) == ([(0, outputs)] if layer.way.library == "oneDNN" else [])
