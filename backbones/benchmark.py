@@ -30,4 +30,13 @@ class Benchmark(ABC):
         same_process: bool = False,
         compiled: bool = False,
     ) -> dict[str, Any]:
-        """Medians and ratios of one case, plain values."""
+        """Medians and ratios of one case, plain values.
+
+        Keys: ``task``; ``image_size`` (pixels; None = no image is looked at); ``samples`` of a call; ``reference``, how the other way
+        works, and ``reference_process``, where; ``seconds``, ``reference_seconds``, ``ratio``, ``repeats`` and memory, see
+        `timing.in_turn`; ``output_difference``, ``outputs_equal``, in float32; ``dtype_difference``; and more of the family's own
+        (``roof_share``).
+
+        Raises:
+            BenchError: no such case, preset or way.
+        """

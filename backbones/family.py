@@ -170,16 +170,22 @@ class Identity:
 
 @dataclass(frozen=True)
 class SecondPass:
-    """How a family looks again at what `Model.ability` found.
+    """How a family looks again at what `Model.ability` found; or at everything, where it finds nothing by itself.
 
-    ability: of the same network.  candidates: best of the first pass that a query is compared with; 0 = those that the task names.
+    ability: of the same network.  candidates: best of the first pass that a query is compared with; 0 = those that the task names;
+        None = there is no first pass, and all pairs are compared.
     adds_first: whether the score of the first pass joins that of the second.  given: whether the user said how many.
     """
 
     ability: Matches
-    candidates: int
+    candidates: int | None
     adds_first: bool
     given: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no first pass."""
+        return self.candidates is None
 
 
 @dataclass
@@ -214,6 +220,11 @@ class Model:
     def module(self) -> torch.nn.Module | None:
         """The network."""
         return self.ability.module
+
+    @property
+    def all_pairs(self) -> bool:
+        """Whether the second pass is the only one."""
+        return self.second is not None and self.second.alone
 
 
 # ---- a family -----------------------------------------------------------------------------------------------------------

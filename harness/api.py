@@ -25,7 +25,7 @@ from beit3_bench.harness.arguments import (
 )
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
-from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, suited
+from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, suited, suited_to
 from beit3_bench.harness.objects import plain_model
 from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.ready import ReadyModel
@@ -95,8 +95,8 @@ def load(
     own, of_family = split_options(task_class, words)
     if task_class.own_data and data_root is not None:
         raise BenchError(f"task {task}: reads a file of one's own; give it to evaluate, as data")
-    instance = task_class(request.data_root, own)
     located = Located.of(source)
+    instance = suited_to(task_class(request.data_root, own), located)
     where = resolve_device(request.compute.device, dtype=request.compute.dtype)
     try:
         with seeded(request.seed):  # as `run` is: what a file may lack (allow_missing) is the same every time
@@ -109,7 +109,7 @@ def load(
         if line is None:
             raise
         raise BenchError(f"{located.path}: {line}") from error
-    return ReadyModel(model, located, suited(instance, model.card.family), where, request)
+    return ReadyModel(model, located, instance, where, request)
 
 
 def _asked(task: Task, data_root: str | Path | None, answers: tuple[str, ...] | None) -> Asked:

@@ -74,7 +74,16 @@ def make_task(task_class: type[Task], request: RunRequest, located: Located | No
         BenchError: an unknown option, or a value that does not convert; no or several families.
     """
     task = task_class(request.data_root, split_options(task_class, request.options)[0])
-    if (task.prompted or task.instead) and located is not None:
+    return task if located is None else suited_to(task, located)
+
+
+def suited_to(task: Task, located: Located) -> Task:
+    """The same task, as it is asked of the family of a checkpoint.
+
+    Raises:
+        BenchError: no or several families, or an option that such a model cannot mean.
+    """
+    if task.prompted or task.instead:
         _suit(task, located.family or find_family(located.source, task.ability))
     return task
 

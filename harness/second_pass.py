@@ -1,4 +1,6 @@
-"""The second pass of a run: the model looks again at the best of its first, over the same engine and into the same folder."""
+"""The second pass of a run: the model looks again at the best of its first, over the same engine and into the same folder. A model that
+has no first pass looks at all pairs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.abilities import Matches
     from beit3_bench.harness.engine.predict import RowSink, Throughput
 
-_TIMED = 64  # texts of an image from which the speed is estimated
+_TIMED = 64  # texts of an image from which the speed is estimated, at most
+_TIMED_SECONDS = 5.0  # that they may take, as one of them shows
+
+_NAMES = {None: "comparing all pairs", 0: "matching"}
+"""Of a second pass, by its candidates; another re-ranks so many."""
 
 
 def check_second(task: Task, split: Split, model: Model) -> None:
@@ -33,13 +39,32 @@ def check_second(task: Task, split: Split, model: Model) -> None:
     Raises:
         BenchError: one was asked for and the model has none, or the data is too small for it.
     """
+    checkpoint = model.card.checkpoint
+    if vars(task.options).get("all_pairs") and not model.all_pairs:
+        raise BenchError(f"all_pairs=yes: {checkpoint} finds candidates by its embeddings first; leave it out")
     if model.second is not None:
         task.check_second(split, model.second)
         return
     if asked := task.second_wanted():
-        raise BenchError(
-            f"{asked}: {model.card.checkpoint} compares no image with a text beyond their embeddings; leave it out"
-        )
+        raise BenchError(f"{asked}: {checkpoint} compares no image with a text beyond their embeddings; leave it out")
+
+
+def check_cost(task: Task, split: Split, model: Model, device: torch.device, compute: Compute, world: int) -> None:
+    """Raise for a second pass that costs so much that it has to be asked for.
+
+    Raises:
+        BenchError: says what it costs, and with which option it begins.
+    """
+    second = model.second
+    option = None if second is None else task.second_leave(split, second)
+    if second is None or option is None:
+        return
+    again, pairs = task.second_pass({}, split, second)
+    second.ability.make_ready(device, compute.compile == "on")
+    items = [again.item(example) for example in pairs.examples]
+    prepare_reader(second.ability.reader, items[:1])
+    cost = _announced(second.candidates, items, second.ability, device, compute, world)
+    raise BenchError(f"{cost}; that is not begun unasked: give -o {option}, or --limit N for the first N images")
 
 
 def look_again(
@@ -64,7 +89,8 @@ def look_again(
         return None
 
     def plan() -> tuple[Task, Split]:
-        return task.second_pass(store.rows({example.id for example in split.examples}), split, second)
+        rows = {} if second.alone else store.rows({example.id for example in split.examples})
+        return task.second_pass(rows, split, second)
 
     again, pairs = processes.broadcast(processes.on_first(plan))  # type: ignore[misc]
     second.ability.make_ready(device, request.compute.compile == "on")
@@ -84,35 +110,38 @@ def look_again(
     gflop = processes.on_first(begin) or {}
     total = predict_together(
         *(again, pairs, second.ability, sink, device, request.compute, request.reporting, processes),
-        title=f"{task.name}, {'re-ranking' if second.candidates else 'matching'}",
+        hash_images=second.alone,
+        title=f"{task.name}, {_NAMES.get(second.candidates, 're-ranking')}",
     )
     total.gflop_per_sample = gflop
     return total
 
 
 def _announced(
-    candidates: int, items: Sequence[Item], ability: Matches, device: torch.device, compute: Compute, world: int
+    candidates: int | None, items: Sequence[Item], ability: Matches, device: torch.device, compute: Compute, world: int
 ) -> str:
     """How many passes of an image and a text are ahead, and how long they take at the speed of a few."""
     pairs = sum(len(item.texts) for item in items)
-    what = f"re-ranking the best {candidates}" if candidates else "matching"
+    what = _NAMES.get(candidates, f"re-ranking the best {candidates}")
     text = f"{what}: {pairs:,} passes of a text with an image, {len(items):,} images"
     most = max(items, key=lambda item: len(item.texts))
-    alike = _of_one_length(most.texts, ability.reader)[: _TIMED + 1]  # as most are computed: together with their like
-    few = replace(most, texts=alike[:1]), replace(most, texts=alike)
-    if len(few[1].texts) < 2:
+    alike = _of_one_length(most.texts, ability.reader)  # as most are computed: together with their like
+    if len(alike) < 2:
         return text
-    _seconds(few[0], ability, device, compute)  # kernels are loaded, weights move
-    one, many = (_seconds(item, ability, device, compute) for item in few)
-    per_pair = max(many - one, 1e-6) / (len(few[1].texts) - 1)
+    single = replace(most, texts=alike[:1])
+    _seconds(single, ability, device, compute)  # kernels are loaded, weights move
+    one = _seconds(single, ability, device, compute)
+    further = max(1, min(_TIMED, int(_TIMED_SECONDS / one), len(alike) - 1))
+    many = _seconds(replace(most, texts=alike[: 1 + further]), ability, device, compute)
+    per_pair = max(many - one, 1e-6) / further
     seconds = (len(items) * one + pairs * per_pair) / world
     return f"{text}; about {_clock(seconds)} at {1 / per_pair:,.0f} a second"
 
 
 def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
-    """The texts of the commonest length in tokens."""
+    """The distinct texts of the commonest length in tokens."""
     groups: dict[int, list[str]] = {}
-    for text in texts:
+    for text in dict.fromkeys(texts):
         groups.setdefault(reader.length(Item(text=text)), []).append(text)
     commonest = max(groups, key=lambda length: len(groups[length]))
     return tuple(groups[commonest])

@@ -31,7 +31,7 @@ from beit3_bench.harness.record.schema import PREDICTED, TO_UPLOAD
 from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
-from beit3_bench.harness.second_pass import check_second, look_again
+from beit3_bench.harness.second_pass import check_cost, check_second, look_again
 from beit3_bench.harness.stopping import check_truth, check_width, predict_until, settled
 from beit3_bench.harness.termination import Terminated
 from beit3_bench.harness.tracking import Progress, Trackers, scores_of
@@ -134,6 +134,9 @@ def run_model(
     from beit3_bench.harness.engine.devices import mixed_devices
 
     processes.together(lambda: check_second(prepared.task, prepared.split, model))
+    processes.on_first(
+        lambda: check_cost(prepared.task, prepared.split, model, device, request.compute, processes.world)
+    )
     with clock.stage("read"):
         fingerprints = card.fingerprints_of(prepared.task, request, model, prepared.split)
     processes.agree(fingerprints, "what the run stands on")
@@ -234,7 +237,34 @@ def predict(
     Returns:
         What it took, and what is to be scored: all that was prepared, or the part after which ``--until-ci`` stopped.
     """
-    from beit3_bench.harness.engine.cost import energy_counter, gflop_per_sample
+    from beit3_bench.harness.engine.cost import energy_counter
+
+    task, split = prepared.task, prepared.split
+    counter = energy_counter(device) if processes.world == 1 else None
+    before = counter.joules() if counter is not None else 0.0
+    first = None
+    if not model.all_pairs:
+        first, prepared = first_pass(request, prepared, model, store, device, processes, clock)
+    later = look_again(request, task, split, model, store.store, store, device, processes)
+    total = later if first is None else first if later is None else first.followed_by(later)
+    assert total is not None
+    if counter is not None:
+        with suppress(OSError):
+            total.joules, total.energy_source = counter.joules() - before, counter.source
+    return total, prepared
+
+
+def first_pass(
+    request: RunRequest,
+    prepared: Prepared,
+    model: Model,
+    store: Warned,
+    device: torch.device,
+    processes: Processes,
+    clock: Clock,
+) -> tuple[Throughput, Prepared]:
+    """Rows of every example by itself. Returns as `predict`."""
+    from beit3_bench.harness.engine.cost import gflop_per_sample
     from beit3_bench.harness.engine.predict import predict_together
     from beit3_bench.harness.reuse.features import KeepingSink
 
@@ -249,8 +279,6 @@ def predict(
     left = [example for example in split.examples if example.id not in done]
     gflop = processes.on_first(lambda: gflop_per_sample(task, left, model.ability, device)) or {}
     model.ability.make_ready(device, request.compute.compile == "on")
-    counter = energy_counter(device) if processes.world == 1 else None
-    before = counter.joules() if counter is not None else 0.0
     try:
         if request.until_ci is None:
             total = predict_together(
@@ -263,12 +291,7 @@ def predict(
         if features is not None:
             features.close()
     total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
-    later = look_again(request, task, split, model, store.store, store, device, processes)
-    total = total if later is None else total.followed_by(later)
-    total.gflop_per_sample = {**gflop, **total.gflop_per_sample}
-    if counter is not None:
-        with suppress(OSError):
-            total.joules, total.energy_source = counter.joules() - before, counter.source
+    total.gflop_per_sample = gflop
     return total, prepared
 
 

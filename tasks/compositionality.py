@@ -133,7 +133,6 @@ class Compositionality(EmbeddingTask):
     splits: ClassVar[tuple[str, ...]] = ("test",)
     default_split = "test"
     instead: ClassVar[tuple[type[Ability], ...]] = (Matches,)
-    second_row_shape = ROW_SHAPE
     asks_as = "coco-retrieval"
     score_files = ()
 
@@ -201,8 +200,8 @@ class Compositionality(EmbeddingTask):
             for example, value in zip(examples, values, strict=True)
         ]
 
-    def second_ids(self, split: Split) -> list[str]:
-        return [row_id(image) for image in split.truth.images]
+    def second_rows(self, split: Split, alone: bool) -> Mapping[str, Mapping[str, Any]]:
+        return {row_id(image): ROW_SHAPE for image in split.truth.images}
 
     def second_wanted(self) -> str:
         return "score=match" if self.options.score == "match" and self.ability is not Matches else ""

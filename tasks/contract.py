@@ -121,7 +121,7 @@ class Task(ABC):
         feature: key of a row that depends on one image or one text and the weights alone (an embedding); such values
             are kept by ``--features``. None = rows are not reused.
         row_shape: kinds of the values of a row that `score` reads, as `harness.record.schema.check_shape` takes them; rows that were
-            read from a folder are checked by it.  second_row_shape: of rows of a second pass.
+            read from a folder are checked by it.
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
         prompted: whether the model's family words the texts where the options do not (`prompts`).
         data_of: the task whose facts file says what the released data holds; "" = the task's own.
@@ -154,7 +154,6 @@ class Task(ABC):
     batch_size: ClassVar[int | None] = None
     feature: ClassVar[str | None] = None
     row_shape: ClassVar[Mapping[str, Any]] = {}
-    second_row_shape: ClassVar[Mapping[str, Any]] = {}
     outputs: ClassVar[str] = "labels"
     prompted: ClassVar[bool] = False
 
@@ -309,9 +308,12 @@ class Task(ABC):
     def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
         """One row per example, with the example's ``id``, from what the ability gives for them (and `read_ahead`)."""
 
-    def second_ids(self, split: Split) -> list[str]:
-        """Ids of the rows of a second pass, for a task that has one."""
-        return []
+    def second_rows(self, split: Split, alone: bool) -> Mapping[str, Mapping[str, Any]]:
+        """Ids of the rows of a second pass, for a task that has one, and the kinds of their values as of ``row_shape``.
+
+        alone: there is no first pass; a row then has the id of the example whose images it was made from.
+        """
+        return {}
 
     def second_wanted(self) -> str:
         """The option that asks for a second pass, as it was given (``"rerank=16"``); "" = none does, and a family decides."""
@@ -327,9 +329,15 @@ class Task(ABC):
             f"task {self.name} has no second pass, and the model brings one; give a model of another family"
         )
 
+    def second_leave(self, split: Split, second: SecondPass) -> str | None:
+        """The option without which a second pass does not begin because of what it costs (``"all_pairs=yes"``); None = it begins."""
+        return None
+
     def second_pass(self, rows: Mapping[str, Row], split: Split, second: SecondPass) -> tuple[Task, Split]:
         """What is asked of a model that looks again at the best of the first pass (`backbones.family.SecondPass`): a task and a split
-        for the engine, whose rows have the ids of `second_ids` and are scored with those of the first. Asked after `check_second` alone.
+        for the engine, whose rows are `second_rows` and are scored with those of the first. Asked after `check_second` alone.
+
+        rows: of the first pass; empty where there was none.
         """
         raise BenchError(f"task {self.name} has no second pass")
 

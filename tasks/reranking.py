@@ -1,4 +1,5 @@
-"""A second look at what retrieval found first: a model that compares an image with a text scores the best of every query again.
+"""A second look at what retrieval found first: a model that compares an image with a text scores the best of every query again; one
+that finds nothing by itself scores all pairs.
 
 Both directions look again at their own best by cosine (official `evaluation` of ALBEF's `Retrieval.py` and BLIP's
 `train_retrieval.py`). A pair has one score, whoever asks for it, so the pairs are computed image by image: one example per image,
@@ -33,6 +34,7 @@ TEXT = "text:"
 OF_IMAGE, OF_TEXT = 1, 2
 """Who asks for a pair, as bits: the image, the text."""
 ROW_SHAPE: Mapping[str, Any] = {"texts": np.ndarray, "asked": np.ndarray, "scores": np.ndarray}
+ALL_PAIRS_SHAPE: Mapping[str, Any] = {"scores": np.ndarray}
 
 
 def plain_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
@@ -127,6 +129,37 @@ class Reranking(Task):
         return self.of.score(rows, split)
 
 
+class AllPairs(Reranking):
+    """Every image with every text of a split, for a model without a first pass.
+
+    A row is ``{"id": the image's, "scores": float32 (texts,)}``, the texts in the order of the split (official ViLT,
+    `objectives.compute_irtr_recall`, which drops captions of an image that are alike word for word; here they stay, as in other passes).
+    """
+
+    batch_size = 1  # of an image with thousands of texts: little is lost where a run is stopped
+    row_shape = ALL_PAIRS_SHAPE
+
+    def __init__(self, of: Task, split: Split):
+        """split: of the task ``of``, whole."""
+        images, texts = kinds(split)
+        super().__init__(of, split.of([dataclasses.replace(image, kind="match") for image in images]), texts, None)
+        self.all_texts = tuple(text.text or "" for text in texts)
+
+    def item(self, example: Example) -> Item:
+        """With one tuple of texts for all."""
+        return Item(example.id, example.images, texts=self.all_texts)
+
+    def rows(self, examples: Sequence[Example], values: Sequence[Any], split: Split, ahead: Sequence[Any]) -> list[Row]:
+        """Scores of every image with all texts; raises BenchError where there are not as many."""
+        rows = []
+        for example, value in zip(examples, values, strict=True):
+            scores = np.asarray(value, np.float32)
+            if len(scores) != len(self.texts):
+                raise BenchError(f"row {example.id}: the model gave {len(scores)} scores for {len(self.texts)} texts")
+            rows.append({"id": example.id, "scores": scores})
+        return rows
+
+
 def check_candidates(split: Split, second: SecondPass) -> None:
     """Raise where more candidates were asked for than the smaller gallery has; by default all of it are then compared.
 
@@ -135,20 +168,20 @@ def check_candidates(split: Split, second: SecondPass) -> None:
     """
     images, texts = kinds(split)
     most = min(len(images), len(texts))
-    if second.given and second.candidates > most:
+    if second.given and second.candidates is not None and second.candidates > most:
         raise BenchError(
             f"rerank={second.candidates}: the gallery of split {split.name!r} has {len(images):,} images and {len(texts):,} texts; "
             f"give {most} or less, or off"
         )
 
 
-def pairs_to_compare(rows: Mapping[str, Row], split: Split, second: SecondPass) -> list[Example]:
+def pairs_to_compare(rows: Mapping[str, Row], split: Split, candidates: int) -> list[Example]:
     """An example per image, with the texts that it is compared with: those that the image finds first, and those that find it."""
     images, texts = kinds(split)
     image_embeddings, text_embeddings = embeddings_of(images, rows), embeddings_of(texts, rows)
     order = gallery_order(np.array([e.target for e in images]))
-    found = nearest(image_embeddings, text_embeddings, second.candidates, np.arange(len(texts)))
-    finding = nearest(text_embeddings, image_embeddings, second.candidates, order)
+    found = nearest(image_embeddings, text_embeddings, candidates, np.arange(len(texts)))
+    finding = nearest(text_embeddings, image_embeddings, candidates, order)
     wanted = [dict.fromkeys(found[place].tolist(), OF_IMAGE) for place in range(len(images))]
     for text, several in enumerate(finding.tolist()):
         for place in several:
@@ -196,6 +229,21 @@ class Pairs:
     def asked_by(self, bit: int) -> Pairs:
         kept = (self.asked & bit) > 0
         return Pairs(self.image[kept], self.text[kept], self.score[kept], self.asked[kept])
+
+
+def all_scores(images: Sequence[Example], rows: Mapping[str, Row], texts: int) -> np.ndarray | None:
+    """Scores of all pairs, float32 (images, texts); None where a run has a first pass.
+
+    Raises:
+        BenchError: a row that is none of such a run over these texts.
+    """
+    if "scores" not in rows[images[0].id]:
+        return None
+    for image in images:
+        shape = np.asarray(rows[image.id].get("scores")).shape
+        if shape != (texts,):
+            raise BenchError(f"row {image.id}: scores of shape {shape}; the split has {texts} texts")
+    return np.stack([rows[image.id]["scores"] for image in images])
 
 
 def reranked(plain: RetrievalRanks, pairs: Pairs, image_ids: np.ndarray) -> RetrievalRanks:

@@ -2,7 +2,7 @@
 
 Protocol (BEiT-3 paper, section 3.1.4; official `RetrievalHandler`): cosine similarity over the whole split. Each image is encoded
 once and each caption once; the official loader encodes the image once per caption. Families whose protocol looks at the best of
-each query again do so (`reranking`), and both numbers are given.
+each query again do so (`reranking`), and both numbers are given; a model that compares images with texts alone compares all pairs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Ability, Matches
 from beit3_bench.backbones.family import SecondPass
 from beit3_bench.errors import INSTALL_LINES, BenchError
 from beit3_bench.tasks import false_negatives
@@ -28,15 +29,19 @@ from beit3_bench.tasks.metrics.recall import (
     CUTS,
     RetrievalRanks,
     estimate_recalls,
+    ranks_of_scores,
     recall_table,
     retrieval_ranks,
     unit_rows,
 )
 from beit3_bench.tasks.reranking import (
+    ALL_PAIRS_SHAPE,
     ROW_SHAPE,
     TEXT,
+    AllPairs,
     Pairs,
     Reranking,
+    all_scores,
     check_candidates,
     kinds,
     pairs_to_compare,
@@ -63,6 +68,8 @@ METRICS = (
     ),
     *(Metric(f"{direction}@{k}", formula=estimate_recalls) for direction in ("TR", "IR") for k in CUTS),
 )
+PAIRS_UNASKED = 10_000_000
+"""So many pairs are compared unasked: all of Flickr30K's test split (5 million), not those of COCO's (125 million)."""
 COUNTS = {"images", "texts", *false_negatives.NAMES.values()}
 """Columns that are the same in both passes."""
 PLAIN_METRICS, PLAIN_JUDGED = plain_metrics(METRICS), plain_metrics(false_negatives.METRICS)
@@ -74,7 +81,7 @@ class Retrieval(EmbeddingTask):
     splits: ClassVar[tuple[str, ...]] = ("test", "val")
     default_split = "test"
     metrics = (*METRICS, *PLAIN_METRICS)
-    second_row_shape = ROW_SHAPE
+    instead: ClassVar[tuple[type[Ability], ...]] = (Matches,)
     split_file = ""
     training_splits: tuple[str, ...] = ("train",)
     score_files = ()
@@ -83,9 +90,11 @@ class Retrieval(EmbeddingTask):
     class Options:
         """rerank: how many of a query's best are looked at again, or off; default: as the model's family does, 256 on COCO and 128 on
         Flickr30K for ALBEF and BLIP.
+        all_pairs: yes, to compare more than 10 million pairs with a model that has no embeddings (ViLT); fewer are compared unasked.
         """
 
         rerank: str | None = None
+        all_pairs: bool = False
 
         def __post_init__(self) -> None:
             if self.rerank not in (None, "off") and not (
@@ -122,8 +131,11 @@ class Retrieval(EmbeddingTask):
         kept = {e.target for e in [e for e in split.examples if e.kind == "image"][:n]}
         return split.of([e for e in split.examples if e.target in kept])
 
-    def second_ids(self, split: Split) -> list[str]:
-        return [row_id(image) for image in kinds(split)[0]]
+    def second_rows(self, split: Split, alone: bool) -> Mapping[str, Mapping[str, Any]]:
+        images, _ = kinds(split)
+        if alone:
+            return {image.id: ALL_PAIRS_SHAPE for image in images}
+        return {row_id(image): ROW_SHAPE for image in images}
 
     def second_wanted(self) -> str:
         return "" if self.options.rerank in (None, "off") else f"rerank={self.options.rerank}"
@@ -131,28 +143,35 @@ class Retrieval(EmbeddingTask):
     def check_second(self, split: Split, second: SecondPass) -> None:
         check_candidates(split, second)
 
+    def second_leave(self, split: Split, second: SecondPass) -> str | None:
+        images, texts = kinds(split)
+        many = second.alone and len(images) * len(texts) > PAIRS_UNASKED
+        return "all_pairs=yes" if many and not self.options.all_pairs else None
+
     def second_pass(self, rows: Mapping[str, Row], split: Split, second: SecondPass) -> tuple[Task, Split]:
+        if second.candidates is None:
+            compared = AllPairs(self, split)
+            return compared, compared.pairs
         images, texts = kinds(split)
         embeddings = (embeddings_of(images, rows), embeddings_of(texts, rows)) if second.adds_first else None
-        pairs = split.of(pairs_to_compare(rows, split, second))
+        pairs = split.of(pairs_to_compare(rows, split, second.candidates))
         return Reranking(self, pairs, texts, embeddings), pairs
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
-        """Recalls in percent; the gallery is the whole split. Where there was a second pass, its recalls, and those of the first.
+        """Recalls in percent; the gallery is the whole split. Where there was a second pass, its recalls, and those of the first, if any.
         Where the split comes with `false_negatives.Annotations`, what they say, too.
         """
         images, texts = kinds(split)
-        pairs = Pairs.of(images, rows, len(texts)) if row_id(images[0]) in rows else None
+        image_ids, text_image_ids = (np.array([e.target for e in several]) for several in (images, texts))
+        names = [e.id for e in images], [e.id for e in texts]
         judged, notes = _judged(split.truth, [e.target for e in images], [sample_id(e) for e in texts])
-        scores = score_embeddings(
-            embeddings_of(images, rows),
-            np.array([e.target for e in images]),
-            embeddings_of(texts, rows),
-            np.array([e.target for e in texts]),
-            ([e.id for e in images], [e.id for e in texts]),
-            pairs,
-            judged,
-        )
+        if (compared := all_scores(images, rows, len(texts))) is not None:
+            ranks = ranks_of_scores(compared, image_ids, text_image_ids, first=0 if judged is None else judged.first)
+            scores = score_ranks(ranks, image_ids, names, {"pairs": compared.size}, judged=judged)
+        else:
+            pairs = Pairs.of(images, rows, len(texts)) if row_id(images[0]) in rows else None
+            embeddings = embeddings_of(images, rows), embeddings_of(texts, rows)
+            scores = score_embeddings(embeddings[0], image_ids, embeddings[1], text_image_ids, names, pairs, judged)
         scores.notes += notes
         return scores
 
@@ -257,22 +276,41 @@ def score_embeddings(
     """
     image_embeddings, image_line = unit_rows(image_embeddings, "image_embeddings")
     text_embeddings, text_line = unit_rows(text_embeddings, "text_embeddings")
-    ranks = retrieval_ranks(
-        image_embeddings, image_ids, text_embeddings, text_image_ids, first=0 if judged is None else judged.first
-    )
-    table, metrics = _table(ranks, image_ids, judged), (*METRICS, *false_negatives.METRICS)
+    first = 0 if judged is None else judged.first
+    ranks = retrieval_ranks(image_embeddings, image_ids, text_embeddings, text_image_ids, first=first)
+    plain: RetrievalRanks | None = None
+    counts: dict[str, int] = {}
     if pairs is not None:
-        metrics, first = (*metrics, *PLAIN_METRICS, *PLAIN_JUDGED), table.columns
-        ranks = reranked(ranks, pairs, image_ids)
-        table = _table(ranks, image_ids, judged)
-        with_plain(table, first, shared=COUNTS)
+        ranks, plain, counts = reranked(ranks, pairs, image_ids), ranks, {"pairs": len(pairs.score)}
+    notes = [line for line in (image_line, text_line) if line is not None]
+    return score_ranks(ranks, image_ids, sample_ids, counts, notes, plain, judged)
+
+
+def score_ranks(
+    ranks: RetrievalRanks,
+    image_ids: np.ndarray,
+    sample_ids: tuple[Sequence[str], Sequence[str]],
+    counts: Mapping[str, int],
+    notes: Sequence[str] = (),
+    plain: RetrievalRanks | None = None,
+    judged: Judged | None = None,
+) -> Scores:
+    """Recalls of ranks.
+
+    Args:
+        image_ids, sample_ids, judged: as of `score_embeddings`.  counts: beside those of images and texts.
+        plain: ranks of a first pass, whose recalls are given as ``plain/``.
+    """
+    table, metrics = _table(ranks, image_ids, judged), (*METRICS, *false_negatives.METRICS)
+    if plain is not None:
+        metrics = (*metrics, *PLAIN_METRICS, *PLAIN_JUDGED)
+        with_plain(table, _table(plain, image_ids, judged).columns, shared=COUNTS)
     queries = {"TR": (sample_ids[0], ranks.text_ranks), "IR": (sample_ids[1], ranks.image_ranks)}
     return Scores.of(
         metrics,
         table,
-        {"images": len(image_embeddings), "texts": len(text_embeddings)}
-        | ({"pairs": len(pairs.score)} if pairs is not None else {}),
-        notes=[line for line in (image_line, text_line) if line is not None],
+        {"images": len(ranks.text_ranks), "texts": len(ranks.image_ranks), **counts},
+        notes=list(notes),
         samples={
             f"{direction}@{k}": dict(zip(ids, np.where(ranked <= k, 100.0, 0.0).tolist(), strict=True))
             for direction, (ids, ranked) in queries.items()

@@ -12,6 +12,7 @@ from torch import nn
 from beit3_bench.backbones.vilt.loading import random_model
 from beit3_bench.backbones.vilt.model import ViLTConfig
 from beit3_bench.backbones.vlmo.specimens import vocabulary
+from beit3_bench.tasks.retrieval import Flickr30K
 from beit3_bench.tasks.vqav2 import VQAv2
 
 
@@ -25,12 +26,16 @@ def scrambled(model: nn.Module) -> nn.Module:
 
 
 def save_vilts(folder: Path, native: Native) -> Path:
-    """``vqav2.ckpt`` and ``nlvr2.ckpt`` for the mini world, and their vocabulary."""
+    """``vqav2.ckpt``, ``nlvr2.ckpt`` and ``retrieval.ckpt`` for the mini world, ``pretrained.ckpt`` with the same head as the last has,
+    and their vocabulary.
+    """
     questions = native.root("vqav2") / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json"
-    pieces = vocabulary([q["question"] for q in json.loads(questions.read_text())["questions"]])
+    texts = [q["question"] for q in json.loads(questions.read_text())["questions"]]
+    texts += [e.text for e in Flickr30K(native.root("flickr30k")).read("test").examples if e.kind == "text"]
+    pieces = vocabulary(texts)
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
     answers = len(VQAv2(native.root("vqav2")).vocabulary())
-    for head, outputs, types in (("vqav2", answers, 2), ("nlvr2", 2, 3)):
+    for head, outputs, types in (("vqav2", answers, 2), ("nlvr2", 2, 3), ("retrieval", 1, 2)):
         config = ViLTConfig(
             width=64, depth=2, heads=1, ffn=128, patch_size=8, grid=4, vocab_size=len(pieces), token_types=types
         )
@@ -38,4 +43,8 @@ def save_vilts(folder: Path, native: Native) -> Path:
         state["text_embeddings.position_ids"] = torch.arange(40)[None]
         state["mlm_score.bias"] = torch.zeros(len(pieces))
         torch.save({"state_dict": state, "epoch": 1}, folder / f"{head}.ckpt")
+    for part in ("weight", "bias"):
+        ranking = state.pop(f"rank_output.{part}")
+        state[f"itm_score.fc.{part}"] = torch.cat([torch.full_like(ranking, 7), ranking])
+    torch.save({"state_dict": state, "epoch": 1}, folder / "pretrained.ckpt")
     return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
+from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
@@ -48,6 +49,11 @@ class AlbefFamily(Family):
         from beit3_bench.backbones.albef.loading import load_head
 
         return load_head(source, asked, options)
+
+    def benchmark(self) -> Benchmark:
+        from beit3_bench.backbones.fusion.benchmark import FusionBenchmark
+
+        return FusionBenchmark(self.name)
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.albef.weights import WEIGHTS

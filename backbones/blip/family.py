@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
+from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
@@ -53,6 +54,11 @@ class BlipFamily(Family):
         from beit3_bench.backbones.blip.loading import load_head
 
         return load_head(source, asked, options)
+
+    def benchmark(self) -> Benchmark:
+        from beit3_bench.backbones.fusion.benchmark import FusionBenchmark
+
+        return FusionBenchmark(self.name)
 
     def released(self) -> Sequence[ReleasedFile]:
         from beit3_bench.backbones.blip.weights import WEIGHTS

@@ -11,6 +11,7 @@ from beit3_bench.backbones import native
 from beit3_bench.backbones.abilities import NOT_FINITE, Ability, Answers, Batch, Classifies, Item, Matches
 from beit3_bench.backbones.fusion.answers import best_answers
 from beit3_bench.backbones.fusion.texts import Texts
+from beit3_bench.backbones.matching import CandidateReader, Ids, scores_by_length
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.errors import BenchError
 
@@ -44,19 +45,17 @@ class DualEncoder(NativeAbility, native.DualEncoder):
     """Projected first tokens of an image alone, and of a text alone."""
 
 
-class PairReader(NativeReader):
+class PairReader(CandidateReader):
     """An image and the texts that are compared with it."""
 
     tokenizer: Texts
 
-    def prepare(self, items: Sequence[Item]) -> None:
-        source = {text: item.id for item in items for text in item.texts}
-        super().prepare([Item(name, text=text) for text, name in source.items()])
-
     def collate(self, items: Sequence[Item]) -> Batch:
         """``images`` uint8 (n, 3, S, S), an image per item; ``texts``: token ids of each item's texts."""
-        images = torch.stack([self.pixels(item.images[0]) for item in items])
-        return {"images": images, "texts": [[self.ids_of(text, item.id) for text in item.texts] for item in items]}
+        return {
+            "images": torch.stack([self.pixels(item.images[0]) for item in items]),
+            "texts": self.candidates(items),
+        }
 
 
 class Matcher(NativeAbility, Matches):
@@ -66,7 +65,7 @@ class Matcher(NativeAbility, Matches):
 
     def __init__(self, module: nn.Module, reader: PairReader, preprocessing: Preprocessing):
         super().__init__(module, reader, preprocessing)
-        self._states: dict[tuple[int, ...], Tensor] = {}
+        self._states: dict[Ids, Tensor] = {}
 
     def of(self, module: nn.Module | None) -> Ability:
         other = super().of(module)
@@ -82,35 +81,27 @@ class Matcher(NativeAbility, Matches):
     def predict(self, batch: Batch) -> list[Any]:
         context = self.module.look(self.normalise(batch["images"]))
         rows = torch.arange(context.groups, device=batch["images"].device).unsqueeze(1)
-        scores = [self._of_image(context.select(row), texts) for row, texts in zip(rows, batch["texts"], strict=True)]
+        scores = [self.scores(context.select(row), texts) for row, texts in zip(rows, batch["texts"], strict=True)]
         return [score.float().cpu().numpy() for score in scores]
 
-    def _of_image(self, context: Context, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Scores of texts with one image, in groups of one length: nothing is padded."""
+    def scores(self, context: Context, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Scores (texts,) of texts with the one image of a context."""
         device = self.module.itm_head.weight.device
-        scores = torch.empty(len(texts), device=device)
-        for places in _by_length(texts):
-            for part in (places[n : n + _TEXTS_AT_ONCE] for n in range(0, len(places), _TEXTS_AT_ONCE)):
-                states = self._unseen([tuple(texts[place]) for place in part], device)
-                scores[torch.tensor(part, device=device)] = self.module.fuse(states, None, context).to(scores.dtype)
-        return scores
+        return scores_by_length(
+            texts,
+            _TEXTS_AT_ONCE,
+            device,
+            lambda part: self.module.fuse(self._unseen(part, device), None, context),
+        )
 
-    def _unseen(self, texts: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+    def _unseen(self, texts: Sequence[Ids], device: torch.device) -> Tensor:
         if not self.module.keeps_texts:
             return self.module.unseen(torch.tensor(texts, device=device))
-        new = list(dict.fromkeys(text for text in texts if text not in self._states))
+        new = [text for text in texts if text not in self._states]
         if new:
             states = self.module.unseen(torch.tensor(new, device=device))
             self._states.update(zip(new, states.unbind(0), strict=True))
         return torch.stack([self._states[text] for text in texts])
-
-
-def _by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places of texts of one length, the longest first."""
-    groups: dict[int, list[int]] = {}
-    for place, text in enumerate(texts):
-        groups.setdefault(len(text), []).append(place)
-    return [groups[length] for length in sorted(groups, reverse=True)]
 
 
 class QuestionAnswerer(NativeAbility, Answers):

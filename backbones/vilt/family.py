@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beit3_bench.backbones.abilities import Answers, Classifies
+from beit3_bench.backbones.abilities import Answers, Classifies, Matches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
@@ -15,11 +15,11 @@ OWN_NAMES = frozenset({"transformer.patch_embed.proj.weight", "transformer.block
 
 
 class ViLTFamily(Family):
-    """VQAv2 and NLVR2 by classification, images in their aspect."""
+    """VQAv2 and NLVR2 by classification, retrieval by comparing all pairs; images in their aspect."""
 
     name, title = "vilt", "ViLT"
     tokenizer_files = ("vocab.txt",)
-    abilities = (Answers, Classifies)
+    abilities = (Answers, Classifies, Matches)
 
     @dataclass
     class Options:

@@ -9,56 +9,86 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beit3_bench.backbones.abilities import Ability, Answers, Classifies
+from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Matches
 from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.described import described, random_values
-from beit3_bench.backbones.family import Asked, LoadOptions, Model
+from beit3_bench.backbones.family import Asked, LoadOptions, Model, SecondPass
 from beit3_bench.backbones.held_heads import check_head, check_outputs
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.strict_loading import Filled, filled_module, initialise
 from beit3_bench.backbones.vilt.images import AspectKept
-from beit3_bench.backbones.vilt.model import ViLT, ViLTConfig, VisualQuestionAnswering, VisualReasoning
-from beit3_bench.backbones.vilt.native import AnswerClassifier, NativeAbility, PairClassifier, PatchReader
+from beit3_bench.backbones.vilt.model import Ranking, ViLT, ViLTConfig, VisualQuestionAnswering, VisualReasoning
+from beit3_bench.backbones.vilt.native import (
+    AnswerClassifier,
+    Matcher,
+    NativeAbility,
+    PairClassifier,
+    PairReader,
+    PatchReader,
+)
 from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
 
 IGNORED = ("text_embeddings.position_ids", "mlm_score.*", "itm_score.*", "rank_output.*")
-"""An index buffer, and heads that no task here asks."""
+"""An index buffer, and heads beside the one that is asked."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """module: the network.  ability: how it is asked.  prefix: of the names of its tensors.  token_types: rows that it reads."""
+    """module: the network.  ability, reader: how it is asked.  prefix: of the names of its tensors.  token_types: rows that it reads.
+    protocol: as the card says it.
+    """
 
-    module: type[VisualQuestionAnswering | VisualReasoning]
+    module: type[VisualQuestionAnswering | VisualReasoning | Ranking]
     ability: type[NativeAbility]
     prefix: str
     token_types: int
+    reader: type[PatchReader] = PatchReader
+    protocol: str = "classification"
 
 
 HEADS: dict[str, Head] = {
     "vqav2": Head(VisualQuestionAnswering, AnswerClassifier, "vqa_classifier.", 2),
     "nlvr2": Head(VisualReasoning, PairClassifier, "nlvr2_classifier.", 3),
+    "retrieval": Head(Ranking, Matcher, "rank_output.", 2, PairReader, "matching"),
 }
-RANKING = "rank_output."
-"""Names of the head that compares an image with a text."""
+MATCHING = "itm_score.fc."
+"""Names of the pre-trained head that tells pairs that do not belong together (row 0) from those that do (row 1)."""
 
 
 def head_of(asked: Asked) -> str:
     """The head (a key of `HEADS`) that answers what is asked.
 
     Raises:
-        BenchError: there is none.
+        BenchError: there is none, or a second pass over some candidates is asked for.
     """
-    heads: dict[tuple[type[Ability], int, bool], str] = {(Answers, 1, True): "vqav2", (Classifies, 2, True): "nlvr2"}
+    heads: dict[tuple[type[Ability], int, bool], str] = {
+        (Answers, 1, True): "vqav2",
+        (Classifies, 2, True): "nlvr2",
+        (Matches, 1, True): "retrieval",
+    }
     head = heads.get((asked.ability, asked.images, asked.text))
     if head is None:
         raise BenchError(
-            f"task {asked.task}: ViLT has no head for it; it answers questions about an image (vqav2) and judges a "
-            "text about two images (nlvr2)"
+            f"task {asked.task}: ViLT has no head for it; it answers questions about an image (vqav2), judges a "
+            "text about two images (nlvr2) and compares images with texts (flickr30k, coco-retrieval, sugarcrepe)"
+        )
+    if head == "retrieval" and (rerank := asked.values.get("rerank")) is not None:
+        raise BenchError(
+            f"rerank={rerank}: ViLT has no first pass that finds candidates, it compares all pairs; leave it out"
         )
     return head
+
+
+def with_ranking(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A pre-trained file's tensors with the head that retrieval begins with: row 1 of the matching head (official `vilt_module.py`)."""
+    prefix, parts = HEADS["retrieval"].prefix, ("weight", "bias")
+    matching = {part: tensors.get(f"{MATCHING}{part}") for part in parts}
+    if any(name.startswith(prefix) for name in tensors):
+        return tensors
+    rows = {f"{prefix}{part}": one[1:] for part, one in matching.items() if one is not None and len(one) == 2}
+    return {**tensors, **rows}
 
 
 def config_of(tensors: Mapping[str, Tensor], origin: str, num_heads: int | None = None) -> ViLTConfig:
@@ -124,14 +154,21 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
             "side; leave it out"
         )
     tokenizer, file = find_vocabulary(asked.task, options.tokenizer, source.path.parent, config.max_text_length)
-    prefixes = {**{head: one.prefix for head, one in HEADS.items()}, "retrieval": RANKING}
-    check_head(checkpoint, asked, options, name, prefixes, HEADS[name].token_types)
-    outputs, notes = check_outputs(checkpoint, asked, options, "vilt", HEADS[name].module.output_layer)
+    head = HEADS[name]
+    prefixes = {one: HEADS[one].prefix for one in HEADS}
+    if f"{MATCHING}weight" in checkpoint.tensors and f"{prefixes['retrieval']}weight" not in checkpoint.tensors:
+        prefixes["retrieval"] = MATCHING  # which retrieval begins with
+    check_head(checkpoint, asked, options, name, prefixes, head.token_types)
+    outputs, notes = (
+        (1, []) if name == "retrieval" else check_outputs(checkpoint, asked, options, "vilt", head.module.output_layer)
+    )
     released = find_released(source.path, "vilt")
     assumptions = [*notes, *compare_vocabulary(tokenizer, file, config.vocab_size, source.path, released)]
-    module, filled = build(name, config, outputs, checkpoint.tensors, origin, options.allow_missing)
+    tensors = with_ranking(checkpoint.tensors) if name == "retrieval" else checkpoint.tensors
+    module, filled = build(name, config, outputs, tensors, origin, options.allow_missing)
+    all_pairs = name == "retrieval" and "all_pairs" in asked.values  # else those that the task names
     images = AspectKept(config.image_size, config.patch_size)
-    ability = HEADS[name].ability(module, PatchReader(images, tokenizer, config.vocab_size, source.path), images)
+    ability = head.ability(module, head.reader(images, tokenizer, config.vocab_size, source.path), images)
     card, identity = described(
         "vilt",
         source,
@@ -141,7 +178,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         tokenizer,
         config.to_dict(),
         preset="base" if config == ViLTConfig(token_types=config.token_types) else None,
-        protocol="classification",
+        protocol="all pairs" if all_pairs else head.protocol,
     )
     return Model(
         ability,
@@ -154,6 +191,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         random=bool(filled.missing),
         companions={"tokenizer": file},
         metadata=checkpoint.metadata,
+        second=SecondPass(ability, None, False) if all_pairs and isinstance(ability, Matches) else None,
     )
 
 

@@ -202,15 +202,19 @@ class ViLT(nn.Module):
         seen = patch_numbers < patches.grids.prod(dim=1, keepdim=True)
         return x, F.pad(seen, (1, 0), value=True)
 
-    def pooled(self, image: tuple[Tensor, Tensor], token_ids: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The text's [CLS] behind the transformer, pooled: (B, D)."""
+    def pooled(self, image: tuple[Tensor, Tensor | None], token_ids: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The text's [CLS] behind the transformer, pooled: (B, D).
+
+        image: as `embed_image` gives it; None in place of its mask where neither patches nor words are padded, in any batch.
+        """
         if token_ids.shape[1] > self.config.max_text_length:
             raise ValueError(f"{token_ids.shape[1]} tokens; there are positions for {self.config.max_text_length}")
         text = self.text_embeddings(token_ids) + self.token_type_embeddings.weight[0]
-        words = torch.ones_like(token_ids, dtype=torch.bool) if padding_mask is None else ~padding_mask.bool()
-        x = torch.cat([text, image[0]], dim=1)
-        # A mask is there even where nothing is padded: other kernels would move the last bits.
-        seen = torch.cat([words, image[1]], dim=1)[:, None, None]
+        x, seen = torch.cat([text, image[0]], dim=1), None
+        if image[1] is not None:
+            words = torch.ones_like(token_ids, dtype=torch.bool) if padding_mask is None else ~padding_mask.bool()
+            # A mask is there even where nothing is padded: other kernels would move the last bits.
+            seen = torch.cat([words, image[1]], dim=1)[:, None, None]
         *blocks, last = self.transformer.blocks
         for block in blocks:
             x = block(x, seen)
@@ -283,3 +287,36 @@ class VisualReasoning(ViLT):
             for number, patches in ((1, left), (2, right))
         ]
         return exact(self.nlvr2_classifier, torch.cat(pooled, dim=-1))
+
+
+class Ranking(ViLT):
+    """Official `rank_output`: how well a text fits an image (`compute_irtr_recall`)."""
+
+    output_layer = "rank_output.weight"
+
+    def __init__(self, config: ViLTConfig, outputs: int = 1):
+        super().__init__(config)
+        self.rank_output = nn.Linear(config.width, outputs)
+
+    def match(
+        self,
+        images: Tensor,
+        token_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:
+        """Score (B,) of each text with its image; higher = better.
+
+        Args:
+            images: float32 (B, 3, H, W), normalised.  sizes: see `patches_of`.
+        """
+        return self.rank(self.embed_image(self.cut(images, sizes)), token_ids, padding_mask)
+
+    def rank(
+        self, image: tuple[Tensor, Tensor | None], token_ids: Tensor, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """The same of images as `embed_image` gives them; one alone (1, 1 + N, D) is looked at by all texts."""
+        states, seen = image
+        texts = len(token_ids)
+        shared = states.expand(texts, -1, -1), None if seen is None else seen.expand(texts, -1)
+        return exact(self.rank_output, self.pooled(shared, token_ids, padding_mask))[:, 0]

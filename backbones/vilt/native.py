@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from beit3_bench.backbones import native
-from beit3_bench.backbones.abilities import Batch, Item, PixelTransform
+from beit3_bench.backbones.abilities import Batch, Item, Matches, PixelTransform
 from beit3_bench.backbones.corruptions import CorruptedPixels, Corruption
+from beit3_bench.backbones.matching import CandidateReader, Ids, scores_by_length
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.vilt.images import AspectKept
 
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.wordpiece import WordPiece
 
 TEXT_MULTIPLE = 8
+_TEXTS_AT_ONCE = 64
+"""Texts of one length that are read together with an image: with it, each has hundreds of tokens."""
 
 
 class PatchReader(NativeReader):
     """Images as patches, padded to as many as the largest one has, so that no value depends on what stands beside it."""
 
+    text_multiple: ClassVar[int] = TEXT_MULTIPLE
+
     def __init__(self, images: AspectKept, tokenizer: WordPiece, vocab_size: int, checkpoint: Path):
-        super().__init__(None, tokenizer, TEXT_MULTIPLE, vocab_size, checkpoint)  # a cache holds squares
+        super().__init__(None, tokenizer, self.text_multiple, vocab_size, checkpoint)  # a cache holds squares
         self.resizing = images
         self.source: PixelTransform = images
 
@@ -71,6 +76,17 @@ class PatchReader(NativeReader):
         }
 
 
+class PairReader(CandidateReader, PatchReader):
+    """An image and the texts that are compared with it, each at its own length."""
+
+    text_multiple = 1
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """``images`` uint8 patches, ``grids`` and ``image_index`` as of `PatchReader`; ``texts``: token ids of each item's texts."""
+        (images, grids), index = self.distinct([item.images[0] for item in items])
+        return {"images": images, "grids": grids, "image_index": index, "texts": self.candidates(items)}
+
+
 class NativeAbility(native.NativeAbility):
     """What ViLT's heads share."""
 
@@ -107,3 +123,30 @@ class PairClassifier(NativeAbility, native.PairClassifier):
         patches, index = self.patches(batch), batch["image_index"]
         left, right = patches.select(index[0::2]), patches.select(index[1::2])
         return self.module.judge(left, right, batch["token_ids"], batch["padding_mask"])
+
+
+class Matcher(NativeAbility, Matches):
+    """Scores of an image with each of its texts. Its patches are cut to its own and embedded once; the transformer reads them anew with
+    every text, as the two look at each other from the first layer on.
+    """
+
+    def predict(self, batch: Batch) -> list[Any]:
+        patches = self.patches(batch)
+        scores = [
+            self._of_image(patches.select(row.unsqueeze(0)), texts)
+            for row, texts in zip(batch["image_index"], batch["texts"], strict=True)
+        ]
+        return [score.cpu().numpy() for score in scores]
+
+    def _of_image(self, patches: Patches, texts: Sequence[Sequence[int]]) -> Tensor:
+        """patches: of one image, padding behind them."""
+        import torch
+
+        own = patches._replace(values=patches.values[:, : int(patches.grids.prod())])
+        image, _ = self.module.embed_image(own)
+        device = image.device
+
+        def score(part: list[Ids]) -> Tensor:
+            return self.module.rank((image, None), torch.tensor(part, device=device))
+
+        return scores_by_length(texts, _TEXTS_AT_ONCE, device, score)

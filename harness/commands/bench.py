@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from beit3_bench.backbones.registry import DEFAULT_FAMILY
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, write_atomic
 from beit3_bench.harness.commands import completion
@@ -24,6 +25,13 @@ from beit3_bench.harness.console import echo, headed
     show_default=True,
     shell_complete=completion.tasks,
     help="Cases to measure.",
+)
+@click.option(
+    "--family",
+    default=DEFAULT_FAMILY,
+    show_default=True,
+    metavar="NAME",
+    help="Whose networks: re-ranking and answer ranking of albef and blip.",
 )
 @click.option(
     "--preset",
@@ -65,6 +73,7 @@ from beit3_bench.harness.console import echo, headed
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
 def command(
     tasks: str,
+    family: str,
     preset: str,
     device: str,
     dtype: str,
@@ -96,6 +105,7 @@ def command(
         torch.set_num_threads(threads)
     where = resolve_device(device, dtype=dtype)
     report: dict[str, Any] = {
+        "family": family,
         "preset": preset,
         "dtype": dtype,
         "device": str(where),
@@ -105,7 +115,9 @@ def command(
     if scale:
         report["scale"] = scale_law(largest)
     else:
-        report["cases"] = _cases(tasks, preset, where, dtype, samples, repeats, image_size, same_process, compile)
+        report["cases"] = _cases(
+            tasks, family, preset, where, dtype, samples, repeats, image_size, same_process, compile
+        )
     report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
     if output is not None:
         write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
@@ -120,6 +132,7 @@ def command(
 
 def _cases(
     tasks: str,
+    family: str,
     preset: str,
     device: Any,
     dtype: str,
@@ -129,24 +142,29 @@ def _cases(
     same_process: bool,
     compiled: bool,
 ) -> list[dict[str, Any]]:
-    from beit3_bench.backbones.registry import families
+    from beit3_bench.backbones.registry import families, get_family
 
-    cases = {task: benchmark for f in families() if (benchmark := f.benchmark()) for task in benchmark.tasks}
-    names = list(cases) if tasks == "all" else tasks.split(",")
-    unknown = [name for name in names if name not in cases]
+    benchmark = get_family(family).benchmark()
+    if benchmark is None:
+        having = ", ".join(f.name for f in families() if f.benchmark() is not None)
+        raise BenchError(f"--family {family}: bench has no case of it; it has cases of: {having}")
+    names = list(benchmark.tasks) if tasks == "all" else tasks.split(",")
+    unknown = [name for name in names if name not in benchmark.tasks]
     if unknown:
-        raise BenchError(f"bench has no case for task {unknown[0]!r}; it has: {', '.join(cases)}")
+        raise BenchError(f"bench has no case for task {unknown[0]!r} of {family}; it has: {', '.join(benchmark.tasks)}")
     rows = []
     for name in names:
         echo(f"measuring {name} ...", err=True)
         rows.append(
-            cases[name].measure(name, preset, device, dtype, samples, repeats, image_size, same_process, compiled)
+            benchmark.measure(name, preset, device, dtype, samples, repeats, image_size, same_process, compiled)
         )
     return rows
 
 
 def _text(report: dict[str, Any]) -> str:
-    head = f"{report['preset']}, {report['dtype']}, {report['device']}, {report['threads']} CPU threads"
+    head = (
+        f"{report['family']} {report['preset']}, {report['dtype']}, {report['device']}, {report['threads']} CPU threads"
+    )
     if "scale" in report:
         lines = ["captions  seconds  peak MiB  block MiB"]
         lines += [
@@ -159,8 +177,13 @@ def _text(report: dict[str, Any]) -> str:
         f"{'of products':>12}  reference works so"
     ]
     lines += [
-        f"{c['task']:<15} {c['image_size']:>6} {c['seconds']:>8.3f} {c['reference_seconds']:>11.3f} {c['ratio']:>5.2f}x "
-        f"{c['roof_share']:>8.0%} {c['timm_roof_share']:>5.0%} {c['products_share']:>12.0%}  {c['reference']}"
+        f"{c['task']:<15} {c['image_size'] or '-':>6} {c['seconds']:>8.3f} {c['reference_seconds']:>11.3f} {c['ratio']:>5.2f}x "
+        f"{_share(c, 'roof_share'):>8} {_share(c, 'timm_roof_share'):>5} {_share(c, 'products_share'):>12}  {c['reference']}"
         for c in report["cases"]
     ]
     return "\n".join([f"medians of {report['cases'][0]['repeats']} alternating runs, {head}", *lines])
+
+
+def _share(case: dict[str, Any], name: str) -> str:
+    """In percent; "-" where a case does not measure it."""
+    return f"{case[name]:.0%}" if name in case else "-"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from beit3_bench.tasks.contract import Example, Task
 
 _LOOKED_AT = 1_000
 """Samples of a kind among which the one of median length is taken."""
+_COUNTED_TEXTS, _MOST_TEXTS = 64, 1_024
+"""Of an image that is compared with more than so many texts, as many are counted, and the rest in proportion."""
 
 
 # ---- operations ------------------------------------------------------------------------------------------------------
@@ -57,6 +60,10 @@ def gflop_per_sample(
 def _gflop(ability: Ability, item: Item, device: torch.device) -> float | None:
     if ability.module is None:
         return None
+    if (texts := len(item.texts)) > _MOST_TEXTS:
+        few = item.texts[:: texts // _COUNTED_TEXTS]
+        one, more = (_gflop(ability, replace(item, texts=some), device) for some in (few[:1], few))
+        return None if one is None or more is None else one + (more - one) * (texts - 1) / (len(few) - 1)
     reader = ability.reader
     if isinstance(cache := reader.transform, ImageCache):
         reader = copy.copy(reader)

@@ -126,6 +126,7 @@ class Throughput:
         device = [p.peak_device_memory_bytes for p in (self, later) if p.peak_device_memory_bytes is not None]
         total.peak_device_memory_bytes = max(device) if device else None
         total.batch_size, total.workers = self.batch_size, self.workers
+        total.gflop_per_sample = {**self.gflop_per_sample, **later.gflop_per_sample}
         return total
 
     @classmethod

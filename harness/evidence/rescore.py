@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.draw import estimate_of, note_of, part_evaluated
@@ -112,9 +112,7 @@ def stored_rows(store: RunStore, task: Task, split: Split, part: bool = False) -
     Raises:
         BenchError: damaged or edited ones, others than the examples', or ones that are missing.
     """
-    first = dict.fromkeys(example.id for example in split.examples)
-    later = dict.fromkeys(task.second_ids(split) if store.config.get("second_pass") else ())
-    expected = first | later
+    expected = row_shapes(task, split, store.config.get("second_pass"))
     rows = store.rows(expected.keys() if part else None)
     missing, unknown = [name for name in expected if name not in rows], [name for name in rows if name not in expected]
     if missing or unknown:
@@ -124,8 +122,7 @@ def stored_rows(store: RunStore, task: Task, split: Split, part: bool = False) -
         mend = MEND if store.finished or unknown else "give the command of this run again"
         raise BenchError(f"{store.folder}: {why} ({', '.join((missing or unknown)[:5]):.200}); {mend}")
     for name, row in rows.items():
-        shape = task.row_shape if name in first else task.second_row_shape
-        if shape:
+        if shape := expected[name]:
             check_shape(row, shape, f"{store.folder}: row {name[:40]}", MEND)
     return rows
 
@@ -133,6 +130,18 @@ def stored_rows(store: RunStore, task: Task, split: Split, part: bool = False) -
 def using_rows_of(task: Task, store: RunStore) -> AbstractContextManager[None]:
     """As `using_stored_rows`, where a run that goes on found rows; those that it made itself are its own matter."""
     return using_stored_rows(task, store.folder) if store.resumed else nullcontext()
+
+
+def row_shapes(task: Task, split: Split, second: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Ids of the rows that a whole run has, with the kinds of their values.
+
+    second: its second pass, as its card says it; None without one.
+    """
+    first = dict.fromkeys((example.id for example in split.examples), task.row_shape)
+    if not second:
+        return first
+    alone = second.get("candidates") is None
+    return {**({} if alone else first), **task.second_rows(split, alone)}
 
 
 @contextmanager

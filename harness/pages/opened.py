@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.draw import part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
-from beit3_bench.harness.evidence.rescore import using_stored_rows
+from beit3_bench.harness.evidence.rescore import row_shapes, using_stored_rows
 from beit3_bench.harness.models import split_options, suited
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import same_data
@@ -110,7 +111,7 @@ def open_run(folder: Path, data_root: Path | None = None, options: Mapping[str, 
     rows = store.rows() if split is whole else store.rows({example.id for example in split.examples})
     if not rows:
         raise BenchError(f"{folder}: holds no rows, so that there is nothing to show; run again with --overwrite")
-    rows, warnings = _fitting(rows, split, task, folder)
+    rows, warnings = _fitting(rows, row_shapes(task, split, card.get("second_pass")), split, task, folder)
     if not _is_same(fingerprints, whole, root):
         warnings.append(
             f"The data in {root} is not what this run saw: texts, truth or sizes of files differ, so that what is shown beside the "
@@ -168,22 +169,25 @@ def _read(folder: Path, task: Task, name: str, limit: int | None, given: bool) -
         ) from error
 
 
-def _fitting(rows: dict[str, Row], split: Split, task: Task, folder: Path) -> tuple[dict[str, Row], list[str]]:
-    """The rows of examples that are there, and what is said of the others."""
-    known = [e.id for e in split.examples if e.id in rows]
+def _fitting(
+    rows: dict[str, Row], shapes: Mapping[str, Mapping[str, Any]], split: Split, task: Task, folder: Path
+) -> tuple[dict[str, Row], list[str]]:
+    """The rows of examples that are there, and what is said of the others. shapes: of all rows that there can be."""
+    examples = [e.id for e in split.examples if e.id in shapes]
+    known = [name for name in examples if name in rows]
     if not known:
         raise BenchError(
             f"{folder}: none of its {len(rows):,} rows belongs to an example of {task.data_root}; name the run's own data with "
             f"{data_option(type(task))}"
         )
-    later = [name for name in task.second_ids(split) if name in rows]
-    for names, shape in ((known, task.row_shape), (later, task.second_row_shape)):
-        for name in names if shape else ():
+    fitting = [name for name in shapes if name in rows]
+    for name in fitting:
+        if shape := shapes[name]:
             check_shape(rows[name], shape, f"{folder}: row {name[:40]}", MEND)
-    lost, silent = len(rows) - len(known) - len(later), len(split.examples) - len(known)
+    lost, silent = len(rows) - len(fitting), len(examples) - len(known)
     warnings = [f"{lost:,} rows are of samples that the data does not have now; they are left out."] if lost else []
     warnings += [f"{silent:,} samples of the data have no row in this run; they are left out."] if silent else []
-    return {name: rows[name] for name in (*known, *later)}, warnings
+    return {name: rows[name] for name in fitting}, warnings
 
 
 def _is_same(fingerprints: Mapping[str, str], split: Split, root: Path) -> bool:

@@ -264,7 +264,9 @@ class Card(TypedDict, total=False):
     fingerprints: dict[str, str]
     """What has to be the same for rows to belong to one run, by name."""
     second_pass: NotRequired[dict[str, Any]]
-    """How many of a query's best were looked at again, and whether the first score was added; absent without a second pass."""
+    """How many of a query's best were looked at again (null: there was no first pass, and all pairs were compared), and whether the first
+    score was added; absent without a second pass.
+    """
     resolved_from: NotRequired[dict[str, str]]
     """Where it was said: option -> command line, environment variable, or file and key; absent where a program asked."""
 

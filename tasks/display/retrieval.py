@@ -1,12 +1,12 @@
 """Retrieval for people: a query, the first five of the gallery, and where the right one stands; in both directions.
 
 Only the queries that are shown are ranked, a block of them at a time against the gallery; scores are those of the metric. Where the
-run looked at the best again, the order after that stands beside the plain one.
+run looked at the best again, the order after that stands beside the plain one; where it compared all pairs, that order is the only one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar
@@ -18,10 +18,10 @@ from beit3_bench.tasks.display.breakdowns import Breakdown, by_kind, words_kind,
 from beit3_bench.tasks.embedding import embeddings_of
 from beit3_bench.tasks.false_negatives import TITLES, Annotations
 from beit3_bench.tasks.metrics.recall import CUTS, gallery_order, unit_rows
-from beit3_bench.tasks.reranking import OF_IMAGE, OF_TEXT, Pairs, kinds, row_id, sample_id
+from beit3_bench.tasks.reranking import OF_IMAGE, OF_TEXT, Pairs, all_scores, kinds, row_id, sample_id
 
 if TYPE_CHECKING:
-    from beit3_bench.tasks.contract import Example
+    from beit3_bench.tasks.contract import Example, Row, Split, Task
 
 TOP = 5
 EDGES = (8, 10, 12, 15)
@@ -72,9 +72,20 @@ class Scored:
 class RetrievalDisplay(Display):
     """A query's score is the mean of its hits at 1, 5 and 10; the mean of both directions is the mean recall. Where the split comes with
     `false_negatives.Annotations`, what people judged right beyond COCO's own is marked by its source.
+
+    all_scores: float32 (images that have a row, texts) of a run that compared all pairs; None of another.
     """
 
     groups: ClassVar[Mapping[str, str]] = {f"{name}/": f"False negatives: {title}" for name, title in TITLES.items()}
+
+    def __init__(self, task: Task, split: Split, rows: Mapping[str, Row], scores: Mapping[str, Mapping[str, float]]):
+        super().__init__(task, split, rows, scores)
+        images, texts = kinds(split)
+        there = [image for image in images if image.id in rows]
+        self.all_scores = all_scores(there, rows, len(texts)) if there else None
+        if self.all_scores is not None:
+            targets = {image.target for image in there}
+            self.examples = {e.id: e for e in split.examples if e.target in targets}
 
     def samples(self) -> Samples:
         values: dict[str, float] = {}
@@ -91,7 +102,9 @@ class RetrievalDisplay(Display):
     def finer(self, ids: Iterable[str]) -> Mapping[str, float]:
         """Minus the rank of the right answer, after the second pass where there is one."""
         chosen = list(ids)
-        ranks = {name: ranking.rank for name, ranking in self._ranked(chosen).items()}
+        ranks = {
+            name: ranking.rank for name, ranking in self._ranked(chosen).items()
+        }  # none where all pairs were compared
         ranks |= {name: ranking.rank for name, ranking in self._looked_again(chosen).items()}
         return {name: float(-rank) for name, rank in ranks.items()}
 
@@ -110,7 +123,7 @@ class RetrievalDisplay(Display):
 
     def show(self, ids: Sequence[str]) -> list[Shown]:
         plain, again = self._ranked(ids), self._looked_again(ids)
-        return [self._query(self.examples[name], plain[name], again.get(name)) for name in ids]
+        return [self._query(self.examples[name], plain.get(name), again.get(name)) for name in ids]
 
     def breakdowns(self) -> list[Breakdown]:
         examples = self.examples
@@ -133,8 +146,10 @@ class RetrievalDisplay(Display):
         return examples, np.ascontiguousarray(embeddings, dtype=np.float32), order
 
     def _ranked(self, ids: Sequence[str]) -> dict[str, Ranking]:
-        """Query -> the gallery by cosine."""
+        """Query -> the gallery by cosine; none where all pairs were compared."""
         answers: dict[str, Ranking] = {}
+        if self.all_scores is not None:
+            return answers
         for kind, other in (("image", "text"), ("text", "image")):
             queries = [self.examples[i] for i in ids if self.examples[i].kind == kind]
             if not queries:
@@ -160,6 +175,8 @@ class RetrievalDisplay(Display):
 
     def _candidates(self, ids: Sequence[str]) -> dict[str, Scored]:
         """Query -> what a second pass compared it with; none where there was no such pass."""
+        if self.all_scores is not None:
+            return dict(self._compared(self.all_scores, ids))
         images, texts = kinds(self.split)
         if not images or not all(row_id(image) in self.rows for image in images):
             return {}
@@ -179,31 +196,40 @@ class RetrievalDisplay(Display):
                     found[name] = Scored(gallery, asked.score[mine], places[candidate[mine]])
         return found
 
-    def _query(self, query: Example, plain: Ranking, again: Ranking | None) -> Shown:
+    def _compared(self, scores: np.ndarray, ids: Sequence[str]) -> Iterator[tuple[str, Scored]]:
+        """Query -> the whole gallery, of a run that compared all pairs."""
+        images, texts = kinds(self.split)
+        images = [image for image in images if image.id in self.rows]
+        order = gallery_order(np.array([e.target for e in images]))
+        row, column = ({e.id: n for n, e in enumerate(several)} for several in (images, texts))
+        for name in ids:
+            if name in row:
+                yield name, Scored(texts, scores[row[name]], np.arange(len(texts)))
+            else:
+                yield name, Scored(images, scores[:, column[name]], order)
+
+    def _query(self, query: Example, plain: Ranking | None, again: Ranking | None) -> Shown:
+        """plain: by cosine; None where all pairs were compared, which ``again`` then is."""
         size = sum(e.kind != query.kind for e in self.examples.values())
         what = "texts" if query.kind == "image" else "pictures"
-        title = f"First {len(plain.top)} of {size:,} {what}"
+        last, both = plain or again, plain is not None and again is not None
+        assert last is not None
+        title = f"First {len(last.top)} of {size:,} {what}"
         listings, lines = [], []
-        if again is not None:
+        if again is not None and both:
             lines.append(Line("rank after re-ranking", f"{again.rank:,} of {size:,}", again.rank == 1))
             listings.append(Listing(f"{title}, re-ranked", tuple(self._entry(e, v, query, None) for e, v in again.top)))
             title = f"{title}, by cosine"
-        lines.append(
-            Line(
-                "rank of the right one" if again is None else "rank by cosine",
-                f"{plain.rank:,} of {size:,}",
-                plain.rank == 1,
-            )
-        )
-        listings.append(Listing(title, tuple(self._entry(e, cosine, query, cosine) for e, cosine in plain.top)))
-        if plain.rank > TOP:
-            listings.append(
-                Listing(
-                    "The right one" if again is None else "The right one, by cosine",
-                    (self._entry(*plain.right, query, plain.right[1]),),
-                    plain.rank,
-                )
-            )
+        which = "rank by cosine" if both else "rank of the right one"
+        lines.append(Line(which, f"{last.rank:,} of {size:,}", last.rank == 1))
+
+        def entry(example: Example, score: float) -> Entry:
+            return self._entry(example, score, query, None if plain is None else score)
+
+        listings.append(Listing(title, tuple(entry(*one) for one in last.top)))
+        if last.rank > TOP:
+            which = "The right one, by cosine" if both else "The right one"
+            listings.append(Listing(which, (entry(*last.right),), last.rank))
         pictures = (Picture(query.images[0], "The picture that texts are looked for"),) if query.images else ()
         return Shown(query.id, query.text or "", pictures, tuple(lines), tuple(listings))
 

@@ -13,7 +13,7 @@ single point scores at chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,28 +74,59 @@ def retrieval_ranks(
             "take both from the same model"
         )
     owner = _owners(image_ids, text_image_ids, len(images), len(texts))
-
-    images_order = gallery_order(image_ids)
     distinct_images, image_copy = _distinct_rows(images)
     distinct_texts, text_copy = _distinct_rows(texts)
+    return _ranks(
+        lambda some: _scores(images[some], distinct_texts, text_copy),
+        lambda some: _scores(texts[some], distinct_images, image_copy),
+        gallery_order(image_ids),
+        owner,
+        block,
+        first,
+    )
 
-    image_ranks = np.empty(len(texts), dtype=np.int64)
-    first_images = np.empty((len(texts), min(first, len(images))), dtype=np.int64)
-    for start in range(0, len(texts), block):
+
+def ranks_of_scores(
+    scores: np.ndarray, image_ids: np.ndarray, text_image_ids: np.ndarray, block: int = 512, first: int = 0
+) -> RetrievalRanks:
+    """The same of scores of all pairs, float (images, texts), greater = better.
+
+    Raises:
+        BenchError: shapes that do not fit, repeated image ids, an id without partner.
+    """
+    image_ids, text_image_ids = np.asarray(image_ids), np.asarray(text_image_ids)
+    owner = _owners(image_ids, text_image_ids, *scores.shape)
+    order = gallery_order(image_ids)
+    return _ranks(lambda some: scores[some], lambda some: scores[:, some].T, order, owner, block, first)
+
+
+def _ranks(
+    of_images: Callable[[slice], np.ndarray],
+    of_texts: Callable[[slice], np.ndarray],
+    images_order: np.ndarray,
+    owner: np.ndarray,
+    block: int,
+    first: int,
+) -> RetrievalRanks:
+    """of_images, of_texts: scores of some of them with the whole gallery of the others."""
+    texts, images = len(owner), len(images_order)
+    image_ranks = np.empty(texts, dtype=np.int64)
+    first_images = np.empty((texts, min(first, images)), dtype=np.int64)
+    for start in range(0, texts, block):
         rows = slice(start, start + block)
-        scores = _scores(texts[rows], distinct_images, image_copy)
+        scores = of_texts(rows)
         image_ranks[rows] = _rank(scores, owner[rows], images_order)
         if first:
             first_images[rows] = _first(scores, first, images_order)
 
     by_owner = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[by_owner], np.arange(len(images) + 1))
-    text_order = np.arange(len(texts))
-    text_ranks = np.empty(len(images), dtype=np.int64)
-    first_texts = np.empty((len(images), min(first, len(texts))), dtype=np.int64)
-    for start in range(0, len(images), block):
-        stop = min(start + block, len(images))
-        scores = _scores(images[start:stop], distinct_texts, text_copy)
+    starts = np.searchsorted(owner[by_owner], np.arange(images + 1))
+    text_order = np.arange(texts)
+    text_ranks = np.empty(images, dtype=np.int64)
+    first_texts = np.empty((images, min(first, texts)), dtype=np.int64)
+    for start in range(0, images, block):
+        stop = min(start + block, images)
+        scores = of_images(slice(start, stop))
         own = by_owner[starts[start] : starts[stop]]
         own_scores = scores[owner[own] - start, own]
         # own texts sorted by row, then falling score, then position: the first of each row is the row's best own text

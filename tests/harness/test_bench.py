@@ -13,6 +13,8 @@ from beit3_bench.backbones.beit3.bench.cases import IMAGE_SIZES, difference, mak
 from beit3_bench.backbones.beit3.bench.measure import flops_of
 from beit3_bench.backbones.beit3.config import BEiT3Config
 from beit3_bench.backbones.beit3.models import build_model
+from beit3_bench.backbones.fusion.benchmark import CASES, KINDS, SIZES
+from beit3_bench.backbones.fusion.benchmark import make_case as make_fusion_case
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -79,6 +81,78 @@ def test_the_report_has_a_ratio_and_a_share_of_the_roof(tmp_path):
     same = json.loads(invoke("bench", "--task", "imagenet", *words, "--same-process", "--json").stdout)
     assert same["cases"][0]["reference_process"] == "this one"
     assert "ratio" in invoke("bench", "--task", "imagenet", *words).stdout
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("task", list(CASES))
+@pytest.mark.parametrize("family", list(KINDS))
+def test_both_ways_of_fusion_models_give_the_same_scores(family, task, packed):
+    case = make_fusion_case(family, task, "tiny", torch.device("cpu"), 2, None, packed)
+    with torch.inference_mode():
+        scores = case.ours()
+        assert difference(scores, case.theirs()) <= 1e-5
+        assert difference(scores, case.ours()) == 0
+    assert scores.shape == (2, SIZES["tiny"].texts if task == "coco-retrieval" else SIZES["tiny"].answers)
+    kept = scores[scores > -1e4].reshape(2, -1)
+    assert kept.shape[1] == (SIZES["tiny"].texts if task == "coco-retrieval" else SIZES["tiny"].k)
+    assert kept.std() > 1e-5
+
+
+@pytest.mark.parametrize("family", list(KINDS))
+def test_the_report_of_fusion_models_has_a_ratio(family):
+    words = [
+        "--family",
+        family,
+        "--preset",
+        "tiny",
+        "--samples",
+        2,
+        "--repeats",
+        1,
+        "--device",
+        "cpu",
+        "--same-process",
+    ]
+    outcome = invoke("bench", *words, "--json")
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads(outcome.stdout)
+    assert report["family"] == family
+    assert [c["task"] for c in report["cases"]] == ["coco-retrieval", "vqav2"]
+    assert all(c["outputs_equal"] and c["ratio"] > 0 and c["seconds"] > 0 for c in report["cases"])
+    assert [c["image_size"] for c in report["cases"]] == [64, None]
+    table = invoke("bench", *words, "--task", "vqav2")
+    assert "16 of them whole" in table.stdout
+
+
+def test_the_official_way_of_fusion_models_has_a_process_of_its_own():
+    words = ["--task", "vqav2", "--preset", "tiny", "--repeats", 1, "--device", "cpu", "--dtype", "bf16"]
+    outcome = invoke("bench", "--family", "blip", *words, "--json")
+    assert outcome.exit_code == 0, outcome.output
+    (case,) = json.loads(outcome.stdout)["cases"]
+    assert case["reference_process"].startswith("its own")
+    assert case["output_difference"] < 1e-5 < case["dtype_difference"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--family", "vilt"), "--family vilt: bench has no case of it; it has cases of: beit3, albef, blip"),
+        (("--family", "blip", "--task", "nlvr2"), "no case for task 'nlvr2' of blip; it has: coco-retrieval, vqav2"),
+        (("--family", "blip", "--preset", "giant"), "blip has no preset 'giant' to measure"),
+        (
+            ("--family", "blip", "--preset", "tiny", "--compile"),
+            "--compile: the cases of blip are measured as they are",
+        ),
+        (
+            ("--family", "albef", "--preset", "tiny", "--image-size", 40),
+            "--image-size 40: is no multiple of the patches",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(words, message):
+    outcome = invoke("bench", *words, "--device", "cpu")
+    assert outcome.exit_code == 2
+    assert message in outcome.stderr
 
 
 def test_ranking_memory_stays_within_a_few_blocks():

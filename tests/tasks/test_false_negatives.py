@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from annotated import by_loops, write_annotations
 
-from beit3_bench.backbones.family import SecondPass
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks import false_negatives, retrieval
 from beit3_bench.tasks.contract import ScoreInputs
@@ -173,7 +172,7 @@ def test_a_second_pass_puts_its_own_order_before_that_of_the_first(mini, candida
     images, texts = kinds(split)
     random = np.random.default_rng(5)
     table = random.integers(0, 4, (len(images), len(texts))).astype(np.float32)  # many equal scores
-    for pair in pairs_to_compare(rows, split, SecondPass(None, candidates, adds_first=False)):
+    for pair in pairs_to_compare(rows, split, candidates):
         chosen, place = pair.meta["texts"], pair.meta["place"]
         rows[pair.id] = {"id": pair.id, "texts": chosen, "asked": pair.meta["asked"], "scores": table[place, chosen]}
     places = {e.id: n for several in (images, texts) for n, e in enumerate(several)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.benchmark import Benchmark
@@ -35,9 +36,10 @@ class BEiT3Benchmark(Benchmark):
         """On a CPU the official way runs in a process of its own: ours has settings that it must not profit from."""
         from beit3_bench.backbones.beit3.bench.cases import make_case
         from beit3_bench.backbones.beit3.bench.measure import measure
-        from beit3_bench.backbones.beit3.bench.official import OfficialProcess
+        from beit3_bench.backbones.official_process import OfficialProcess
 
         case = make_case(task, preset, device, samples, image_size, device.type == "cpu")
         apart = device.type == "cpu" and not same_process
-        with OfficialProcess(case, preset, dtype) if apart else nullcontext() as official:
+        again = partial(make_case, task, preset, device, case.samples, case.image_size)
+        with OfficialProcess(again, dtype) if apart else nullcontext() as official:
             return measure(case, device, dtype, repeats, official, compiled)

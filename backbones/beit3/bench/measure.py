@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,14 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from beit3_bench.backbones.beit3.bench.cases import Case, difference
-from beit3_bench.backbones.beit3.bench.official import OfficialProcess
-from beit3_bench.backbones.beit3.bench.timing import plain_products, precision, seconds_of
 from beit3_bench.backbones.beit3.native import compile_layers
+from beit3_bench.backbones.official_process import OfficialProcess
 from beit3_bench.backbones.packing import pack_weights
 from beit3_bench.backbones.precision import DTYPES
+from beit3_bench.backbones.timing import TOLERANCE, in_turn, plain_products, precision, seconds_of
 
-TOLERANCE = 2e-4
-"""Of outputs in float32; the two paths add up in another order."""
 ROOF_SHAPES = ((4096, 768, 3072), (4096, 3072, 768), (2048, 2048, 2048))
 """(m, k, n): the products of a base feed-forward, and a square one."""
 
@@ -130,7 +127,11 @@ def measure(
             rounded = difference(case.ours(), exact) if dtype != "fp32" or compiled else 0.0
             case.encode()
         theirs_once = official.seconds if official else partial(seconds_of, case.theirs, device, dtype)
-        products_once = official.products if official else partial(plain_products, *case.product_sizes, device, dtype)
+        products_once = (
+            partial(official.products, case.product_sizes)
+            if official
+            else partial(plain_products, *case.product_sizes, device, dtype)
+        )
         theirs_once()
         ours, theirs, encode, timms, roof, products = [], [], [], [], [], []
         for _ in range(repeats):
@@ -141,16 +142,15 @@ def measure(
             roof.append(matmul_roof(device, dtype, 2))
             products.append(products_once())
     rates = [encode_flops / seconds for seconds in encode]
-    result: dict[str, Any] = {
+    both = in_turn(ours, theirs, device)
+    return {
         "task": case.task,
         "image_size": case.image_size,
         "samples": case.samples,
         "reference": case.description,
         "reference_process": "its own, with default settings" if official else "this one",
-        "seconds": statistics.median(ours),
-        "reference_seconds": statistics.median(theirs),
-        "ratio": statistics.median(t / o for t, o in zip(theirs, ours, strict=True)),
-        "samples_per_second": case.samples / statistics.median(ours),
+        **both,
+        "samples_per_second": case.samples / both["seconds"],
         "encode_seconds": statistics.median(encode),
         "encode_gflops": encode_flops / 1e9,
         "roof_gflops_per_second": statistics.median(roof) / 1e9,
@@ -162,9 +162,4 @@ def measure(
         "output_difference": apart,
         "outputs_equal": apart <= TOLERANCE,
         "dtype_difference": rounded,
-        "repeats": repeats,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    if device.type == "cuda":
-        result["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-    return result

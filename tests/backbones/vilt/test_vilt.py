@@ -57,7 +57,7 @@ def as_transformers(state):
     return renamed
 
 
-def theirs(kind, model, **changes):
+def theirs(kind, model, head="classifier", **changes):
     transformers = pytest.importorskip("transformers")
     c = model.config
     config = transformers.ViltConfig(
@@ -71,7 +71,7 @@ def theirs(kind, model, **changes):
     assert not unexpected
     assert all("position_ids" in name for name in missing)
     other.vilt.embeddings.text_embeddings.LayerNorm.eps = 1e-12  # BERT's, as in the official code
-    for module in other.classifier.modules():
+    for module in getattr(other, head).modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = 1e-5
     return other
@@ -119,6 +119,18 @@ def test_two_images_equal_those_of_transformers(texts):
         logits = model(images, images[swapped], ids, padding, sizes=(sizes, sizes[swapped]))
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(logits, model(images[swapped], images, ids, padding, sizes=(sizes[swapped], sizes)))
+
+
+def test_scores_of_pairs_equal_those_of_transformers(texts):
+    model, (ids, padding) = scrambled(random_model("retrieval", CONFIG, 1)), texts
+    images, sizes, mask = unequal(torch.Generator().manual_seed(6))
+    other = theirs("ViltForImageAndTextRetrieval", model, "rank_output")
+    with torch.no_grad():
+        expected = other(ids, (~padding).long(), pixel_values=images, pixel_mask=mask).logits[:, 0]
+        scores = model.match(images, ids, padding, sizes=sizes)
+        alone = model.rank((model.embed_image(model.cut(images[:1, :, :32]))[0], None), ids[:1])
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone, expected[:1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,16 @@ def test_files_of_other_heads_families_and_shapes_are_refused_in_a_line(native, 
         return run.stderr
 
     assert "holds the head of vqav2, nlvr2 needs tensors nlvr2_classifier.*" in refusal("nlvr2", files / "vqav2.ckpt")
-    assert "vilt offers answer, classify; flickr30k asks embed" in refusal("flickr30k", files / "vqav2.ckpt")
+    assert "holds the head of vqav2, flickr30k needs tensors rank_output.*" in refusal(
+        "flickr30k", files / "vqav2.ckpt"
+    )
+    assert "holds the head of retrieval, vqav2 needs tensors vqa_classifier.*" in refusal(
+        "vqav2", files / "retrieval.ckpt"
+    )
+    assert "holds the head of retrieval, nlvr2 needs tensors" in refusal("nlvr2", files / "pretrained.ckpt")
+    assert "vilt offers answer, classify, match; imagenet asks embed" in refusal("imagenet", files / "retrieval.ckpt")
+    assert "vilt offers answer, classify, match; coco-caption asks" in refusal("coco-caption", files / "retrieval.ckpt")
+    assert "ViLT has no head for it" in refusal("snli-ve", files / "vqav2.ckpt")
     assert "takes its size from the checkpoint" in refusal("vqav2", files / "vqav2.ckpt", "--image-size", 64)
     state = torch.load(files / "vqav2.ckpt")["state_dict"]
     for change, message in (

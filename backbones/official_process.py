@@ -7,27 +7,35 @@ would be measured with our settings; here it has the defaults of glibc, MKL and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from beit3_bench.backbones.beit3.bench.cases import Case, make_case
-from beit3_bench.backbones.beit3.bench.timing import plain_products, seconds_of
+from beit3_bench.backbones.timing import plain_products, seconds_of
 
 OURS = ("MKL_CBWR", "THP_MEM_ALLOC_ENABLE")
 
 
+class Case(Protocol):
+    """What is measured, see `benchmark.Benchmark`."""
+
+    @property
+    def theirs(self) -> Callable[[], Any]:
+        """The reference path; gives what is compared."""
+
+
 class OfficialProcess:
-    """Builds the same case from the same seed and runs its reference path on request, one at a time.
+    """Builds a case again from the same seed and runs its reference path on request, one at a time.
 
     ``with OfficialProcess(...) as official``: `output` is what the path computes in float32, `seconds` how long a call takes.
     """
 
-    def __init__(self, case: Case, preset: str, dtype: str):
-        self.arguments = (case.task, preset, case.samples, case.image_size, dtype, torch.get_num_threads())
+    def __init__(self, make: Callable[[], Case], dtype: str):
+        """make: of the case, on the CPU; sent to the process."""
+        self.arguments = (make, dtype, torch.get_num_threads())
 
     def __enter__(self) -> OfficialProcess:
         context = torch.multiprocessing.get_context("spawn")
@@ -49,8 +57,8 @@ class OfficialProcess:
         self.connection.close()
         self.process.join()
 
-    def _ask(self, what: str) -> Any:
-        self.connection.send(what)
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        self.connection.send((what, arguments))
         return self.connection.recv()
 
     def output(self) -> Any:
@@ -59,9 +67,9 @@ class OfficialProcess:
     def seconds(self) -> float:
         return self._ask("seconds")
 
-    def products(self) -> float:
+    def products(self, sizes: Sequence[int]) -> float:
         """See `timing.plain_products`."""
-        return self._ask("products")
+        return self._ask("products", *sizes)
 
 
 def _plain(output: Any) -> Any:
@@ -71,21 +79,19 @@ def _plain(output: Any) -> Any:
     return tuple(map(_plain, output)) if isinstance(output, tuple) else output
 
 
-def _serve(
-    connection: Connection, task: str, preset: str, samples: int, image_size: int, dtype: str, threads: int
-) -> None:
+def _serve(connection: Connection, make: Callable[[], Case], dtype: str, threads: int) -> None:
     torch.set_num_threads(threads)
     device = torch.device("cpu")
-    case = make_case(task, preset, device, samples, image_size)
-    answers: dict[str, Callable[[], Any]] = {
+    case = make()
+    answers: dict[str, Callable[..., Any]] = {
         "output": lambda: _plain(case.theirs()),
         "seconds": lambda: seconds_of(case.theirs, device, dtype),
-        "products": lambda: plain_products(*case.product_sizes, device, dtype),
+        "products": lambda rows, dim, ffn_dim: plain_products(rows, dim, ffn_dim, device, dtype),
     }
     with torch.inference_mode():
         while True:
             try:
-                what = connection.recv()
+                what, arguments = connection.recv()
             except EOFError:
                 return
-            connection.send(answers[what]())
+            connection.send(answers[what](*arguments))
