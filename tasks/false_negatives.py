@@ -13,6 +13,7 @@ number and is not given.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.files import read_json
 from beit3_bench.tasks.metrics.precision_at_r import Positives, precision_at_r, recalls_at
@@ -92,6 +94,17 @@ def read_annotations(folder: Path) -> Annotations:
                     "one release"
                 )
     return Annotations(folder, gallery, answers)
+
+
+def contents_of(folder: Path) -> str:
+    """What tells annotations apart: ``sha256:`` and hex digits, over the files that `read_annotations` reads.
+
+    Raises:
+        BenchError: one cannot be read.
+    """
+    names = [f"{GALLERY}_{FILES['TR']}", *(f"{name}_{file}" for name in MEASURES for file in FILES.values())]
+    digests = " ".join(sha256_of(folder / f"{name}.json") for name in names)
+    return f"sha256:{hashlib.sha256(digests.encode()).hexdigest()}"
 
 
 def _read(path: Path) -> Answers:

@@ -414,6 +414,13 @@ DATA_ROOT/
             )
         return dataclasses.replace(whole, truth=annotations)
 
+    def options_in_force(self) -> dict[str, Any]:
+        """With the contents of annotations, wherever they lie."""
+        given = super().options_in_force()
+        if given["eccv"] in (None, "off"):
+            return given
+        return {**given, "eccv": false_negatives.contents_of(Path(given["eccv"]))}
+
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         scores = super().score(rows, split)
         if split.truth is None and self.options.eccv is None and self._is_released_test(split):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -311,3 +312,21 @@ def test_the_released_test_takes_the_installed_annotations(mini, monkeypatch):
     assert usual.read("val").truth is None
     part = usual.limited(split, 4)
     assert "annotated images are not there" in usual.score(embedded(part), part).notes[0]
+
+
+def test_annotations_are_told_apart_by_what_they_hold(mini, tmp_path):
+    task, _, content = mini
+    given = Path(task.options.eccv)
+    shutil.copytree(given, tmp_path / "moved")
+    moved = CocoRetrieval(task.data_root, {"eccv": str(tmp_path / "moved")})
+    assert (
+        task.options_in_force()
+        == moved.options_in_force()
+        == {"rerank": None, "eccv": moved.options_in_force()["eccv"]}
+    )
+    assert moved.options_in_force()["eccv"].startswith("sha256:")
+    (tmp_path / "moved" / "cxc_caption_to_image.json").write_text(
+        json.dumps({**content["cxc_caption_to_image"], "0": [1]})
+    )
+    assert moved.options_in_force() != task.options_in_force()
+    assert CocoRetrieval(task.data_root, {"eccv": "off"}).options_in_force()["eccv"] == "off"
