@@ -95,30 +95,36 @@ class Gathering:
     _text_places: dict[str, int] = field(default_factory=dict)
 
     def add(
-        self, name: str, pictures: Sequence[tuple[str, Picture]], texts: Sequence[str], groups: Sequence[str]
+        self,
+        name: str,
+        pictures: Sequence[tuple[str, Picture]],
+        texts: Sequence[str],
+        groups: Sequence[str],
+        cluster: str = "",
     ) -> None:
         """A question.
 
         Args:
-            name: its id.  pictures: each with the id of the image.  groups: see `Case`; the first one is its kind.
+            name: its id.  pictures: each with the id of the image.  groups, cluster: see `Case`; "" = the first image.
         """
+        cluster = cluster or pictures[0][0]
         images = []
         for image, picture in pictures:
             if image not in self.images:
                 self._image_places[image] = len(self.images)
                 identity = f"image:{image}"
                 self.images[image] = Example(
-                    identity, (picture.path,), None, image, image, "image", {"of": []}, (), names_of(picture)
+                    identity, (picture.path,), None, cluster, image, "image", {"of": []}, (), names_of(picture)
                 )
             self.images[image].meta["of"].append([name, *groups])
             images.append(self._image_places[image])
         for number, text in enumerate(texts):
             if text not in self.texts:
                 self._text_places[text] = len(self.texts)
-                self.texts[text] = Example(f"text:{name}/{number}", (), text, pictures[0][0], None, "text", {"of": []})
+                self.texts[text] = Example(f"text:{name}/{number}", (), text, cluster, None, "text", {"of": []})
             self.texts[text].meta["of"].append([name, number])
         places = tuple(self._text_places[text] for text in texts)
-        self.cases.append(Case(name, tuple(images), places, tuple(groups), pictures[0][0]))
+        self.cases.append(Case(name, tuple(images), places, tuple(groups), cluster))
 
     def questions(self) -> Questions:
         return Questions(tuple(self.cases), tuple(self.images.values()), tuple(self.texts.values()))

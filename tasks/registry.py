@@ -30,6 +30,7 @@ BUILT_IN = {
     "coco-retrieval": "beit3_bench.tasks.retrieval:CocoRetrieval",
     "sugarcrepe": "beit3_bench.tasks.sugarcrepe:SugarCrepe",
     "winoground": "beit3_bench.tasks.winoground:Winoground",
+    "aro": "beit3_bench.tasks.aro:ARO",
     "imagenet": "beit3_bench.tasks.imagenet:ImageNet",
     "imagenet-linear": "beit3_bench.tasks.imagenet:ImageNetLinear",
     "coco-det": "beit3_bench.tasks.coco_det:CocoDetection",

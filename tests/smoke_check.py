@@ -17,6 +17,7 @@ REACH = {  # task -> {metric: at least}; units as in result.json
     "snli-ve": {"accuracy": 0.70},
     "sugarcrepe": {"accuracy": 0.60},
     "winoground": {"text": 0.30},
+    "aro": {"accuracy": 0.50},
     "coco-det": {"bbox/AP50": 0.50, "segm/AP50": 0.40},
     "ade20k-seg": {"mIoU": 0.40},
 }

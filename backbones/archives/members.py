@@ -1,7 +1,8 @@
 """One reader for the images of a data set, wherever they are: files, and members of archives.
 
 A member is spelt ``ARCHIVE.zip!folder/name.jpg`` (or ``.tar``, ``.parquet``). The archive is the shortest beginning of the text that
-ends so before a ``!`` and is a file; where it holds no such member and the whole text names a file, it is that file.
+ends so before a ``!`` and is a file; where it holds no such member and the whole text names a file, it is that file. A rectangle of an
+image, of either kind, is spelt ``IMAGE#xywh=10,20,30,40`` (see `archives.crops`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beit3_bench.backbones.archives.archive import Archive
+from beit3_bench.backbones.archives.crops import MARK, Box, Crop, parse
 from beit3_bench.errors import BenchError
 
 SUFFIXES = (".zip", ".tar", ".parquet")
@@ -44,8 +46,10 @@ def member_at(path: str | Path) -> Member | None:
         BenchError: the archive is damaged.
     """
     text = os.fspath(path)
-    if "!" not in text:  # all that a file costs
+    if "!" not in text and MARK not in text:  # all that a file costs
         return None
+    if (crop := parse(text)) is not None and not os.path.isfile(text):
+        return _rectangle(*crop)
     for match in _HEAD.finditer(text):
         head, name = text[: match.end()], text[match.end() + 1 :]
         if head not in _archives and not os.path.isfile(head):
@@ -53,6 +57,16 @@ def member_at(path: str | Path) -> Member | None:
         archive = _archives.get(head) or open_archive(head)
         return None if name not in archive and os.path.isfile(text) else Member(archive, name)
     return None
+
+
+def _rectangle(source: str, box: Box) -> Member | None:
+    """None where the file of the image is not there."""
+    member = member_at(source)
+    file = source if member is None else member.archive.path
+    if not os.path.isfile(file):
+        return None
+    crop = Crop(source, file, box)
+    return Member(crop, crop.name)
 
 
 def open_archive(path: str | Path) -> Archive:

@@ -50,7 +50,7 @@ class QuestionDisplay(Display):
         images = [self.questions.images[place] for place in case.images]
         paths = tuple(path for e in images for path in e.images)
         names = tuple(name for e in images for name in e.image_names)
-        return Example(case.id, paths, self._texts(case)[0], case.cluster, case.groups[0], names=names)
+        return Example(case.id, paths, self._texts(case)[0], case.cluster, names=names)
 
     def _texts(self, case: Case) -> list[str]:
         return [self.questions.texts[place].text or "" for place in case.texts]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Pictures per split; ``nlvr2_*``: sets (of four picture pairs); ``winoground``: questions; ``vocabulary``: pieces at most."""
+    """Pictures per split; ``nlvr2_*``: sets (of four picture pairs); ``winoground``, ``aro``: questions; ``vocabulary``: pieces at most."""
 
     coco_train: int = 2000
     coco_restval: int = 200
@@ -37,6 +37,7 @@ class Counts:
     nocaps_val: int = 90
     nocaps_test: int = 30
     winoground: int = 90
+    aro: int = 120
     ade20k_training: int = 500
     ade20k_validation: int = 100
     vocabulary: int = 400
@@ -61,6 +62,7 @@ PRESETS = {
         nocaps_val=9,
         nocaps_test=4,
         winoground=9,
+        aro=54,
         ade20k_training=12,
         ade20k_validation=6,
         vocabulary=300,

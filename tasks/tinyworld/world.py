@@ -9,6 +9,7 @@ Tree of a world (each folder is a ``--data-root``; the writers' modules list wha
     nlvr2/                   `nlvr2`            nlvr2
     nocaps/                  `nocaps`           nocaps
     winoground/              `winoground`       winoground
+    aro/                     `aro`              aro
     ADEChallengeData2016/    `ade20k`           ade20k-seg
     beit3.spm                                   the tokenizer of everything above
     tiny_world.json                             seed, knobs, counts, number and size of the files
@@ -33,7 +34,7 @@ MANIFEST = "tiny_world.json"
 STARTED = "tiny_world.started.json"
 """Stands in for the manifest while a world is being written."""
 
-FOLDERS = ("coco", "flickr30k", "imagenet", "nlvr2", "nocaps", "winoground", "ADEChallengeData2016")
+FOLDERS = ("coco", "flickr30k", "imagenet", "nlvr2", "nocaps", "winoground", "aro", "ADEChallengeData2016")
 SPM = "beit3.spm"
 
 Progress = Callable[[str, int, int], None]
@@ -124,6 +125,7 @@ def _measure(root: Path) -> tuple[int, int]:
 
 def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from beit3_bench.tasks.tinyworld.ade20k import write_ade20k
+    from beit3_bench.tasks.tinyworld.aro import write_aro
     from beit3_bench.tasks.tinyworld.coco import write_coco
     from beit3_bench.tasks.tinyworld.flickr30k import write_flickr30k
     from beit3_bench.tasks.tinyworld.imagenet import write_imagenet
@@ -156,6 +158,7 @@ def _write(root: Path, recipe: dict[str, Any], progress: Progress) -> dict[str, 
         ("nlvr2", write_nlvr2),
         ("nocaps", write_nocaps),
         ("winoground", write_winoground),
+        ("aro", write_aro),
         ("ADEChallengeData2016", write_ade20k),
     ]
     splits: dict[str, dict[str, int]] = {}

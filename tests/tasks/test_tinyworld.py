@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beit3_bench.backbones.archives.members import exists
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.tinyworld import write_tiny_world
 from beit3_bench.tasks.tinyworld.geometry import area, coco_polygons, parts, polygon_area
@@ -562,6 +563,7 @@ FOLDER_OF = {
     "nocaps": "nocaps",
     "sugarcrepe": "coco",
     "winoground": "winoground",
+    "aro": "aro",
     "flickr30k": "flickr30k",
     "coco-retrieval": "coco",
     "imagenet": "imagenet",
@@ -584,7 +586,7 @@ def test_every_built_in_task_reads_every_split_of_its_folder(world: Path) -> Non
                 continue  # the official test images are a download of their own, which the tiny world does not have
             examples = task(world / FOLDER_OF[name]).read(split).examples
             assert examples, f"{name} {split}"
-            assert all(Path(image).is_file() for example in examples for image in example.images), f"{name} {split}"
+            assert all(exists(image) for example in examples for image in example.images), f"{name} {split}"
 
 
 @pytest.mark.parametrize("name", ["tiny_world.started.json", "coco", "imagenet"])
