@@ -111,7 +111,7 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
         BenchError: no or several families, an ability that the family does not offer, and everything that `Family.load` raises.
     """
     model = load_asked(located, task.asked(split), request, split_options(type(task), request.options)[1])
-    readers = [model.ability.reader, *([model.second.ability.reader] if model.second else [])]
+    readers = [model.ability.reader, *([model.second.ability.reader] if model.second and not model.all_pairs else [])]
     if request.corruption is not None and not any(example.images for example in split.examples):
         raise BenchError(f"--corrupt {request.corruption.label}: task {task.name} shows no image; leave --corrupt out")
     for reader in readers:

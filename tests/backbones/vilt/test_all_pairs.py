@@ -15,6 +15,7 @@ from random_vilt import save_vilts
 from ranks import run_ranks
 
 from beit3_bench import evaluate, load
+from beit3_bench.backbones.corruptions import Corruption
 from beit3_bench.backbones.released import get_released
 from beit3_bench.backbones.vilt.weights import WEIGHTS
 from beit3_bench.harness.record.store import RunStore
@@ -191,6 +192,18 @@ def test_options_that_mean_nothing_for_a_model_are_refused(native, files, tmp_pa
     )  # fmt: skip
     assert done.exit_code == 2
     assert "all_pairs=yes: retrieval.pth finds candidates by its embeddings first; leave it out" in done.stderr
+
+
+def test_images_are_corrupted_once(native, files, tmp_path):
+    pytest.importorskip("imagecorruptions")
+    run(native, files, "--corrupt", "contrast:2", "--output", tmp_path / "run")
+    images, texts = kinds(native)
+    ability = load(files / "retrieval.ckpt", "flickr30k", device="cpu").model.ability
+    ability.reader.corrupt(Corruption("contrast", 2))
+    batch = ability.reader.collate([retrieval.Item("a", images[1].images, texts=tuple(e.text for e in texts))])
+    with torch.inference_mode():
+        (scores,) = ability.predict(batch)
+    np.testing.assert_allclose(RunStore.read(tmp_path / "run").rows()[images[1].id]["scores"], scores, atol=1e-5)
 
 
 def test_from_python(native, files, whole, tmp_path):
