@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from beit3_bench.backbones.family import Model
     from beit3_bench.harness.engine.predict import RowSink, Throughput
     from beit3_bench.harness.engine.processes import Processes
-    from beit3_bench.harness.record.schema import Result
+    from beit3_bench.harness.record.schema import Result, Subset
 
 
 # ---- may it stop? -------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def predict_until(
             points = 100 * (high - low)
             meter.show(width=f"{points:.2f} of {width:g}")
             if points < width:
-                subset = {"estimate": draw.estimate(clusters, width)}
+                subset: Subset = {"estimate": draw.estimate(clusters, width)}
                 return total, dataclasses.replace(prepared, split=draw.part(clusters), subset=subset)
             begin = clusters
     assert total is not None

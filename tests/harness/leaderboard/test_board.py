@@ -199,7 +199,7 @@ def test_results_are_found_by_folder_and_an_absent_folder_holds_none(tmp_path: P
         ({"model": {**result()["model"], "params": 10**400}}, "params 1000"),
         ({"metrics": {"a": metric(True)}}, "another kind"),
         ({"model": {"preset": "base"}}, "model: key 'checkpoint' is missing"),
-        ({"subset": {}}, "subset: key 'limit' is missing"),
+        ({"subset": {}}, "subset says neither limit nor estimate"),
         ({"data": {"counts": {}}}, "data: key 'ids' is missing"),
         ({"data": {"counts": {"images": "20"}, "ids": "other"}}, "holds '20' of another kind"),
     ],

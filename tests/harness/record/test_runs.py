@@ -60,7 +60,7 @@ def test_every_run_is_listed_with_its_state(runs):
     assert found["full"]["headline"]["metric"] == "accuracy"
     assert found["stopped"]["checkpoint"] == "toy.pth"
     text = CliRunner().invoke(main, ["runs"]).stdout
-    assert "accuracy 100.0 (first 7)" in text
+    assert "accuracy 100.0 (first 7 only)" in text
     assert len(text.splitlines()) == 4
 
 
