@@ -10,6 +10,7 @@ from typing import ClassVar
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.numerics import Head
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
 
@@ -59,6 +60,11 @@ class AlbefFamily(Family):
         from beit3_bench.backbones.albef.weights import WEIGHTS
 
         return WEIGHTS
+
+    def numerics(self) -> Sequence[Head]:
+        from beit3_bench.backbones.albef.numerics import numerics
+
+        return numerics()
 
     def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
         from beit3_bench.backbones.albef import heads

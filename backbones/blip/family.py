@@ -10,6 +10,7 @@ from typing import ClassVar
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.numerics import Head
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
 
@@ -64,6 +65,11 @@ class BlipFamily(Family):
         from beit3_bench.backbones.blip.weights import WEIGHTS
 
         return WEIGHTS
+
+    def numerics(self) -> Sequence[Head]:
+        from beit3_bench.backbones.blip.numerics import numerics
+
+        return numerics()
 
     def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
         from beit3_bench.backbones.blip import heads

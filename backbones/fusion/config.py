@@ -138,6 +138,25 @@ def depth_of(names: Iterable[str], layer: re.Pattern[str]) -> int:
     return next(n for n in range(len(having) + 1) if n not in having)
 
 
+def network_shape(
+    shapes: Shapes, head: str, settings: Settings, shared_pairs: bool = False
+) -> tuple[FusionConfig, int]:
+    """The network of a head (``"retrieval"``, or the task), and the patches along a side that the file's positions are for.
+
+    Raises:
+        BenchError: as `vision_shape`.
+    """
+    vision, grid = vision_shape(shapes, settings)
+    config = FusionConfig(
+        vision,
+        text_shape(shapes, TEXT, settings) if head != "coco-caption" else None,
+        text_shape(shapes, DECODER, settings) if head in ("vqav2", "coco-caption") else None,
+        shapes.of("vision_proj.weight", 2)[0] if head == "retrieval" else 0,
+        shared_pairs,
+    )
+    return config, grid
+
+
 def vision_shape(shapes: Shapes, settings: Settings) -> tuple[VisionConfig, int]:
     """The vision transformer to build, and the patches along a side that the file's positions are for.
 

@@ -12,14 +12,11 @@ from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs, SecondPass
 from beit3_bench.backbones.fusion.config import (
-    DECODER,
-    TEXT,
     FusionConfig,
     Settings,
     Shapes,
     check_preset,
-    text_shape,
-    vision_shape,
+    network_shape,
 )
 from beit3_bench.backbones.fusion.files import MOMENTUM, PRETRAINING, bare_text_names, family_of, held_heads, resized
 from beit3_bench.backbones.fusion.heads import FusionModel
@@ -130,14 +127,7 @@ def read_file(system: System, source: Source, asked: Asked, options: LoadOptions
         None if given is None else given.text_heads,
     )
     shapes = Shapes(tensors, origin, system.title)
-    vision, grid = vision_shape(shapes, settings)
-    config = FusionConfig(
-        vision,
-        text_shape(shapes, TEXT, settings) if head != "coco-caption" else None,
-        text_shape(shapes, DECODER, settings) if head in ("vqav2", "coco-caption") else None,
-        shapes.of("vision_proj.weight", 2)[0] if head == "retrieval" else 0,
-        system.name == "albef" and head == "nlvr2",
-    )
+    config, grid = network_shape(shapes, head, settings, shared_pairs=system.name == "albef" and head == "nlvr2")
     check_preset(config, settings, origin, system.title)
     return Reading(system, source, asked, options, head, tensors, config, grid, held)
 

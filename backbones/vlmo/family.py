@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
+from beit3_bench.backbones.numerics import Head
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.vlmo.config import OWN_NAMES
@@ -45,6 +46,11 @@ class VLMoFamily(Family):
         from beit3_bench.backbones.vlmo.loading import head_of
 
         head_of(asked)
+
+    def numerics(self) -> Sequence[Head]:
+        from beit3_bench.backbones.vlmo.numerics import numerics
+
+        return numerics()
 
     def write_specimens(self, folder: Path, texts: Sequence[str]) -> None:
         from beit3_bench.backbones.vlmo.specimens import write_specimens

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from beit3_bench.errors import INSTALL_LINES
+from beit3_bench.errors import INSTALL_LINES, BenchError, exhausted
 from beit3_bench.harness.commands.options import device
 from beit3_bench.harness.console import Tone, Toned, echo
 
@@ -142,11 +142,20 @@ def command(
 def _numerics(device: str, dtypes: Sequence[str], as_json: bool) -> None:
     from beit3_bench.harness.evidence.numerics import measure, report_as_text
 
-    report = measure(device, dtypes)
+    try:
+        report = measure(device, dtypes)
+        table, verdict = report_as_text(report)
+    except (BenchError, OSError, MemoryError):
+        raise
+    except Exception as error:  # exit code 1 says that something differs
+        if exhausted(error) is not None:  # told as for every verb
+            raise
+        raise BenchError(
+            f"the numerics cannot be looked at, internal error: {type(error).__name__}: {str(error)[:200]}; --debug shows the traceback"
+        ) from error
     if as_json:
         echo(json.dumps(report.to_dict(), indent=1))
     else:
-        table, verdict = report_as_text(report)
         echo(table)
         echo(Toned(verdict, "good" if report.fits else "error"))
     if not report.fits:

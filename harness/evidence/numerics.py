@@ -121,21 +121,15 @@ def report_as_text(report: NumericsReport) -> tuple[str, str]:
     lines = [f"{name:<{width}}  {value}" for name, value in report.facts.items()]
     for dtype in report.dtypes:
         kind = "largest difference" if dtype == "fp32" else "relative error"
-        head = ("head", "stage", "reference", kind, "tolerance" if dtype == "fp32" else "expected", "verdict")
+        head = ("family", "head", "stage", "reference", kind, "tolerance" if dtype == "fp32" else "expected", "verdict")
         rows = [_row(one) for one in report.comparisons if one.dtype == dtype]
         lines += ["", f"{dtype} on {report.device}", *columns([head, *rows])]
     return "\n".join(lines) + "\n", _verdict(report)
 
 
 def _row(one: Comparison) -> tuple[str, ...]:
-    return (
-        one.head,
-        one.stage,
-        one.reference,
-        _number(one.difference),
-        _expected(one),
-        "fits" if one.fits else "DIFFERS",
-    )
+    numbers = (_number(one.difference), _expected(one))
+    return one.family, one.head, one.stage, one.reference, *numbers, "fits" if one.fits else "DIFFERS"
 
 
 def _number(x: float) -> str:

@@ -6,13 +6,22 @@ was run). SNLI-VE has no official code: its head is VQAv2's with three outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.numerics import Embedded, Head, Watch, read_embedded
+from beit3_bench.backbones.numerics import (
+    Given,
+    Head,
+    Pairs,
+    Watch,
+    Way,
+    heads_of,
+    pack,
+    padded,
+    read_embedded,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +35,6 @@ STEPS = 5
 PICTURES = "pictures"
 """The head without a network: decoding, resizing and normalising, on the CPU whatever the device."""
 
-Given = Mapping[str, "Tensor"]
-
 
 def numerics() -> list[Head]:
     """The heads, first the encoder whose every layer the official code was traced in.
@@ -36,65 +43,42 @@ def numerics() -> list[Head]:
         BenchError: an embedded file is missing or damaged.
     """
     embedded = read_embedded(FOLDER)
-    heads = [
-        Head("beit3", PICTURES, embedded.stages[PICTURES], lambda _device: picture_stages(embedded.part("pictures")))
-    ]
-    return heads + [Head("beit3", name, embedded.stages[name], _on_device(way, embedded)) for name, way in WAYS.items()]
+    pictures = Head(
+        "beit3", PICTURES, embedded.stages[PICTURES], lambda _device: picture_stages(embedded.part("pictures"))
+    )
+    return [pictures, *heads_of("beit3", embedded, WAYS, build, _make_ready)]
 
 
 def build(task: str, config: Mapping[str, Any], weights: Given) -> nn.Module:
-    """A tiny network. task: a name of `models.HEADS`.  weights: every class's, under official names, as ``TASK/NAME``."""
+    """A tiny network. task: a name of `models.HEADS`."""
     from beit3_bench.backbones.beit3.checkpoint import load_checkpoint
     from beit3_bench.backbones.beit3.config import BEiT3Config
     from beit3_bench.backbones.beit3.models import build_model
 
     outputs = config["num_classes"].get(task)
     model = build_model(task, BEiT3Config(**config["network"]), **({"num_classes": outputs} if outputs else {}))
-    own = {name.partition("/")[2]: x for name, x in weights.items() if name.partition("/")[0] in ("backbone", task)}
-    absent = () if _has_final_norm(model) else ("beit3.encoder.layer_norm.",)
+    own, absent = weights_of(task, weights), () if _has_final_norm(model) else ("beit3.encoder.layer_norm.",)
     load_checkpoint(
         model, {name: x for name, x in own.items() if not name.startswith(absent)}, origin=f"embedded {task}"
     )
     return model
 
 
-def _has_final_norm(model: nn.Module) -> bool:
+def _has_final_norm(model: Any) -> bool:
     return model.beit3.encoder.layer_norm is not None
 
 
-def _on_device(way: Way, embedded: Embedded) -> Callable[[torch.device], dict[str, Tensor]]:
-    """The stages of a head, of a network that is made ready as a run makes its own."""
+def _make_ready(model: nn.Module, device: torch.device) -> None:
+    """As `native.Captioner.make_ready`, too."""
+    from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
+    from beit3_bench.backbones.beit3.models import Captioning
 
-    @cache
-    def ready(device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
-        from beit3_bench.backbones.beit3.decoding_graphs import keep_graphs
-        from beit3_bench.backbones.beit3.models import Captioning
-        from beit3_bench.backbones.packing import pack_weights
-
-        model = build(way.task, embedded.facts["config"], embedded.part("weights")).to(device)
-        if device.type == "cpu":
-            pack_weights(model)
-        elif device.type == "cuda" and isinstance(model, Captioning):
-            keep_graphs(model)
-        return model, {name: x.to(device) for name, x in embedded.part("inputs").items()}
-
-    def compute(device: torch.device) -> dict[str, Tensor]:
-        model, given = ready(device)
-        way.stages(model, given)  # layers pack their weights when they are first used: what counts is the second batch
-        return way.stages(model, given)
-
-    return compute
+    pack(model, device)
+    if device.type == "cuda" and isinstance(model, Captioning):
+        keep_graphs(model)
 
 
 # ---- the ways through the heads -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Way:
-    """One head. task: whose network.  stages: from the network and all inputs (see tools/numerics.py), in the order of computation."""
-
-    task: str
-    stages: Callable[[Any, Given], dict[str, Tensor]]
 
 
 def _encoder(model: Any, given: Given) -> dict[str, Tensor]:
@@ -164,11 +148,10 @@ def _decoding(model: Any, given: Given) -> dict[str, Tensor]:
     memory = encode_images(model.beit3, images[:2])
     hidden = [decode_step(model.beit3, memory, words[:, n : n + 1], mask, n)[:, 0] for n in range(STEPS)]
     hypotheses = model.hypotheses(images, decoding)
-    pad = model.config.pad_token_id
     return {
         "logits of each word": model.exact(model.mlm_head, torch.stack(hidden, dim=1)),
         "scores of captions": torch.tensor([h.score for h in hypotheses], dtype=torch.float64),
-        "words of captions": torch.tensor([h.ids + [pad] * (decoding.max_length - len(h.ids)) for h in hypotheses]),
+        "words of captions": padded([h.ids for h in hypotheses], decoding.max_length, model.config.pad_token_id),
     }
 
 
@@ -188,16 +171,13 @@ def _text(given: Given, task: str, count: int) -> tuple[Tensor, Tensor]:
     return given[f"{task}.tokens"][:count], given[f"{task}.padding_mask"][:count]
 
 
-Pairs = Sequence[tuple[str, Any]]
-
-
-def _encoder_modules(beit3: Any) -> tuple[Pairs, Pairs]:
-    """What is watched: outputs of modules, and their inputs."""
+def _encoder_modules(beit3: Any) -> tuple[Pairs, Pairs, int]:
+    """What is watched: outputs of modules, and the two streams that the first layer takes."""
     encoder = beit3.encoder
     outputs = [("patches", beit3.vision_embed), ("words", beit3.text_embed)]
     outputs += [(f"layer {number}", layer) for number, layer in enumerate(encoder.layers, 1)]
     outputs += [("final norm", norm) for norm in (encoder.layer_norm or {}).values()]
-    return outputs, [("with positions", encoder.layers[0])]
+    return outputs, [("with positions", encoder.layers[0])], 2
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import beit3_golden as golden
+import numpy as np
 import pytest
 import torch
 from goldens import COMMITTED
@@ -20,10 +21,15 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from beit3_bench.backbones import numerics, precision, preprocess
+from beit3_bench.backbones.albef import numerics as albef
 from beit3_bench.backbones.beit3 import numerics as beit3
+from beit3_bench.backbones.blip import numerics as blip
+from beit3_bench.backbones.vlmo import numerics as vlmo
 from beit3_bench.harness.cli import main
 
 ROOT = Path(__file__).parents[3]
+ROOMS = {"beit3": beit3, "vlmo": vlmo, "albef": albef, "blip": blip}
+OUTPUTS = ("logits", "embedding", "match scores", "logits of each word")
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -34,12 +40,13 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
     return int(end.value.code or 0), said.out, said.err
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what BEiT-3 ships, read in its place."""
+@pytest.fixture(params=["beit3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what a family ships, read in its place."""
+    room = ROOMS[request.param]
     for name in (numerics.STAGES, numerics.TENSORS):
-        shutil.copy(Path(str(beit3.FOLDER)) / name, tmp_path / name)
-    monkeypatch.setattr(beit3, "FOLDER", tmp_path)
+        shutil.copy(Path(str(room.FOLDER)) / name, tmp_path / name)
+    monkeypatch.setattr(room, "FOLDER", tmp_path)
     return tmp_path
 
 
@@ -70,10 +77,14 @@ def test_this_machine_computes_what_the_official_code_computed(capsys, dtype):
     wrong = [(s["head"], s["stage"], s["difference"], s["most"]) for s in report["stages"] if not s["fits"]]
     assert wrong == []
     assert (code, report["fits"], report["first"]) == (0, True, None)
-    heads = {s["head"] for s in report["stages"]}
-    assert heads == {*beit3.WAYS, *([beit3.PICTURES] if dtype == "fp32" else [])}
-    outputs = {s["head"] for s in report["stages"] if s["stage"] in ("logits", "embedding", "logits of each word")}
-    assert outputs == set(beit3.WAYS) - {"encoder"}
+    compared = {(s["family"], s["head"]) for s in report["stages"]}
+    known = {(family, head) for family, room in ROOMS.items() for head in room.WAYS}
+    words_alone = ("blip", "coco-caption, decoding")  # which half precision may change
+    assert compared == known | {("beit3", beit3.PICTURES)} if dtype == "fp32" else known - {words_alone}
+    ends = {
+        (s["family"], s["head"]) for s in report["stages"] if s["reference"] == "official" and s["stage"] in OUTPUTS
+    }
+    assert ends >= known - {("beit3", "encoder"), words_alone}
     if dtype != "fp32":  # else a run in half precision that rounds nothing would fit, too
         assert sum(s["least"] > 0 for s in report["stages"]) > 0.8 * len(report["stages"])
 
@@ -82,8 +93,8 @@ def test_the_table_has_every_stage_and_the_verdict_comes_last(capsys):
     code, out, err = doctor(capsys)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[-1] == "all 110 stages fit: fp32, bf16 on cpu"
-    layers = [line for line in lines if line.startswith("nlvr2 ") and " layer " in line]
+    assert lines[-1] == "all 245 stages fit: fp32, bf16 on cpu"
+    layers = [line for line in lines if line.startswith("beit3   nlvr2 ") and " layer " in line]
     assert len(layers) == 2 * golden.CONFIG.depth
     assert all(line.endswith("fits") for line in layers)
     assert any(line.startswith("torch") and torch.__version__ in line for line in lines)
@@ -126,6 +137,31 @@ def test_one_changed_number_is_told_with_the_first_stage_that_it_moves(folder, c
     assert ", tolerance " in out.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name", "where"),
+    [
+        ("vlmo", "backbone/transformer.blocks.1.mlp_imag.fc2.bias", "layer 2 of retrieval of images (vlmo, fp32)"),
+        ("vlmo", "nlvr2/nlvr2_classifier.3.bias", "logits of nlvr2 (vlmo, fp32)"),
+        ("albef", "retrieval/itm_head.bias", "match scores of re-ranking (albef, fp32)"),
+        (
+            "albef",
+            "retrieval/text_encoder.encoder.layer.1.output.dense.bias",
+            "layer 2 of retrieval of texts (albef, fp32)",
+        ),
+        (
+            "blip",
+            "coco-caption/text_decoder.cls.predictions.transform.dense.bias",
+            "logits of coco-caption (blip, fp32)",
+        ),
+    ],
+    indirect=["folder"],
+)
+def test_a_changed_weight_of_another_family_is_told(folder, capsys, name, where):
+    change(folder, f"weights/{name}", lambda x: x.add_(torch.linspace(0.1, 0.3, x.numel())))
+    code, out, _ = doctor(capsys, "--dtype", "fp32")
+    assert (code, first_named(out)) == (1, where)
+
+
 def test_the_differing_stages_are_marked_in_the_table_and_in_json(folder, capsys):
     change(folder, "weights/nlvr2/head.norm1.bias", move(0, 0.5))
     code, out, _ = doctor(capsys, "--dtype", "fp32", "--json")
@@ -134,7 +170,7 @@ def test_the_differing_stages_are_marked_in_the_table_and_in_json(folder, capsys
     assert (report["first"]["head"], report["first"]["stage"]) == ("nlvr2", "logits")
     assert [s["head"] for s in report["stages"] if not s["fits"]] == ["nlvr2"]
     _, text, _ = doctor(capsys, "--dtype", "fp32")
-    assert [line.split()[:2] for line in text.splitlines() if line.endswith("DIFFERS")] == [["nlvr2", "logits"]]
+    assert [line.split()[:2] for line in text.splitlines() if line.endswith("DIFFERS")] == [["beit3", "nlvr2"]]
 
 
 def test_a_changed_weight_is_seen_in_half_precision(folder, capsys):
@@ -263,6 +299,13 @@ def test_an_arithmetic_that_torch_lacks_is_one_line(capsys, monkeypatch):
     assert f"--dtype fp16: torch {torch.__version__} does not compute in it on cpu" in err
 
 
+def test_an_internal_error_is_no_difference(capsys, monkeypatch):
+    monkeypatch.setattr(numerics, "largest_difference", lambda ours, expected: 1 / 0)
+    code, out, err = doctor(capsys, "--dtype", "fp32")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "internal error: ZeroDivisionError" in err
+
+
 # ---- what is embedded ---------------------------------------------------------------------------------------------------
 
 
@@ -279,30 +322,54 @@ def test_weights_and_inputs_are_the_golden_ones():
         assert torch.equal(x, given[name][rows]), name
 
 
-def test_the_embedded_files_are_what_the_golden_tensors_make(monkeypatch):
+@pytest.fixture(scope="module")
+def tool():
+    """tools/numerics.py."""
     place = importlib.util.spec_from_file_location("make_numerics", ROOT / "tools" / "numerics.py")
-    tool = importlib.util.module_from_spec(place)
-    monkeypatch.setitem(sys.modules, place.name, tool)  # where its dataclasses look
-    place.loader.exec_module(tool)
-    document, content = tool.make(COMMITTED)
-    made, embedded = load(content), numerics.read_embedded(beit3.FOLDER)
+    module = importlib.util.module_from_spec(place)
+    sys.modules[place.name] = module  # where its dataclasses look
+    place.loader.exec_module(module)
+    yield module
+    del sys.modules[place.name]
+
+
+@pytest.mark.parametrize("family", ROOMS)
+def test_the_embedded_files_are_what_the_golden_tensors_make(tool, family):
+    document, content = tool.make(tool.sources(COMMITTED)[family])
+    made, embedded = load(content), numerics.read_embedded(ROOMS[family].FOLDER)
     assert made.keys() == embedded.tensors.keys()
     assert document["config"] == embedded.facts["config"]
+    assert document["heads"].keys() == embedded.stages.keys()
+    for name, x in embedded.tensors.items():
+        if name.startswith(("weights/", "inputs/")):
+            assert torch.equal(made[name], x), name
     for head, listed in document["heads"].items():
-        assert [(s["stage"], s["reference"]) for s in listed] == [(s.name, s.reference) for s in embedded.stages[head]]
         for new, old in zip(listed, embedded.stages[head], strict=True):
             name = numerics.expected_name(head, old.name)
-            if old.reference == numerics.OWN:  # other processors' float64, rounded to float32
-                torch.testing.assert_close(made[name], embedded.tensors[name], rtol=1e-6, atol=1e-6)
-                continue
+            assert new["stage"] == old.name
             if old.reference == numerics.OFFICIAL:
                 assert torch.equal(made[name], embedded.tensors[name]), name
-                assert new["tolerance"] == old.tolerance
-    for name in ("png", "jpeg"):
-        ours = preprocess.decode(name, embedded.tensors[f"pictures/{name}"].numpy().tobytes())
-        assert ours.size == (71, 53)
+                assert (new["reference"], new["tolerance"]) == (old.reference, old.tolerance)
+            elif old.reference == numerics.OWN:  # other processors' float64, rounded to float32
+                torch.testing.assert_close(made[name], embedded.tensors[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_embedded_picture_is_the_golden_one():
+    embedded = numerics.read_embedded(beit3.FOLDER)
+    pixels = golden.tensors("data_side")["preprocess.image_uint8_hwc"].numpy()
+    png, jpeg = (
+        np.asarray(preprocess.decode(name, embedded.tensors[f"pictures/{name}"].numpy().tobytes())).astype(int)
+        for name in ("png", "jpeg")
+    )
+    assert (png == pixels).all()
+    assert np.abs(jpeg - pixels).max() > 1  # a JPEG, with losses
+    assert np.abs(jpeg - pixels).mean() < 20
 
 
 def test_they_are_small_enough_for_a_wheel():
-    size = sum((Path(str(beit3.FOLDER)) / name).stat().st_size for name in (numerics.STAGES, numerics.TENSORS))
-    assert size < 3_000_000
+    sizes = {
+        family: sum((Path(str(room.FOLDER)) / name).stat().st_size for name in (numerics.STAGES, numerics.TENSORS))
+        for family, room in ROOMS.items()
+    }
+    assert sizes.pop("beit3") < 3_000_000
+    assert sum(sizes.values()) < 2_000_000
