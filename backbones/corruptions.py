@@ -70,6 +70,9 @@ UNLIKE_IMAGENET_C = {
 }
 """Name -> in what the library's output is not that of ImageNet-C's code. Of these, all but frost are as in COCO-C."""
 
+NOTE = "images corrupted:"
+"""How the note on a result begins."""
+
 _SEEDED = ("impulse_noise", "glass_blur")
 """Those that draw from a generator of their own."""
 _drawing = threading.Lock()  # the others draw from numpy's global one
@@ -97,7 +100,7 @@ class Corruption:
         """What a reader of a number must know, in a line."""
         unlike = UNLIKE_IMAGENET_C.get(self.name)
         return (
-            f"images corrupted: {self.name} of severity {self.severity}, at their own size before the model's transform, as in COCO-C "
+            f"{NOTE} {self.name} of severity {self.severity}, at their own size before the model's transform, as in COCO-C "
             f"({DISTRIBUTION} {version(DISTRIBUTION)}); not ImageNet-C's own files" + (f" ({unlike})" if unlike else "")
         )
 

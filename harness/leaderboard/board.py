@@ -15,6 +15,7 @@ from operator import attrgetter
 
 from beit3_bench.harness.leaderboard.numbers import Number, numbers, regime_of
 from beit3_bench.harness.leaderboard.pareto import Cost, cost_of
+from beit3_bench.harness.leaderboard.robustness import Robustness, robustness_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
 from beit3_bench.harness.record.released import own_data
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
@@ -100,7 +101,10 @@ class Section:
 
 @dataclass
 class ApartRow:
-    """A measured row that must not stand beside published ones, and why.  also: the metrics to show beside the headline."""
+    """A measured row that must not stand beside published ones, and why.  also: the metrics to show beside the headline.
+
+    corrupt: as in `Result`, else "".
+    """
 
     task: str
     split: str
@@ -109,15 +113,24 @@ class ApartRow:
     headline: str
     also: list[str]
     row: TableRow
+    corrupt: str = ""
 
 
 @dataclass
 class Table:
-    """sections: comparable rows.  apart: tiny world, subsets, other data.  pending: runs without a score of their own."""
+    """sections: comparable rows.  apart: tiny world, subsets, other data, corrupted images.  pending: runs without a score of
+    their own.  robustness: what stands apart because its images were corrupted, against clean runs.
+    """
 
     sections: list[Section]
     apart: list[ApartRow]
     pending: list[str]
+    robustness: list[Robustness] = field(default_factory=list)
+
+    @property
+    def listed_apart(self) -> list[ApartRow]:
+        """The rows apart that are told nowhere else."""
+        return [item for item in self.apart if not item.corrupt]
 
 
 def build_table(
@@ -154,7 +167,8 @@ def build_table(
             found = _sections(key, comparable[key], scored, published, systems)
             sections += [section for section in found if section.rows]
     apart = [_apart_row(scored[cells[0].row], cells) for cells in _by_row(kept_apart)]
-    return Table(sections, apart, [_pending(run) for run in wanted if run.result["status"] != "scored"])
+    pending = [_pending(run) for run in wanted if run.result["status"] != "scored"]
+    return Table(sections, apart, pending, robustness_of(scored))
 
 
 def _section_keys(tasks: Iterable[str], order: Sequence[str], comparable: Iterable[SectionKey]) -> list[SectionKey]:
@@ -299,7 +313,8 @@ def _apart_row(run: Run, lines: Sequence[Number]) -> ApartRow:
     names = read_facts(result["task"]).names or _names_of(result)
     row = _measured_row(run, lines, names, {})
     also = [name for name in (*names.metrics, *names.extra) if name in row.cells and name != headline]
-    return ApartRow(first.task, first.split, first.regime, first.apart, headline, also, row)
+    corrupt = result.get("corrupt") or ""
+    return ApartRow(first.task, first.split, first.regime, first.apart, headline, also, row, corrupt)
 
 
 def _published_row(lines: Sequence[Number], names: View) -> TableRow:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from beit3_bench.harness.console import Toned
 from beit3_bench.harness.leaderboard.board import ApartRow, Section, Table, TableRow
+from beit3_bench.harness.leaderboard.robustness import ROBUSTNESS_LEGEND, ROBUSTNESS_TITLE, Robustness
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, notes_lines, number_text, row_label, row_protocol
 from beit3_bench.text import visible
 
@@ -42,9 +43,12 @@ def to_text(table: Table, width: int) -> str:
     if table.sections:
         parts.append(_prose(LEGEND.replace("Bold rows", f"Rows marked {MARK}"), width))
     parts += [_section(section, width) for section in table.sections]
-    if table.apart:
+    if apart := table.listed_apart:
         parts.append(f"{_title('Not comparable with published numbers', width)}\n{_prose(APART_LEGEND, width)}")
-        parts.append(_apart(table.apart, width))
+        parts.append(_apart(apart, width))
+    if table.robustness:
+        parts.append(f"{_title(ROBUSTNESS_TITLE, width)}\n{_prose(ROBUSTNESS_LEGEND, width)}")
+    parts += [_robustness(one, width) for one in table.robustness]
     for title, lines in (
         ("Notes on what was measured", notes_lines(table)),
         ("Without a score of their own", table.pending),
@@ -105,6 +109,12 @@ def _apart(items: Sequence[ApartRow], width: int) -> str:
         cells = ["", where, item.headline, row.cells[item.headline].text, chance, _interval(row, item.headline)]
         lines.append(_Line(cells, False, ["; ".join(below)]))
     return _grid(["", "task", "metric", "measured", "chance", "95% interval"], lines, width, least=3, left=(2, 5))
+
+
+def _robustness(one: Robustness, width: int) -> str:
+    body = [_Line(["", *line], False) for line in one.lines()]
+    grid = _grid(["", *one.header], body, width, least=3 + len(one.severities))
+    return "\n".join([_title(one.title, width), grid, *(_prose(f"- {line}", width, "  ") for line in one.told)])
 
 
 def _interval(row: TableRow, name: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from beit3_bench.harness.leaderboard.board import ApartRow, Cell, Section, Table, TableRow, as_dict
+from beit3_bench.harness.leaderboard.robustness import ROBUSTNESS_LEGEND, ROBUSTNESS_TITLE
 from beit3_bench.text import visible, visible_json
 
 LEGEND = (
@@ -17,7 +18,7 @@ LEGEND = (
     "computed from published recalls."
 )
 APART_LEGEND = (
-    "Measured on synthetic data, on a part of a split, or on other data than the released. "
+    "Measured on synthetic data, on a part of a split, on other data than the released, or on corrupted images. "
     "These numbers say nothing about the published ones."
 )
 
@@ -65,8 +66,14 @@ def to_markdown(table: Table) -> str:
             parts.append(
                 f"{section.hidden} more published rows: `beit3-bench table --tasks {section.task} --systems all`"
             )
-    if table.apart:
-        parts += ["## Not comparable with published numbers", APART_LEGEND, _apart(table.apart)]
+    if apart := table.listed_apart:
+        parts += ["## Not comparable with published numbers", APART_LEGEND, _apart(apart)]
+    if table.robustness:
+        parts += [f"## {ROBUSTNESS_TITLE}", ROBUSTNESS_LEGEND]
+    for one in table.robustness:
+        grid = markdown_grid(one.header, one.lines(), right=range(1, len(one.header)))
+        told = "\n".join(f"- {markdown_text(line)}" for line in one.told)
+        parts += [f"### {markdown_text(one.title)}", grid, told]
     if notes := notes_lines(table):
         parts += ["## Notes on what was measured", "\n".join(f"- {markdown_text(line)}" for line in notes)]
     if table.pending:
@@ -166,7 +173,7 @@ def _apart(rows: Sequence[ApartRow]) -> str:
 
 def notes_lines(table: Table) -> list[str]:
     """What a reader of the measured numbers must know, a line per run."""
-    rows = [row for section in table.sections for row in section.rows] + [item.row for item in table.apart]
+    rows = [row for section in table.sections for row in section.rows] + [item.row for item in table.listed_apart]
     noted = {row.source: row.notes for row in rows if row.measured and row.notes}
     return [f"{source}: {'; '.join(notes)}" for source, notes in noted.items()]
 

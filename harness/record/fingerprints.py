@@ -20,13 +20,12 @@ import numpy as np
 from beit3_bench.backbones.archives.members import member_at, size_of
 from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.harness.record.provenance import cores
+from beit3_bench.harness.record.schema import CODE as CODE
 from beit3_bench.tasks.contract import Example
 
 if TYPE_CHECKING:
     import torch
 
-CODE = "code"
-"""Fingerprint of the package's source; runs of the first edition have none, and their ``data`` no contents of truth files."""
 IMAGES_AND_LABELS = "images and labels"
 """Fingerprint of the data without its texts, of a task whose texts are worded by the model's family."""
 PACKAGES = ("beit3_bench.harness", "beit3_bench.tasks", "beit3_bench.backbones")

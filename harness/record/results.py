@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from beit3_bench.backbones.corruptions import parse_corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result, check_shape
@@ -103,6 +104,8 @@ def read_result(path: Path) -> Result:
             raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")
     if raw["subset"] is not None and len(raw["subset"].keys() & {"limit", "estimate"}) != 1:
         raise BenchError(f"{path}: subset says neither limit nor estimate, or both; run again")
+    if raw.get("corrupt") is not None:
+        parse_corruption(raw["corrupt"], f"{path}: corrupt")
     for name, metric in raw["metrics"].items():
         where = f"{path}: metrics[{name!r}]"
         interval = metric["ci95"]

@@ -20,6 +20,8 @@ TO_UPLOAD, PREDICTED = "to upload", "predicted"
 """Two statuses of a result."""
 IMAGES = "images"
 """Fingerprint of all image contents, in a finished run's result: it is known when the last image has been read."""
+CODE = "code"
+"""Fingerprint of the package's source; runs of the first edition have none, and their ``data`` no contents of truth files."""
 COMPILE_MODES = ("off", "on", "auto")
 """What ``--compile`` may be; a card writes the first two as false and true."""
 

@@ -23,6 +23,7 @@ from beit3_bench.harness.leaderboard.page.drawing import (
 )
 from beit3_bench.harness.leaderboard.page.links import Links
 from beit3_bench.harness.leaderboard.pareto import params_of
+from beit3_bench.harness.leaderboard.robustness import ROBUSTNESS_LEGEND, ROBUSTNESS_TITLE
 from beit3_bench.harness.leaderboard.text import APART_LEGEND, LEGEND, apart_csv, row_label, row_protocol, section_csv
 from beit3_bench.harness.pages.rendering import render, summary_tag
 from beit3_bench.harness.record.report import gflop_as_text
@@ -82,6 +83,8 @@ def to_html(table: Table, links: Mapping[str, Links] | None = None, index: str =
         title=title,
         legend=f"{LEGEND.replace('Bold rows', 'Marked rows')} {VERDICTS}",
         apart_legend=APART_LEGEND,
+        robustness_title=ROBUSTNESS_TITLE,
+        robustness_legend=ROBUSTNESS_LEGEND,
         choices=_choices(table),
         profiles=profiles_of(table),
         links=links or {},

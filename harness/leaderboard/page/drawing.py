@@ -112,7 +112,7 @@ def profiles_of(table: Table) -> list[Profile]:
         for row in section.rows:
             if row.measured and scale is not None and (strip := strip_of(row, scale)) is not None:
                 groups.setdefault((row.name, ""), []).append(_line(section, row, scale, strip))
-    for item in table.apart:
+    for item in table.listed_apart:
         groups.setdefault((item.row.name, item.why), []).append(_line_apart(item))
     return [
         Profile(*key, _told_apart(lines)) for key, lines in groups.items() if len({line.title for line in lines}) > 1
