@@ -291,7 +291,19 @@ class Segments(Ability):
         return places
 
 
-ABILITIES: tuple[type[Ability], ...] = (Embeds, Matches, Answers, Classifies, Captions, Detects, Segments)
+class Patches(Ability):
+    """Items with one image -> floating point (h, w, D): a vector for each patch of the whole image, squared to the input, row by row."""
+
+    word, value = "give patches", "a grid of vectors"
+
+    def checked(self, value: Any) -> np.ndarray:
+        grid = _numbers(value, "patches")
+        if grid.ndim != 3 or not grid.size:
+            raise ValueError(f"patches of shape {grid.shape}, not (h, w, D)")
+        return grid
+
+
+ABILITIES: tuple[type[Ability], ...] = (Embeds, Matches, Answers, Classifies, Captions, Detects, Segments, Patches)
 
 
 # ---- what a value is ----------------------------------------------------------------------------------------------------

@@ -68,6 +68,9 @@ class Asked:
     values: options of the task by name; those that a family knows are its protocol (``num_beams``), None = the family's own.
     labels_source: the file or folder that they were read from, for messages.
     asks_as: the task that asks the same, whose released files answer this one, too; "" = no other.
+    side: of images in pixels by the task's protocol, to be made whole patches; None = the file's own.
+    pooled: of `Patches`, whether their mean is asked for, of unit length: an ability as `Embeds`, of images as the file's own transform
+        makes them.
     """
 
     ability: type[Ability]
@@ -79,6 +82,8 @@ class Asked:
     values: Mapping[str, Any] = field(default_factory=dict)
     labels_source: Path = Path()
     asks_as: str = ""
+    side: int | None = None
+    pooled: bool = False
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,10 @@ def load_asked(located: Located, asked: Asked, request: RunRequest, options: Map
     family = located.family or find_family(located.source, asked.ability)
     if asked.ability not in family.abilities:
         offered = ", ".join(ability.word for ability in family.abilities)
+        others = f" ({', '.join(other.name for other in able)})" if able else ""
         raise BenchError(
             f"{located.path}: {family.name} offers {offered}; {asked.task} asks {asked.ability.word}; "
-            "give a checkpoint of another family"
+            f"give a checkpoint of another family{others}"
         )
     family.check(asked)
     given = parse_options(family.Options, options, f"family {family.name}")

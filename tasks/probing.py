@@ -1,7 +1,7 @@
 """Frozen image features of the ImageNet folders, for k-nearest-neighbour and linear probing.
 
 Two kinds. ``embedding``: the image embedding of a dual encoder, the very rows of task `imagenet` (a feature store serves
-both). ``patches``: the mean of the patch tokens behind the last norm that the checkpoint has, for any BEiT-3 checkpoint.
+both). ``patches``: the mean of the patch tokens behind the last norm that the checkpoint has, for any checkpoint with patches.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit3_bench.backbones.abilities import Patches
+from beit3_bench.backbones.family import Asked
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, Split
 from beit3_bench.tasks.embedding import EmbeddingTask, embeddings_of
@@ -52,7 +54,7 @@ class ImageEmbeddings(ImageFolders, EmbeddingTask):
 
     @dataclass
     class Options:
-        """features: embedding, of a dual encoder, or patches: the mean patch token of any BEiT-3.
+        """features: embedding, of a dual encoder, or patches: the mean patch token of any model that has patches.
         truth: as of task imagenet.
         """
 
@@ -61,6 +63,11 @@ class ImageEmbeddings(ImageFolders, EmbeddingTask):
 
     def read(self, split: str) -> Split:
         return dataclasses.replace(self.labelled_images(split), labels=None)
+
+    def asked(self, split: Split) -> Asked:
+        """An embedding, or the mean of the patches."""
+        asked = super().asked(split)
+        return dataclasses.replace(asked, ability=Patches, pooled=True) if self.options.features == "patches" else asked
 
     def score(self, rows: Mapping[str, Row], split: Split) -> Scores:
         """Embeddings alone say nothing.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches
+from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Matches, Patches
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.numerics import Head
@@ -20,7 +20,7 @@ class AlbefFamily(Family):
 
     name, title = "albef", "ALBEF"
     tokenizer_files = ("vocab.txt",)
-    abilities = (Embeds, Matches, Answers, Classifies)
+    abilities = (Embeds, Matches, Answers, Classifies, Patches)
 
     specimens: ClassVar = {"flickr30k": "retrieval.pth", "snli-ve": "entailment.pth"}
 
@@ -44,11 +44,15 @@ class AlbefFamily(Family):
         from beit3_bench.backbones.albef.loading import SYSTEM
         from beit3_bench.backbones.fusion.loading import head_of
 
-        head_of(asked, SYSTEM)
+        if asked.ability is not Patches:
+            head_of(asked, SYSTEM)
 
     def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
-        from beit3_bench.backbones.albef.loading import load_head
+        from beit3_bench.backbones.albef.loading import SYSTEM, load_head
+        from beit3_bench.backbones.fusion.loading import load_patches
 
+        if asked.ability is Patches:
+            return load_patches(SYSTEM, source, asked, options)
         return load_head(source, asked, options)
 
     def benchmark(self) -> Benchmark:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
+from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Patches, Segments
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.numerics import Head
@@ -29,7 +29,7 @@ class BEiT3Family(Family):
 
     name, title = "beit3", "BEiT-3"
     tokenizer_files = ("beit3.spm",)
-    abilities = (Embeds, Answers, Classifies, Captions, Detects, Segments)
+    abilities = (Embeds, Answers, Classifies, Captions, Detects, Segments, Patches)
     engines = (Segments,)
     scratch_presets = ("tiny",)
 

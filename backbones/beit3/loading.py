@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from beit3_bench.backbones.abilities import Ability, Answers, Captions, Classifies, Embeds
+from beit3_bench.backbones.abilities import Ability, Answers, Captions, Classifies, Embeds, Patches
 from beit3_bench.backbones.beit3.checkpoint import LoadedModel, LoadReport, load_model_for
 from beit3_bench.backbones.beit3.models import HEADS, BEiT3Head
 from beit3_bench.backbones.beit3.native import (
@@ -20,7 +20,7 @@ from beit3_bench.backbones.beit3.native import (
     ImageClassifier,
     NativeAbility,
     PairClassifier,
-    PatchMeans,
+    PatchTokens,
     TextImageClassifier,
     decoding_of,
 )
@@ -29,6 +29,7 @@ from beit3_bench.backbones.beit3.tokens import compare_tokenizer, find_tokenizer
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs
+from beit3_bench.backbones.patch_features import as_asked, input_side
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
@@ -36,6 +37,7 @@ from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
 
 FINAL_NORM = "beit3.encoder.layer_norm.A.weight"
+PROJECTION = "beit3.vision_embed.proj.weight"
 NOT_THE_ENCODER = ("[!b]*",)
 """Names of heads; all of the encoder begins with ``beit3.``."""
 TEXT_MULTIPLES: dict[str, int] = {
@@ -80,7 +82,7 @@ def head_of(asked: Asked) -> str:
 
 def load_native(source: Source, asked: Asked, options: LoadOptions) -> Model:
     """See `family.Family.load`."""
-    if asked.ability is Embeds and asked.values.get("features") == "patches":
+    if asked.ability is Patches:
         return load_patches(source, asked, options)
     head = head_of(asked)
     reads_text = asked.text or head == "coco-caption"
@@ -144,15 +146,19 @@ def load_patches(source: Source, asked: Asked, options: LoadOptions) -> Model:
     # The retrieval model ends with the encoder's norm; the classifier has its own behind the mean, or none.
     head, arguments = ("retrieval", {}) if FINAL_NORM in source.names else ("imagenet-linear", {"num_classes": 1})
     allowed = (*options.allow_missing, *NOT_THE_ENCODER)
-    loaded = load_model_for(head, checkpoint, options.preset, options.image_size, arguments, allowed, _heads(options))
+    side = input_side(asked, options, checkpoint.tensors.get(PROJECTION))
+    loaded = load_model_for(head, checkpoint, options.preset, side, arguments, allowed, _heads(options))
     if head == "imagenet-linear":
         loaded.model.head = None  # type: ignore[assignment]
         loaded.model.fc_norm = loaded.model.fc_norm if classifier else None  # type: ignore[assignment]
     if not classifier and "preprocessing" not in loaded.metadata:
         loaded = dataclasses.replace(loaded, preprocessing=Preprocessing(loaded.config.image_size))
-    reader = NativeReader(loaded.preprocessing)
-    ability = PatchMeans(loaded.model, reader, loaded.preprocessing)
-    return model_of(ability, source, loaded, protocol="mean patch token", allow_missing=options.allow_missing)
+    if not asked.pooled:  # of the whole image
+        whole = dataclasses.replace(loaded.preprocessing, mode="squash", crop_pct=1.0)
+        loaded = dataclasses.replace(loaded, preprocessing=whole)
+    patches = PatchTokens(loaded.model, NativeReader(loaded.preprocessing), loaded.preprocessing)
+    ability, protocol = as_asked(patches, asked)
+    return model_of(ability, source, loaded, protocol=protocol, allow_missing=options.allow_missing)
 
 
 def model_of(

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from beit3_bench.backbones import native
-from beit3_bench.backbones.abilities import NOT_FINITE, Batch, Captions, Classifies, Embeds
+from beit3_bench.backbones import native, patch_features
+from beit3_bench.backbones.abilities import NOT_FINITE, Batch, Captions, Classifies
 from beit3_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from beit3_bench.backbones.abilities import Caption
     from beit3_bench.backbones.beit3.generation import Decoding
@@ -46,15 +46,16 @@ class DualEncoder(NativeAbility, native.DualEncoder):
     """Each tower's projected first token."""
 
 
-class PatchMeans(NativeAbility, Embeds):
-    """Means of the patch tokens behind the last norm that the checkpoint has, of unit length; images only."""
+class PatchTokens(NativeAbility, patch_features.PatchTokens):
+    """Of a checkpoint without the encoder's norm the tokens are those before it, and only their mean is normalised, as its head sees it."""
 
-    def predict(self, batch: Batch) -> list[Any]:
-        import torch.nn.functional as F
+    def tokens(self, batch: Batch) -> Tensor:
+        grid = self.module.config.grid
+        return self.module.beit3(self.normalise(batch["images"])).image[:, 1:].unflatten(1, (grid, grid))
 
-        means = self.module.beit3(self.normalise(batch["images"])).image[:, 1:].mean(dim=1)
-        norm = self.norm
-        return list(F.normalize((means if norm is None else norm(means)).float(), dim=-1).cpu().numpy())
+    def means(self, batch: Batch) -> Tensor:
+        means, norm = super().means(batch), self.norm
+        return means if norm is None else norm(means)
 
     @property
     def norm(self) -> nn.Module | None:

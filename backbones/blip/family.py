@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches
+from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds, Matches, Patches
 from beit3_bench.backbones.benchmark import Benchmark
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.numerics import Head
@@ -20,7 +20,7 @@ class BlipFamily(Family):
 
     name, title = "blip", "BLIP"
     tokenizer_files = ("vocab.txt",)
-    abilities = (Embeds, Matches, Answers, Classifies, Captions)
+    abilities = (Embeds, Matches, Answers, Classifies, Captions, Patches)
 
     specimens: ClassVar = {"flickr30k": "retrieval.pth"}
 
@@ -49,11 +49,15 @@ class BlipFamily(Family):
     def check(self, asked: Asked) -> None:
         from beit3_bench.backbones.blip.loading import check_values
 
-        check_values(asked)
+        if asked.ability is not Patches:
+            check_values(asked)
 
     def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
-        from beit3_bench.backbones.blip.loading import load_head
+        from beit3_bench.backbones.blip.loading import SYSTEM, load_head
+        from beit3_bench.backbones.fusion.loading import load_patches
 
+        if asked.ability is Patches:
+            return load_patches(SYSTEM, source, asked, options)
         return load_head(source, asked, options)
 
     def benchmark(self) -> Benchmark:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from beit3_bench.backbones.fusion.config import POSITIONS, FusionConfig
+from beit3_bench.backbones.fusion.config import POSITIONS, VisionConfig
 from beit3_bench.backbones.patches import resize_positions
 
 MOMENTUM = (
@@ -60,9 +60,9 @@ def held_heads(tensors: Mapping[str, Tensor], family: str) -> tuple[str, ...]:
     return ("retrieval",) if "itm_head" in parts else ()
 
 
-def resized(tensors: Mapping[str, Tensor], config: FusionConfig, grid: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+def resized(tensors: Mapping[str, Tensor], config: VisionConfig, grid: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors with image positions of the size of ``config``, and what was resized: name -> "14x14 -> 24x24"."""
-    wanted = config.vision.image_size // config.vision.patch_size
+    wanted = config.image_size // config.patch_size
     if wanted == grid:
         return dict(tensors), {}
     table = resize_positions(tensors[POSITIONS], grid, wanted)

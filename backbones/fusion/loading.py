@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs, SecondPass
 from beit3_bench.backbones.fusion.config import (
+    VISION,
     FusionConfig,
     Settings,
     Shapes,
@@ -27,8 +29,11 @@ from beit3_bench.backbones.fusion.native import (
     NativeAbility,
     PairClassifier,
     PairReader,
+    PatchTokens,
 )
 from beit3_bench.backbones.fusion.texts import Texts, Wording
+from beit3_bench.backbones.fusion.vit import VisionAlone
+from beit3_bench.backbones.patch_features import as_asked, input_side
 from beit3_bench.backbones.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
@@ -94,7 +99,7 @@ def head_of(asked: Asked, system: System) -> str:
         (Captions, 1, False): "coco-caption",
     }
     head = heads.get((asked.ability, asked.images, asked.text))
-    if asked.ability is Embeds and asked.values.get("features") in (None, "embedding"):
+    if asked.ability is Embeds:
         head = "retrieval"
     if head is None or head not in system.heads:
         raise BenchError(
@@ -274,6 +279,41 @@ def retrieving(
     return model
 
 
+def load_patches(system: System, source: Source, asked: Asked, options: LoadOptions) -> Model:
+    """The vision transformer of any file of a family; whatever else it holds is left aside.
+
+    Raises:
+        BenchError: a file of the other family, or a tensor is missing.
+    """
+    checkpoint, origin = source.checkpoint, str(source.path)
+    family = family_of(checkpoint.tensors)
+    if family != system.name:
+        raise BenchError(f"{origin}: {_stranger(family, system)}")
+    own = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(VISION)}
+    side = input_side(asked, options, own.get(f"{VISION}patch_embed.proj.weight"))
+    settings = Settings(options.preset, side, None if options.given is None else options.given.num_heads, None)
+    vision, grid = vision_shape(Shapes(own, origin, system.title), settings)
+    tensors, changed = resized(own, vision, grid)
+    module, filled = filled_module(lambda: VisionAlone(vision), tensors, origin, options.allow_missing)
+    preprocessing = Preprocessing(vision.image_size, "squash", CLIP_MEAN, CLIP_STD)
+    ability, protocol = as_asked(PatchTokens(module, NativeReader(preprocessing), preprocessing), asked)
+    facts = {"vision": dataclasses.asdict(vision)}
+    card, identity = described(
+        system.name, source, checkpoint.sha256, module, preprocessing, None, facts, preset=None, protocol=protocol
+    )
+    return Model(
+        ability,
+        card,
+        identity,
+        notes=[*checkpoint.notes, *random_values(filled.missing)],
+        missing=filled.missing,
+        unexpected=filled.unexpected,
+        resized=changed,
+        random=bool(filled.missing),
+        metadata=checkpoint.metadata,
+    )
+
+
 @dataclass(frozen=True)
 class Extra:
     """What filling a network left over."""
@@ -289,7 +329,7 @@ def build(reading: Reading, blank: Any, left_aside: Sequence[str] = ()) -> tuple
     Raises:
         BenchError: a tensor too few, too many, or of another shape; names it.
     """
-    tensors, changed = resized(reading.tensors, reading.config, reading.grid)
+    tensors, changed = resized(reading.tensors, reading.config.vision, reading.grid)
     module, filled = filled_module(
         blank, tensors, reading.origin, reading.options.allow_missing, (*MOMENTUM, *PRETRAINING, *left_aside)
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from beit3_bench.backbones import native
+from beit3_bench.backbones import native, patch_features
 from beit3_bench.backbones.abilities import NOT_FINITE, Ability, Answers, Batch, Classifies, Item, Matches
 from beit3_bench.backbones.fusion.answers import best_answers
 from beit3_bench.backbones.fusion.texts import Texts
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from beit3_bench.backbones.fusion.bert import Context
+    from beit3_bench.backbones.fusion.config import VisionConfig
     from beit3_bench.backbones.preprocess import Preprocessing
 
 _TEXTS_AT_ONCE = 256
@@ -36,13 +37,28 @@ class NativeAbility(native.NativeAbility):
             block.compile()
 
     def item_bytes(self) -> int:
-        """About 16 rows of width D per token of the image: the feed-forward's hidden state and its GELU, q, k, v and copies."""
-        config = self.module.config.vision
-        return (config.tokens + 40) * config.width * 16 * 4
+        return _item_bytes(self.module.config.vision)
+
+
+def _item_bytes(config: VisionConfig) -> int:
+    """About 16 rows of width D per token of the image: the feed-forward's hidden state and its GELU, q, k, v and copies."""
+    return (config.tokens + 40) * config.width * 16 * 4
 
 
 class DualEncoder(NativeAbility, native.DualEncoder):
     """Projected first tokens of an image alone, and of a text alone."""
+
+
+class PatchTokens(NativeAbility, patch_features.PatchTokens):
+    """What texts look at, without CLS."""
+
+    def tokens(self, batch: Batch) -> Tensor:
+        config = self.module.vision
+        grid = config.image_size // config.patch_size
+        return self.module.visual_encoder(self.normalise(batch["images"]))[:, 1:].unflatten(1, (grid, grid))
+
+    def item_bytes(self) -> int:
+        return _item_bytes(self.module.vision)
 
 
 class PairReader(CandidateReader):

@@ -58,6 +58,15 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
 
 
+class VisionAlone(nn.Module):
+    """The transformer under its name in the files, without texts."""
+
+    def __init__(self, vision: VisionConfig):
+        super().__init__()
+        self.vision = vision
+        self.visual_encoder = VisionTransformer(vision)
+
+
 class VisionTransformer(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from beit3_bench.backbones.abilities import Captions, Embeds
+from beit3_bench.backbones.abilities import Captions, Embeds, Patches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Prompts
 from beit3_bench.backbones.released import ReleasedFile, find_released
 from beit3_bench.backbones.sources import Source
@@ -31,7 +31,7 @@ class OpenClipFamily(Family):
         "vocab.txt",
         "vocab.json",
     )
-    abilities = (Embeds, Captions)
+    abilities = (Embeds, Captions, Patches)
     specimens: ClassVar = {"flickr30k": ".", "imagenet": "."}
 
     @dataclass

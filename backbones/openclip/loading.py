@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from beit3_bench.backbones.abilities import Ability, Captions
+from beit3_bench.backbones.abilities import Ability, Captions, Patches
 from beit3_bench.backbones.family import Asked, Identity, LoadOptions, Model, ModelCard, digest
-from beit3_bench.backbones.openclip.ability import OpenClipEmbedder
+from beit3_bench.backbones.openclip.ability import OpenClipEmbedder, OpenClipPatches
 from beit3_bench.backbones.openclip.captions import (
     OpenClipCaptioner,
     beams_of,
@@ -25,9 +25,10 @@ from beit3_bench.backbones.openclip.captions import (
 from beit3_bench.backbones.openclip.library import offline, open_clip
 from beit3_bench.backbones.openclip.pixels import OpenClipPixels
 from beit3_bench.backbones.openclip.sources import CONFIG, Place, config_beside, place_of
-from beit3_bench.backbones.openclip.state import fill, weights_of
+from beit3_bench.backbones.openclip.state import Weights, fill, weights_of
 from beit3_bench.backbones.openclip.texts import OpenClipReader, texts_of
 from beit3_bench.backbones.openclip.weights import WEIGHTS, tag_of
+from beit3_bench.backbones.patch_features import as_asked, input_side
 from beit3_bench.backbones.pins import pin_or_check
 from beit3_bench.backbones.released import ReleasedFile, find_released
 from beit3_bench.backbones.sources import Source
@@ -55,10 +56,6 @@ class Architecture:
 def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
     """See `family.Family.load`."""
     library = open_clip(f"task {asked.task} with a checkpoint of open_clip")
-    if asked.values.get("features") == "patches":
-        raise BenchError(
-            f"{source.path}: open_clip models give the embedding of an image alone; leave --on patches out"
-        )
     if options.preset is not None:
         raise BenchError(
             f"--preset {options.preset}: the architecture is part of the source; write openclip:ARCHITECTURE/FILE"
@@ -66,6 +63,9 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
     place = place_of(source.text)
     beside = config_beside(source.path)
     weights = weights_of(source)
+    patches = asked.ability is Patches
+    if patches:
+        options = replace(options, image_size=input_side(asked, options, projection_of(weights, source.path)))
     captions = asked.ability is Captions
     if not captions:
         refuse_options(options.given, source.path)
@@ -94,12 +94,17 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
     config = {**library.get_model_preprocess_cfg(module), **architecture.pixels}
     if options.image_size is not None:
         config["size"] = options.image_size
+    if patches and not asked.pooled:  # of the whole image
+        config["resize_mode"] = "squash"
     pixels = OpenClipPixels.of({"fill_color": 0, **config}, str(source.path))
     text_config = architecture.config["text_cfg"]
     texts = texts_of(text_config, name, source.path.parent, options.tokenizer) if asked.text or captions else None
     reader = OpenClipReader(pixels, texts, text_config.get("vocab_size"), source.path)
     settings = {"architecture": architecture.name, **architecture.config, "open_clip": library.__version__}
+    protocol = "dual encoder"
     ability: Ability = OpenClipEmbedder(module, reader, pixels)
+    if patches:
+        ability, protocol = as_asked(OpenClipPatches(module, reader, pixels), asked)
     beams = beams_of(asked, options.given) if captions else None
     if beams is not None:
         assert texts is not None
@@ -116,7 +121,7 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         weight=released.name if released else None,
         image_size=pixels.size,
         params=sum(p.numel() for p in module.parameters()),
-        protocol="dual encoder" if beams is None else beams.words,
+        protocol=protocol if beams is None else beams.words,
         trained_for=_trained_for(released, asked.task),
         trained_on=released.trained_on if released else (),
         settings=settings,
@@ -141,6 +146,22 @@ def load(source: Source, asked: Asked, options: LoadOptions) -> Model:
         random=bool(report.missing),
         companions={"tokenizer": texts.file} if texts and texts.file else {},
     )
+
+
+def projection_of(weights: Weights, path: Path) -> torch.Tensor:
+    """The patch convolution of a vision transformer, as open_clip, OpenAI or timm name it.
+
+    Raises:
+        BenchError: the image tower is none.
+    """
+    own = (
+        "visual.conv1.weight" if "visual.class_embedding" in weights.tensors else "visual.trunk.patch_embed.proj.weight"
+    )
+    if own not in weights.tensors:
+        raise BenchError(
+            f"{path}: its image tower is no vision transformer, and has no patches; give the file of one that is"
+        )
+    return weights.tensors[own]
 
 
 @contextmanager

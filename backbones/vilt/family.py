@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beit3_bench.backbones.abilities import Answers, Classifies, Matches
+from beit3_bench.backbones.abilities import Answers, Classifies, Matches, Patches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.released import ReleasedFile
 from beit3_bench.backbones.sources import Source
@@ -19,7 +19,7 @@ class ViLTFamily(Family):
 
     name, title = "vilt", "ViLT"
     tokenizer_files = ("vocab.txt",)
-    abilities = (Answers, Classifies, Matches)
+    abilities = (Answers, Classifies, Matches, Patches)
 
     @dataclass
     class Options:
@@ -37,7 +37,8 @@ class ViLTFamily(Family):
     def check(self, asked: Asked) -> None:
         from beit3_bench.backbones.vilt.loading import head_of
 
-        head_of(asked)
+        if asked.ability is not Patches:
+            head_of(asked)
 
     def load(self, source: Source, asked: Asked, options: LoadOptions) -> Model:
         from beit3_bench.backbones.vilt.loading import load_head

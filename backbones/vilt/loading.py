@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Matches
+from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Matches, Patches
 from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.described import described, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, SecondPass
 from beit3_bench.backbones.held_heads import check_head, check_outputs
+from beit3_bench.backbones.patch_features import as_asked, input_side
+from beit3_bench.backbones.preprocess import Preprocessing
+from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.strict_loading import Filled, filled_module, initialise
@@ -26,6 +29,7 @@ from beit3_bench.backbones.vilt.native import (
     PairClassifier,
     PairReader,
     PatchReader,
+    PatchTokens,
 )
 from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
@@ -145,6 +149,8 @@ def config_of(tensors: Mapping[str, Tensor], origin: str, num_heads: int | None 
 
 def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     """See `family.Family.load`."""
+    if asked.ability is Patches:
+        return load_patches(source, asked, options)
     name = head_of(asked)
     checkpoint, origin = source.checkpoint, str(source.path)
     config = config_of(checkpoint.tensors, origin, None if options.given is None else options.given.num_heads)
@@ -177,7 +183,7 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         images,
         tokenizer,
         config.to_dict(),
-        preset="base" if config == ViLTConfig(token_types=config.token_types) else None,
+        preset=_preset(config),
         protocol="all pairs" if all_pairs else head.protocol,
     )
     return Model(
@@ -193,6 +199,45 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         metadata=checkpoint.metadata,
         second=SecondPass(ability, None, False) if all_pairs and isinstance(ability, Matches) else None,
     )
+
+
+def load_patches(source: Source, asked: Asked, options: LoadOptions) -> Model:
+    """The transformer of any file, for images alone, which are squared; heads are left aside.
+
+    Raises:
+        BenchError: a tensor is missing, or an image size that is no multiple of the patches.
+    """
+    checkpoint, origin = source.checkpoint, str(source.path)
+    config = config_of(checkpoint.tensors, origin, None if options.given is None else options.given.num_heads)
+    side = input_side(asked, options, checkpoint.tensors["transformer.patch_embed.proj.weight"]) or config.image_size
+    if side % config.patch_size:
+        raise BenchError(
+            f"{origin}: an image of {side} pixels does not divide into patches of {config.patch_size}; give a multiple"
+        )
+    heads = tuple(f"{head.prefix}*" for head in HEADS.values())
+    module, filled = filled_module(
+        lambda: ViLT(config), checkpoint.tensors, origin, options.allow_missing, (*IGNORED, *heads)
+    )
+    images = Preprocessing(side)
+    ability, protocol = as_asked(PatchTokens(module, NativeReader(images), images), asked)
+    facts = {**config.to_dict(), "text": False}
+    card, identity = described(
+        "vilt", source, checkpoint.sha256, module, images, None, facts, preset=_preset(config), protocol=protocol
+    )
+    return Model(
+        ability,
+        card,
+        identity,
+        notes=[*checkpoint.notes, *random_values(filled.missing)],
+        missing=filled.missing,
+        unexpected=filled.unexpected,
+        random=bool(filled.missing),
+        metadata=checkpoint.metadata,
+    )
+
+
+def _preset(config: ViLTConfig) -> str | None:
+    return "base" if config == ViLTConfig(token_types=config.token_types) else None
 
 
 def build(

@@ -202,6 +202,13 @@ class ViLT(nn.Module):
         seen = patch_numbers < patches.grids.prod(dim=1, keepdim=True)
         return x, F.pad(seen, (1, 0), value=True)
 
+    def image_states(self, patches: Patches) -> Tensor:
+        """CLS and patches of images alone, behind the last norm: (B, 1 + N, D)."""
+        x, seen = self.embed_image(patches)
+        for block in self.transformer.blocks:
+            x = block(x, seen[:, None, None])
+        return self.transformer.norm(x)
+
     def pooled(self, image: tuple[Tensor, Tensor | None], token_ids: Tensor, padding_mask: Tensor | None) -> Tensor:
         """The text's [CLS] behind the transformer, pooled: (B, D).
 

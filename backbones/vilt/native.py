@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from beit3_bench.backbones import native
+from beit3_bench.backbones import native, patch_features
 from beit3_bench.backbones.abilities import Batch, Item, Matches, PixelTransform
 from beit3_bench.backbones.corruptions import CorruptedPixels, Corruption
 from beit3_bench.backbones.matching import CandidateReader, Ids, scores_by_length
@@ -16,6 +16,7 @@ from beit3_bench.backbones.vilt.images import AspectKept
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from beit3_bench.backbones.preprocess import Preprocessing
     from beit3_bench.backbones.vilt.model import Patches
     from beit3_bench.backbones.wordpiece import WordPiece
 
@@ -107,6 +108,21 @@ class NativeAbility(native.NativeAbility):
         config = self.module.config
         tokens = 1 + self.preprocessing.most + config.max_text_length
         return tokens * config.width * 16 * 4
+
+
+class PatchTokens(NativeAbility, patch_features.PatchTokens):
+    """Of an image alone, squared; no text stands before it."""
+
+    preprocessing: Preprocessing  # type: ignore[assignment]
+
+    def tokens(self, batch: Batch) -> Tensor:
+        side = self.preprocessing.size // self.module.config.patch_size
+        states = self.module.image_states(self.module.cut(self.normalise(batch["images"])))
+        return states[:, 1:].unflatten(1, (side, side))
+
+    def item_bytes(self) -> int:
+        config = self.module.config
+        return (1 + (self.preprocessing.size // config.patch_size) ** 2) * config.width * 16 * 4
 
 
 class AnswerClassifier(NativeAbility, native.AnswerClassifier):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from beit3_bench.backbones.abilities import Answers, Classifies, Embeds
+from beit3_bench.backbones.abilities import Answers, Classifies, Embeds, Patches
 from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model
 from beit3_bench.backbones.numerics import Head
 from beit3_bench.backbones.released import ReleasedFile
@@ -20,7 +20,7 @@ class VLMoFamily(Family):
 
     name, title = "vlmo", "VLMo"
     tokenizer_files = ("vocab.txt",)
-    abilities = (Embeds, Answers, Classifies)
+    abilities = (Embeds, Answers, Classifies, Patches)
     specimens: ClassVar = {"flickr30k": "retrieval.pt", "nlvr2": "nlvr2.pt"}
 
     @dataclass
@@ -45,7 +45,8 @@ class VLMoFamily(Family):
     def check(self, asked: Asked) -> None:
         from beit3_bench.backbones.vlmo.loading import head_of
 
-        head_of(asked)
+        if asked.ability is not Patches:
+            head_of(asked)
 
     def numerics(self) -> Sequence[Head]:
         from beit3_bench.backbones.vlmo.numerics import numerics

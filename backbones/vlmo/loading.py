@@ -9,21 +9,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds
+from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Embeds, Patches
 from beit3_bench.backbones.allocation import allocate
 from beit3_bench.backbones.checkpoints import Checkpoint
 from beit3_bench.backbones.described import described, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model
 from beit3_bench.backbones.held_heads import check_head, check_outputs
+from beit3_bench.backbones.patch_features import as_asked, input_side
 from beit3_bench.backbones.preprocess import Preprocessing
 from beit3_bench.backbones.reading import NativeReader
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
 from beit3_bench.backbones.strict_loading import Filled, fill_strictly
-from beit3_bench.backbones.vlmo.config import FileShape, Settings, VLMoConfig, shape_of_file
+from beit3_bench.backbones.vlmo.config import PATCHES, FileShape, Settings, VLMoConfig, shape_of_file
 from beit3_bench.backbones.vlmo.heads import Retrieval, VisualQuestionAnswering, VisualReasoning
 from beit3_bench.backbones.vlmo.model import VLMo
-from beit3_bench.backbones.vlmo.native import AnswerClassifier, DualEncoder, NativeAbility, PairClassifier
+from beit3_bench.backbones.vlmo.native import AnswerClassifier, DualEncoder, NativeAbility, PairClassifier, PatchTokens
 from beit3_bench.backbones.vlmo.resizing import resized_tables
 from beit3_bench.backbones.wordpiece import compare_vocabulary, find_vocabulary
 from beit3_bench.errors import BenchError
@@ -65,7 +66,7 @@ def head_of(asked: Asked) -> str:
         BenchError: there is none.
     """
     heads: dict[tuple[type[Ability], int, bool], str] = {(Answers, 1, True): "vqav2", (Classifies, 2, True): "nlvr2"}
-    if asked.ability is Embeds and asked.values.get("features") in (None, "embedding"):
+    if asked.ability is Embeds:
         return "retrieval"
     head = heads.get((asked.ability, asked.images, asked.text))
     if head is None:
@@ -76,14 +77,26 @@ def head_of(asked: Asked) -> str:
     return head
 
 
+def held_head(source: Source) -> str:
+    """A head that a file holds.
+
+    Raises:
+        BenchError: it holds none.
+    """
+    held = next((name for name, head in HEADS.items() if any(n.startswith(head.prefix) for n in source.names)), None)
+    if held is None:
+        raise BenchError(f"{source.path}: holds no head of VLMo's ({', '.join(HEADS)}); give a file that does")
+    return held
+
+
 def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     """See `family.Family.load`."""
-    name = head_of(asked)
+    name = held_head(source) if asked.ability is Patches else head_of(asked)
     checkpoint, origin = source.checkpoint, str(source.path)
     given = options.given
     settings = Settings(
         options.preset,
-        options.image_size,
+        input_side(asked, options, checkpoint.tensors.get(PATCHES)),
         *((None,) * 3 if given is None else (given.num_heads, given.max_text_length, given.initial_text_length)),
     )
     shape = shape_of_file(checkpoint.tensors, origin, settings)
@@ -101,6 +114,11 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
     preprocessing = Preprocessing(shape.config.image_size)
     head = HEADS[name]
     reader = NativeReader(preprocessing, tokenizer, head.multiple, shape.config.vocab_size, source.path)
+    ability: Ability
+    if asked.ability is Patches:
+        ability, protocol = as_asked(PatchTokens(module, reader, preprocessing), asked)
+    else:
+        ability, protocol = head.ability(module, reader, preprocessing), head.protocol
     card, identity = described(
         "vlmo",
         source,
@@ -110,10 +128,10 @@ def load_head(source: Source, asked: Asked, options: LoadOptions) -> Model:
         tokenizer,
         module.config.to_dict(),
         preset=module.config.preset_name,
-        protocol=head.protocol,
+        protocol=protocol,
     )
     return Model(
-        head.ability(module, reader, preprocessing),
+        ability,
         card,
         identity,
         notes=[*checkpoint.notes, *shape.notes, *random_values(filled.missing)],

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from beit3_bench.backbones import native
+from typing import TYPE_CHECKING
+
+from beit3_bench.backbones import native, patch_features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from beit3_bench.backbones.abilities import Batch
 
 
 class NativeAbility(native.NativeAbility):
@@ -23,6 +30,15 @@ class NativeAbility(native.NativeAbility):
 
 class DualEncoder(NativeAbility, native.DualEncoder):
     """Each modality's projected first token, without vision-language experts (official `infer_image_ft`, `infer_text_ft`)."""
+
+
+class PatchTokens(NativeAbility, patch_features.PatchTokens):
+    """Of an image alone, without vision-language experts."""
+
+    def tokens(self, batch: Batch) -> Tensor:
+        grid = self.module.config.grid
+        states = self.module.encode(self.module.embed_image(self.normalise(batch["images"])), None, None, vl=False)
+        return self.module.transformer.norm(states)[:, 1:].unflatten(1, (grid, grid))
 
 
 class AnswerClassifier(NativeAbility, native.AnswerClassifier):

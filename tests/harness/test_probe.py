@@ -82,7 +82,7 @@ def test_patches_are_those_before_the_linear_head(native):
         batch = ability.reader.collate([task.item(e) for e in split.examples])
         features = np.stack([row["embedding"] for row in task.rows(split.examples, ability.predict(batch), split, ())])
         whole = load_model_for("imagenet-linear", checkpoint, head_arguments={"num_classes": 10})
-        assert ability.preprocessing == whole.preprocessing
+        assert ability.patches.preprocessing == whole.preprocessing
         seen = []
         whole.model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         whole.model(whole.preprocessing.normalise(batch["images"]))

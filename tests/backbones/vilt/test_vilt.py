@@ -229,8 +229,12 @@ def test_files_of_other_heads_families_and_shapes_are_refused_in_a_line(native, 
         "vqav2", files / "retrieval.ckpt"
     )
     assert "holds the head of retrieval, nlvr2 needs tensors" in refusal("nlvr2", files / "pretrained.ckpt")
-    assert "vilt offers answer, classify, match; imagenet asks embed" in refusal("imagenet", files / "retrieval.ckpt")
-    assert "vilt offers answer, classify, match; coco-caption asks" in refusal("coco-caption", files / "retrieval.ckpt")
+    assert "vilt offers answer, classify, match, give patches; imagenet asks embed" in refusal(
+        "imagenet", files / "retrieval.ckpt"
+    )
+    assert "vilt offers answer, classify, match, give patches; coco-caption asks" in refusal(
+        "coco-caption", files / "retrieval.ckpt"
+    )
     assert "ViLT has no head for it" in refusal("snli-ve", files / "vqav2.ckpt")
     assert "takes its size from the checkpoint" in refusal("vqav2", files / "vqav2.ckpt", "--image-size", 64)
     state = torch.load(files / "vqav2.ckpt")["state_dict"]

@@ -209,7 +209,11 @@ def test_a_tokenizer_that_is_missing_or_of_another_length(tmp_path):
         ("flickr30k", {"num_heads": 4, "image_size": 33}, "an image of 33 pixels does not divide into patches of 8"),
         ("flickr30k", {"num_heads": 4, "max_text_length": 11}, "has positions for texts of 10 tokens, not of 11"),
         ("flickr30k", {"num_heads": 4, "preset": "base"}, "is not a VLMo base: 3 layers of width 32"),
-        ("coco-caption", {}, "is of no known family|offers embed, answer, classify; coco-caption asks caption"),
+        (
+            "coco-caption",
+            {},
+            "is of no known family|offers embed, answer, classify, give patches; coco-caption asks caption",
+        ),
         ("imagenet-linear", {}, "VLMo has no head for it"),
     ],
 )
