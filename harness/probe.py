@@ -150,7 +150,8 @@ def _collected(rows: dict[str, Row], processes: Processes) -> dict[str, Row]:
     """The rows of all processes, on the first one; blocks are on their way at a time."""
     if processes.world == 1:
         return rows
-    mine, whole = list(rows.values()), {}
+    mine = list(rows.values())
+    whole: dict[str, Row] = {}
     for start in range(0, max(processes.gather(len(mine))), _AT_ONCE):
         for block in processes.gather(mine[start : start + _AT_ONCE]):
             if processes.first:

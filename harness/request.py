@@ -34,7 +34,7 @@ class RunRequest:
         split (`harness.stopping`).
     tokenizer: file; None = beside the checkpoint.
     output: the run folder; None = a folder below ``runs`` named after task, split, checkpoint and fingerprints.
-    setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint.
+    setting: ``"fine-tuned"``, ``"zero-shot"`` or None = known from the checkpoint; ``"linear-probe"`` of `dense_probe` alone.
     corruption: of every image, None = as they are.
     options: the task's own and the family's, as strings (``-o key=value``).
     image_cache, features: folders of preprocessed images and of embeddings; None = neither kept nor used.

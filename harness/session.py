@@ -184,12 +184,12 @@ def trackers_of(
 
 
 @contextmanager
-def kept(folder: Path) -> Iterator[None]:
-    """Let an interruption, or the failure of a card, say how to go on."""
+def kept(folder: Path, what: str = "the rows so far are") -> Iterator[None]:
+    """Let an interruption, or the failure of a card, say how to go on. what: is kept."""
     try:
         yield
     except (KeyboardInterrupt, Terminated, DeviceFailed) as interrupt:
-        interrupt.add_note(f"the rows so far are kept in {folder}; give the same command again to go on from there")
+        interrupt.add_note(f"{what} kept in {folder}; give the same command again to go on from there")
         raise
 
 

@@ -102,7 +102,7 @@ def runs(folder: str | Path = RUNS) -> DataFrame:
 
     Columns:
         run: path below ``folder``.
-        task, split, status (scored, to upload, predicted, not installed), setting (fine-tuned, zero-shot).
+        task, split, status (scored, to upload, predicted, not installed), setting (fine-tuned, zero-shot, linear-probe).
         family, model (as the leaderboard names it), preset, checkpoint (file name), weight ("" for no released one),
             sha256, protocol, image_size (pixels), params, allow_missing (list of patterns).
         world (real, tiny), subset (examples that ``--limit`` let through or ``--until-ci`` drew, NA for a whole split),

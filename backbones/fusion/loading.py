@@ -19,6 +19,7 @@ from beit3_bench.backbones.fusion.config import (
     Shapes,
     check_preset,
     network_shape,
+    vision_shape,
 )
 from beit3_bench.backbones.fusion.files import MOMENTUM, PRETRAINING, bare_text_names, family_of, held_heads, resized
 from beit3_bench.backbones.fusion.heads import FusionModel

@@ -65,7 +65,7 @@ MEASURED = "measured"
     metavar="S,...",
     help="Published systems; all; or measured: none of them [default: BEiT-3 and the best].",
 )
-@click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot"]), help="Show only these rows.")
+@click.option("--setting", type=click.Choice(["fine-tuned", "zero-shot", "linear-probe"]), help="Show only these rows.")
 @click.option("--cost", is_flag=True, help="What the runs cost instead: GFLOP, speed, energy (markdown or csv).")
 @click.option("--paper-table", type=click.Choice(["1"]), help="The overview table of the paper, our columns added.")
 @click.pass_context

@@ -24,7 +24,7 @@ from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.released import refuse_estimate
 from beit3_bench.harness.record.results import FIRST_FAMILY, read_result
-from beit3_bench.harness.record.schema import COMPILE_MODES
+from beit3_bench.harness.record.schema import COMPILE_MODES, LINEAR_PROBE
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
 from beit3_bench.harness.request import RunRequest, data_option
 from beit3_bench.tasks.contract import Row, Task
@@ -122,6 +122,8 @@ def replay(
         raise BenchError(
             f"{folder}: was made by a Python object, which no card can name; give it to beit3_bench.evaluate again"
         )
+    if store.config.get("setting") == LINEAR_PROBE:
+        raise BenchError(f"{folder}: was made by probe, which trains; give its command again, with another --output")
     request = request_of(store, overrides or Overrides())
     task_class = get_task(request.task)
     _check_inputs(request, task_class, folder)

@@ -19,7 +19,7 @@ from beit3_bench.harness.leaderboard.robustness import Robustness, robustness_of
 from beit3_bench.harness.leaderboard.verdict import Reproduction, Standing, judge, percent, ranks
 from beit3_bench.harness.record.released import own_data
 from beit3_bench.harness.record.results import FIRST_FAMILY, SYSTEMS, Run
-from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.schema import LINEAR_PROBE, Result
 from beit3_bench.results.published.values import SOURCE_KINDS, PublishedValue
 from beit3_bench.tasks.facts import PublishedNames, View, published_names, read_facts
 
@@ -34,6 +34,7 @@ REGIME_TITLES = {
     "fine-tuned": "fine-tuned",
     "zero-shot": "zero-shot",
     "transfer": "tuned on another data set, not on this one",
+    LINEAR_PROBE: "a linear layer on frozen features",
 }
 
 
@@ -148,7 +149,7 @@ def build_table(
         tasks: our task names to show; None: the tasks that were measured, or all if nothing was.
         systems: published systems to show besides the measured rows; ``["all"]`` for every one; None: BEiT-3 and the
             best five others of each section.
-        setting: show only this regime, ``fine-tuned`` or ``zero-shot``.
+        setting: show only this regime: ``fine-tuned``, ``zero-shot`` or ``linear-probe``.
     """
     known = published_names()
     shown_tasks = tasks or list(dict.fromkeys(run.result["task"] for run in runs)) or list(known)

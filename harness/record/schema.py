@@ -18,6 +18,8 @@ from beit3_bench.errors import BenchError
 SCHEMA = 1
 TO_UPLOAD, PREDICTED = "to upload", "predicted"
 """Two statuses of a result."""
+LINEAR_PROBE = "linear-probe"
+"""The setting of a run of `probe --task`."""
 IMAGES = "images"
 """Fingerprint of all image contents, in a finished run's result: it is known when the last image has been read."""
 CODE = "code"
@@ -215,8 +217,8 @@ class Result(TypedDict):
     corrupt: NotRequired[str | None]
     """What every image was corrupted with (`backbones.corruptions`), ``"gaussian_noise:3"``; None, or absent from results of earlier
     versions: images are as they are."""
-    setting: Literal["fine-tuned", "zero-shot"]
-    """Whether the checkpoint was fine-tuned for this task."""
+    setting: Literal["fine-tuned", "zero-shot", "linear-probe"]
+    """Whether the checkpoint was fine-tuned for this task; linear-probe: a linear layer was, on its frozen features."""
     model: ModelCard
     """What was evaluated."""
     provenance: Provenance

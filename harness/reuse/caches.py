@@ -20,7 +20,9 @@ _OWN = {
     "images": re.compile(
         r"[0-9a-f]{2}/[0-9a-f]{62}\.px|[0-9a-f]{2}/\..*\.px\..*\.part|about\.json|\.about\.json\..*\.part"
     ),
-    "features": re.compile(r"[0-9a-f]{16}\.pack|about\.json|\.about\.json\..*\.part"),
+    "features": re.compile(
+        r"[0-9a-f]{16}\.pack|head-[0-9a-f]{16}\.pt|about\.json|\.(about\.json|head-[0-9a-f]{16}\.pt)\..*\.part"
+    ),
 }
 
 

@@ -5,7 +5,7 @@ The rows of a run come out the same with and without a store; what was served st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +147,7 @@ class Features:
 
     def example_keys(self, examples: Sequence[Example]) -> dict[str, Key]:
         """The keys of all examples with one image and no text, or with a text and no image; files are hashed in threads."""
-        files = {e.images[0] for e in examples if _kind(e) == "image"}
-        with ThreadPoolExecutor(cores()) as pool:
-            hashed = dict(zip(files, pool.map(_file_key, files), strict=True))
+        hashed = file_keys({e.images[0] for e in examples if _kind(e) == "image"})
         keys: dict[str, Key] = {}
         for example in examples:
             key = None
@@ -176,6 +174,12 @@ class KeepingSink:
         rows = list(rows)
         self.sink.append(rows)
         self.features.keep(rows)
+
+
+def file_keys(paths: Collection[str]) -> dict[str, Key | None]:
+    """The keys of image files, hashed in threads; None of a file that cannot be read."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return dict(zip(paths, pool.map(_file_key, paths), strict=True))
 
 
 def _kind(example: Example) -> str | None:

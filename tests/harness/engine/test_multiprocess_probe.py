@@ -10,6 +10,8 @@ import pytest
 from native import Native
 from ranks import Finished, run_ranks
 
+from beit3_bench.harness.record.store import RunStore
+
 HARNESS = [sys.executable, "-m", "beit3_bench.harness"]
 CHANGING = ("provenance", "features_computed", "features_from_store")
 """Of a probe's result: what tells of the command and not of the model."""
@@ -55,3 +57,29 @@ def test_processes_that_read_other_data_stop_with_one_line(native, tmp_path: Pat
     assert [f.code for f in finished] == [2, 2]
     assert len(lines) == 1
     assert "what the probe stands on differ between processes: val (rank 1 against rank 0)" in lines[0]
+
+
+@pytest.mark.slow
+def test_a_dense_probe_gives_the_same_rows_in_one_two_and_three_processes(native, tmp_path: Path):
+    words = [
+        "probe",
+        "--task",
+        "ade20k-seg",
+        "--checkpoint",
+        native.checkpoints / "vqav2.pth",
+        "--data-root",
+        native.world,
+    ]
+    words += ["--device", "cpu", "--workers", 0, "--image-size", 64, "--iterations", 30, "--batch-size", 2]
+    runs = {}
+    for n in (1, 2, 3):
+        place = ["--features", tmp_path / f"features{n}", "--output", tmp_path / f"run{n}"]
+        finished = run_ranks([[*HARNESS, *words, *place]] * n)
+        assert [f.code for f in finished] == [0] * n, [f.err for f in finished]
+        assert [f.out for f in finished[1:]] == [""] * (n - 1)
+        runs[n] = RunStore.read(tmp_path / f"run{n}")
+    assert len(list((tmp_path / "features3").glob("*/*.pack"))) == 3
+    assert runs[1].rows() == runs[2].rows() == runs[3].rows()
+    assert runs[1].result()["metrics"] == runs[2].result()["metrics"] == runs[3].result()["metrics"]
+    seen = [run.result()["provenance"]["fingerprints"]["model"] for run in runs.values()]
+    assert seen[0] == seen[1] == seen[2]  # the fitted layer is in it
