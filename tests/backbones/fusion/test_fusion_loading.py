@@ -12,6 +12,7 @@ import torch
 from fusion_golden import HEADS, document, full_size, heads, image_of, tensors, write_file
 
 from beit3_bench import load
+from beit3_bench.backbones.abilities import Embeds
 from beit3_bench.backbones.albef import heads as albef_heads
 from beit3_bench.backbones.albef import loading as albef
 from beit3_bench.backbones.blip import heads as blip_heads
@@ -22,7 +23,7 @@ from beit3_bench.backbones.fusion.beams import Beams
 from beit3_bench.backbones.fusion.files import MOMENTUM, family_of, held_heads
 from beit3_bench.backbones.registry import find_family, locate
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.registry import get_task
+from beit3_bench.tasks.registry import get_task, task_names
 
 FULL = {
     "albef_retrieval": ("coco-retrieval", 209.6),
@@ -146,6 +147,33 @@ def test_a_file_of_another_task_is_refused_in_one_line(tmp_path, family, head, t
     with pytest.raises(BenchError, match=re.escape(line)) as error:
         load(path, task, **heads(family, head))
     assert "\n" not in str(error.value)
+
+
+EMBEDDED = {name for name in task_names() if get_task(name).ability is Embeds}
+ANSWERED = {
+    ("albef", "vqa"): {"vqav2", "vqa"},
+    ("albef", "retrieval"): EMBEDDED,
+    ("albef", "nlvr"): {"nlvr2"},
+    ("albef", "ve"): {"snli-ve"},
+    ("blip", "vqa"): {"vqav2", "vqa"},
+    ("blip", "retrieval"): EMBEDDED,
+    ("blip", "nlvr"): {"nlvr2"},
+    ("blip", "caption"): {"coco-caption", "nocaps", "caption"},
+}
+"""The tasks that each file is for; all others refuse it."""
+
+
+@pytest.mark.parametrize(("family", "head"), list(ANSWERED))
+def test_every_wrong_pairing_is_one_line(tmp_path, family, head):
+    path = write_file(tmp_path, family, head)
+    wrong = [task for task in task_names() if task not in ANSWERED[family, head]]
+    assert len(wrong) > 8
+    for task in wrong:
+        with pytest.raises(BenchError) as error:
+            load(path, task, **heads(family, head))
+        line = str(error.value)
+        assert "\n" not in line
+        assert task in line
 
 
 def test_a_file_of_the_other_family_is_refused(tmp_path):

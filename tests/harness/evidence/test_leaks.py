@@ -18,7 +18,7 @@ def test_every_leak_is_of_data_that_something_is_trained_on_and_of_a_split_of_it
     facts = {task: read_facts(task) for task in task_names()}
     known = {data for weight in released_files() for data in weight.trained_on}
     known |= {data for of_task in facts.values() for data in of_task.trained_on}
-    assert sum(len(of_task.leaks) for of_task in facts.values()) == 35
+    assert sum(len(of_task.leaks) for of_task in facts.values()) >= 44
     for task, of_task in facts.items():
         for leak in of_task.leaks:
             assert leak.data in known, leak
@@ -36,6 +36,12 @@ def test_every_leak_is_of_data_that_something_is_trained_on_and_of_a_split_of_it
         ("vqav2", "val", "model_base_vqa_capfilt_large.pth", {}, ["these very samples", *["some of these images"] * 3]),
         ("coco-retrieval", "test", "model_base_retrieval_coco.pth", {}, ["some of these images"] * 2),
         ("flickr30k", "test", "mscoco.pth", {}, ["some of these images"]),
+        ("vqav2", "val", "albef_vqav2_lavis.pt", {}, ["these very samples", *["some of these images"] * 3]),
+        ("vqav2", "val", "vilt_vqa.ckpt", {}, ["these very samples", *["some of these images"] * 3]),
+        ("coco-retrieval", "test", "vilt_irtr_coco.ckpt", {}, ["trained on COCO captions", "trained on Visual Genome"]),
+        ("flickr30k", "test", "vilt_irtr_f30k.ckpt", {}, ["trained on Visual Genome"]),
+        ("snli-ve", "test", "albef_snli_ve_lavis.pt", {}, ["trained on Visual Genome"]),
+        ("coco-caption", "test", "model_large_caption.pth", {}, ["some of these images"] * 2),
         ("vqav2", "test-dev", "beit3_base_patch16_480_vqa.pth", {}, []),
         ("vqav2", "test-dev", "beit3_base_indomain_patch16_480_vqa.pth", {}, ["some of these images"]),
         ("coco-caption", "test", "beit3_base_patch16_480_coco_captioning.pth", {}, []),
