@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from beit3_bench.backbones.corruptions import Corruption
 from beit3_bench.harness.pages.outlines import outline_path
 from beit3_bench.harness.pages.thumbnails import Thumbnail, overlay_uri, thumbnails
 from beit3_bench.harness.pictures.colours import colours_of
@@ -107,13 +108,15 @@ class Card:
 class Album:
     """Pictures of all cards of a page; each file is encoded once for each size.
 
-    changed: files that are no longer those that were scored.
+    changed: files that are no longer those that were scored.  corruption: of all pictures, as the model saw them.
     """
 
-    def __init__(self, samples: Iterable[Shown], changed: Iterable[str], cards: int):
+    def __init__(
+        self, samples: Iterable[Shown], changed: Iterable[str], cards: int, corruption: Corruption | None = None
+    ):
         self.changed = frozenset(changed)
         wanted = [key for shown in samples for key in _wanted(shown)]
-        self.thumbnails = thumbnails(wanted, BYTES_PER_CARD * max(cards, 1))
+        self.thumbnails = thumbnails(wanted, BYTES_PER_CARD * max(cards, 1), corruption)
 
     def missing(self) -> list[str]:
         """Why pictures could not be read, a line each."""

@@ -13,6 +13,7 @@ from beit3_bench.harness.pages.cards import SIDE, Album, Card
 from beit3_bench.harness.pages.numbers import MetricRow, facts_of, headline_of, value_of
 from beit3_bench.harness.pages.opened import OpenedRun, open_run
 from beit3_bench.harness.pages.rendering import Page, render, summary_tag
+from beit3_bench.harness.pages.thumbnails import corruption_shown
 from beit3_bench.tasks.contract import Example
 from beit3_bench.tasks.display import Picture, Shown
 
@@ -64,14 +65,17 @@ def image_page(
     changed = {
         path for run, shown in seen for paths in run.changed_images(s.id for s in shown).values() for path in paths
     }
+    corruption, unlike = corruption_shown(run.result for run, _ in seen)
     whole = _whole(wanted, seen)
     album = Album(
         [Shown("", pictures=(whole,)), *(s for _, shown in seen for s in shown)],
         changed,
         1 + sum(len(s) for _, s in seen),
+        corruption,
     )
     sections = [_section(run, shown, album) for run, shown in seen]
     warnings = [f"{folder}: has no sample with this picture." for folder in without]
+    warnings += [unlike] if unlike else []
     warnings += (
         [f"{len(changed)} pictures are no longer the files that were scored; they are marked."] if changed else []
     )

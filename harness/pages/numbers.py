@@ -68,6 +68,7 @@ def data_of(result: Result) -> str:
     """What sets the run's data apart; "" for the whole released split."""
     parts = ["tiny world"] if result["world"] == "tiny" else []
     parts += [part] if (part := part_of_split(result["subset"])) else []
+    parts += [f"corrupted {corrupt}"] if (corrupt := result.get("corrupt")) else []
     parts += [other] if (other := other_data(result)) else []
     return ", ".join(parts)
 

@@ -17,6 +17,7 @@ from beit3_bench.harness.pages.choosing import Chosen, changes, choose
 from beit3_bench.harness.pages.numbers import MetricRow, details_of, facts_of, headline_of, metric_rows, value_of
 from beit3_bench.harness.pages.opened import OpenedRun, open_run
 from beit3_bench.harness.pages.rendering import Page, render, summary_tag
+from beit3_bench.harness.pages.thumbnails import corruption_shown
 from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec, shown
 from beit3_bench.tasks.display import Shown
@@ -102,7 +103,9 @@ def _cards(run: OpenedRun, other: OpenedRun | None, chosen: list[Chosen]) -> tup
     ours = run.display.show(ids)
     theirs = [None] * len(ids) if other is None else other.display.show(ids)
     changed = run.changed_images(ids)
-    album = Album([s for s in (*ours, *theirs) if s is not None], set().union(*changed.values()), len(ids))
+    corruption, unlike = corruption_shown([run.result, *([] if other is None else [other.result])])
+    samples = [s for s in (*ours, *theirs) if s is not None]
+    album = Album(samples, set().union(*changed.values()), len(ids), corruption)
     cards = []
     for one, mine, his in zip(chosen, ours, theirs, strict=True):
         parts = [album.part("A" if his else "", mine)]
@@ -116,7 +119,7 @@ def _cards(run: OpenedRun, other: OpenedRun | None, chosen: list[Chosen]) -> tup
             numbers["change"] = other.samples.values[one.id] - numbers["score"]
         known = {name: number for name, number in numbers.items() if number is not None}
         cards.append(Card(one.id, one.section, one.why, parts, values, mine.classes, known))
-    warnings = []
+    warnings = [unlike] if unlike else []
     if problems := album.missing():
         warnings.append(
             f"{len(problems)} pictures cannot be shown; the data is looked for in {run.data_root}, and "

@@ -8,12 +8,16 @@ picture means the picture as it is looked at: it is opened upright here, shown a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
 from beit3_bench.backbones.images import FORMATS, opened, read_image_file
-from beit3_bench.backbones.preprocess import upright
+from beit3_bench.backbones.preprocess import TURNS, orientation, upright
 from beit3_bench.errors import BenchError, requires
+
+if TYPE_CHECKING:
+    from beit3_bench.backbones.corruptions import Corruption
 
 SUFFIXES = (
     ".jpg",
@@ -53,6 +57,19 @@ def open_upright(path: str | Path, content: bytes | None = None, side: int | Non
         if side is not None and image.format == "JPEG":
             image.draft("RGB", (side, side))
         return upright_copy(image)
+
+
+def open_corrupted(path: str | Path, corruption: Corruption) -> Image.Image:
+    """A picture file as RGB, corrupted as a model saw it (see `backbones.corruptions`), and then upright.
+
+    Raises:
+        BenchError: as `Corruption.decoded`.
+    """
+    content = _read(path)
+    with opened(path, content) as image:
+        turn = TURNS.get(orientation(image))
+    corrupted = corruption.decoded(path, content)
+    return corrupted if turn is None else corrupted.transpose(turn)
 
 
 def upright_copy(image: Image.Image) -> Image.Image:

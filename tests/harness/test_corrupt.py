@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
 import toy_task
 from native import invoke, run_words
+from PIL import Image
+from random_detector import save_detector
 from run_requests import run_request, with_settings
 from toy_task import ToyTask, write_toy_data
 
+from beit3_bench.backbones.abilities import Item
 from beit3_bench.backbones.corruptions import Corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.record.released import apart
@@ -66,13 +71,14 @@ def test_each_corruption_is_a_run_of_its_own_that_says_so(runs):
     assert rows[0] != rows[1]
 
 
-def test_rows_depend_neither_on_batches_nor_on_a_cache(runs, native, tmp_path):
+def test_rows_depend_neither_on_batches_nor_on_a_cache_nor_on_decoding_processes(runs, native, tmp_path):
     root, _ = runs
     expected = RunStore.read(root / "corrupted" / "gaussian_noise-5").rows()
     noise, cache = Corruption("gaussian_noise", 5), tmp_path / "cache"
     for number, corruption in enumerate((None, noise, noise)):  # the clean run fills the cache first
         folder = tmp_path / f"run-{number}"
-        outcome = run_task(request_of(native, corruption, folder, batch_size=3, image_cache=cache), get_task(TASK))
+        request = request_of(native, corruption, folder, batch_size=3, image_cache=cache, workers=2)
+        outcome = run_task(request, get_task(TASK))
     assert outcome.result["timing"]["images_decoded"] == 0
     for number in (1, 2):
         assert RunStore.read(tmp_path / f"run-{number}").rows() == expected
@@ -100,6 +106,61 @@ def test_a_comparison_says_which_side_is_corrupted(runs):
     compared = invoke("compare", root / "clean", root / "corrupted" / "gaussian_noise-5")
     assert compared.exit_code == 0, compared.output
     assert "the first run's images are as they are, the second's corrupted with gaussian_noise:5" in compared.stdout
+
+
+def test_a_page_shows_the_pictures_as_the_model_saw_them(runs, native, tmp_path):
+    root, _ = runs
+    noisy = root / "corrupted" / "gaussian_noise-5"
+    pages = {}
+    for name, words in {
+        "clean": [root / "clean"],
+        "noisy": [noisy],
+        "both": [noisy, "--against", root / "clean"],
+    }.items():
+        made = invoke("show", *words, "--data-root", native.root(TASK), "--output", tmp_path / f"{name}.html")
+        assert made.exit_code == 0, made.output
+        pages[name] = (tmp_path / f"{name}.html").read_text()
+    pictures = {name: set(re.findall(r"data:image/webp;base64,[^\"]+", page)) for name, page in pages.items()}
+    assert len(pictures["clean"]) == len(pictures["noisy"]) > 0
+    assert not pictures["clean"] & pictures["noisy"]
+    assert "corrupted gaussian_noise:5" in pages["noisy"]
+    assert pictures["both"] <= pictures["clean"]
+    assert (
+        "Pictures are shown as they are; the models saw them corrupted gaussian_noise:5, as they are." in pages["both"]
+    )
+
+
+def test_detections_are_those_of_corrupted_pictures(native, tmp_path):
+    checkpoint = save_detector(tmp_path / "detector.pth")
+    request = run_request("coco-det", checkpoint, native.world / "coco", limit=2, output=tmp_path / "clean")
+    run_task(request, get_task("coco-det"))
+    fog = with_settings(request, corruption=Corruption("fog", 5), output=tmp_path / "fog")
+    result = run_task(fog, get_task("coco-det")).result
+    assert result["corrupt"] == "fog:5"
+    clean, foggy = (RunStore.read(tmp_path / name).rows() for name in ("clean", "fog"))
+    assert clean.keys() == foggy.keys()
+    assert all(repr(clean[name]) != repr(foggy[name]) for name in clean)
+
+
+def test_a_segmentor_s_pixels_are_corrupted_before_its_pipeline(native):
+    pytest.importorskip("mmseg")
+    from beit3_bench.backbones.beit3.mmseg_adapter.ability import SegmentationReader
+
+    class Kept:
+        def compose(self, from_files):
+            return lambda given: {"inputs": given, "data_samples": from_files}
+
+    path = min((native.world / "ADEChallengeData2016" / "images" / "validation").glob("*.jpg"))
+    reader, noise = SegmentationReader(Kept()), Corruption("gaussian_noise", 3)
+    reader.corrupt(noise)
+    batch = reader.collate([Item("1", (str(path),))])
+    assert batch["data_samples"] == [False]
+    content = hashlib.sha256(path.read_bytes()).digest()
+    with Image.open(path) as image:
+        expected = np.asarray(noise.of(image.convert("RGB"), content)).astype(int)
+    off = np.abs(batch["inputs"][0]["img"][..., ::-1] - expected)  # OpenCV may decode a level otherwise
+    assert off.max() <= 3
+    assert np.abs(np.asarray(expected) - np.asarray(Image.open(path).convert("RGB")).astype(int)).mean() > 20
 
 
 def test_the_list_of_runs_says_what_was_corrupted(runs):
