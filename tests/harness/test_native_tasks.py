@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 
 import pytest
@@ -265,3 +266,25 @@ def test_half_a_checkpoint_is_refused(native, tmp_path):
     outcome = invoke(*words, "--tokenizer", native.world / "beit3.spm", "--output", tmp_path / "run")
     assert outcome.exit_code == 2
     assert "not a whole PyTorch checkpoint" in outcome.stderr
+
+
+# ---- an estimate --------------------------------------------------------------------------------------------------------
+
+
+def test_imagenet_by_its_class_texts_stops_early_and_goes_on_to_the_whole(native, tmp_path):
+    root = native.copy("imagenet", tmp_path)
+    for path in sorted((root / "val").rglob("*.JPEG")):
+        for n in range(6):
+            shutil.copy(path, path.with_name(f"{path.stem}_{n}.JPEG"))
+    words = [*run_words(native, "imagenet", root), "--output", tmp_path / "run", "--json"]
+    stopped = json.loads(invoke(*words, "--until-ci", 25).stdout)
+    estimate, (low, high) = stopped["subset"]["estimate"], stopped["metrics"]["top1"]["ci95"]
+    assert estimate["examples"] == stopped["counts"]["images"] < estimate["of_examples"] == 140
+    assert stopped["counts"]["classes"] == stopped["counts"]["class texts"]
+    assert 100 * (high - low) < 25
+    whole = json.loads(invoke(*words).stdout)
+    plain = json.loads(invoke(*words[:-2], tmp_path / "plain", "--json").stdout)
+    assert whole["subset"] is None
+    assert whole["counts"]["images"] == 140
+    assert whole["metrics"] == plain["metrics"]
+    assert low <= whole["metrics"]["top1"]["value"] <= high
