@@ -46,7 +46,8 @@ from beit3_bench.harness.console import echo, headed
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Samples per call [default: about 3,000 image tokens, on a card 32,000; at least two].",
+    help="Samples per call [default: about 3,000 image tokens, on a card 32,000, at least two; of albef and blip 1 image or "
+    "2 questions, on a card 50 or 64].",
 )
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Timed calls of each path.")
 @click.option(

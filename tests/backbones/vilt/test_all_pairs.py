@@ -206,6 +206,14 @@ def test_images_are_corrupted_once(native, files, tmp_path):
     np.testing.assert_allclose(RunStore.read(tmp_path / "run").rows()[images[1].id]["scores"], scores, atol=1e-5)
 
 
+def test_texts_that_a_task_names_are_compared_in_the_one_pass_that_there_is(native, files, tmp_path):
+    result, told = run(native, files, "--output", tmp_path / "run", task="sugarcrepe")
+    assert result["model"]["protocol"] == "matching"
+    assert 0 <= result["metrics"]["accuracy"]["value"] <= 1
+    assert "all pairs" not in told
+    assert all(name.startswith("match:") for name in RunStore.read(tmp_path / "run").rows())
+
+
 def test_from_python(native, files, whole, tmp_path):
     model = load(files / "retrieval.ckpt", "flickr30k", device="cpu")
     result = evaluate(model, "flickr30k", native.root("flickr30k"))
