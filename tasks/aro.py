@@ -25,7 +25,7 @@ import numpy as np
 
 from beit3_bench.backbones.archives.crops import Box, cropped
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.compositionality import Compositionality, Gathering, Questions
+from beit3_bench.tasks.compositionality import NOT_DRAWN, Compositionality, Gathering, Questions
 from beit3_bench.tasks.contract import Row, Split
 from beit3_bench.tasks.files import field, find, read_json, whole_number
 from beit3_bench.tasks.layouts.captions import ALSO, FLICKR_FOLDER
@@ -60,7 +60,7 @@ def estimate(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 METRICS = tuple(
-    Metric(name, "fraction", headline=name == "accuracy", decimals=1, formula=estimate)
+    Metric(name, "fraction", headline=name == "accuracy", decimals=1, formula=estimate, no_ratio=NOT_DRAWN)
     for name in ("accuracy", "micro")
 )
 

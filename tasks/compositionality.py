@@ -37,6 +37,9 @@ SCORES = ("cosine", "match")
 _AT_ONCE = 4096
 """Questions whose embeddings are compared in one product."""
 
+NOT_DRAWN = "is over questions that share their images and texts, which cannot be drawn one by one"
+"""`Metric.no_ratio` of these tasks."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -18,7 +18,7 @@ import numpy as np
 
 from beit3_bench.errors import BenchError
 from beit3_bench.spelling import did_you_mean
-from beit3_bench.tasks.compositionality import Compositionality, Gathering, Questions
+from beit3_bench.tasks.compositionality import NOT_DRAWN, Compositionality, Gathering, Questions
 from beit3_bench.tasks.contract import Split
 from beit3_bench.tasks.files import field, look_for, read_json
 from beit3_bench.tasks.layouts.coco import find_val2017
@@ -59,7 +59,7 @@ METRICS = tuple(
         headline=name == "accuracy",
         decimals=2,
         formula=estimate,
-        no_ratio="is over questions that share their images and texts, which cannot be drawn one by one",
+        no_ratio=NOT_DRAWN,
     )
     for name in ("accuracy", "mean_of_kinds", *(f"accuracy/{name}" for name in (*KINDS, *CATEGORIES)))
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.compositionality import Compositionality, Gathering, Questions
+from beit3_bench.tasks.compositionality import NOT_DRAWN, Compositionality, Gathering, Questions
 from beit3_bench.tasks.contract import Split
 from beit3_bench.tasks.files import field, find, identifier, look_for, read_json_lines, unique, whole_number
 from beit3_bench.tasks.layouts.places import Picture, find_images
@@ -36,7 +36,7 @@ COLUMNS = (
     Column(("num_main_preds",)),
 )
 METRICS = tuple(
-    Metric(name, "fraction", headline=name == "group", decimals=2, formula=choice_shares)
+    Metric(name, "fraction", headline=name == "group", decimals=2, formula=choice_shares, no_ratio=NOT_DRAWN)
     for name in ("text", "image", "group")
 )
 

@@ -21,6 +21,8 @@ from beit3_bench.tasks.scores import Metric, evaluate
 
 WITHOUT = {
     "sugarcrepe",
+    "winoground",
+    "aro",
     "coco-caption",
     "nocaps",
     "caption",
