@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+
+    from beit3_bench.backbones.abilities import Reader
 
 
 class Benchmark(ABC):
@@ -40,3 +44,10 @@ class Benchmark(ABC):
         Raises:
             BenchError: no such case, preset or way.
         """
+
+    def reader(self, tokenizer: Path) -> Reader | None:
+        """The half of the family's abilities that needs no weights, for items without images; None where it takes another tokenizer.
+
+        tokenizer: file of a SentencePiece model.
+        """
+        return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beit3_bench.errors import BenchError
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.record.released import data_notes, read_data
 from beit3_bench.harness.record.worlds import world_of as world_of
 from beit3_bench.tasks.contract import Split, Task
@@ -31,6 +32,7 @@ class Prepared:
     whole: Split
 
 
+@collection_paused()
 def prepare(task: Task, split: str | None, limit: int | None = None) -> Prepared:
     """Read a split, whole or the first ``limit`` examples by the task's own rule, and check its image files.
 

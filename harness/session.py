@@ -6,6 +6,7 @@ What can be checked without the model is checked before it is loaded; what is st
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from beit3_bench.backbones.family import Model
 from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.files import make_folder
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.draw import estimate_of, note_of
 from beit3_bench.harness.engine.processes import Processes
@@ -35,7 +37,7 @@ from beit3_bench.harness.second_pass import check_cost, check_second, look_again
 from beit3_bench.harness.stopping import check_truth, check_width, predict_until, settled
 from beit3_bench.harness.termination import Terminated
 from beit3_bench.harness.tracking import Progress, Trackers, scores_of
-from beit3_bench.tasks.contract import Row, Task
+from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores
 
 if TYPE_CHECKING:
@@ -57,19 +59,21 @@ class Outcome:
 
 
 class Clock:
-    """Seconds per stage."""
+    """Seconds per stage, and those of the processor in this process and its ended children."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, computed = time.perf_counter(), sum(os.times()[:4])
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + sum(os.times()[:4]) - computed
 
 
 class Warned:
@@ -321,35 +325,43 @@ def serve(
     return features, sum(count for _, count in parts)
 
 
-def score(prepared: Prepared, store: RunStore, seed: int) -> card.Scored:
+def score(prepared: Prepared, store: RunStore, seed: int, clock: Clock) -> card.Scored:
     """Score the folder's rows, once they are exactly the split's; write submission files where the task has any."""
     task, split = prepared.task, prepared.split
     estimate = estimate_of(prepared.subset)
-    rows = stored_rows(store, task, split, part=estimate is not None)
-    folder = store.folder / SUBMISSION
-    shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
-    make_folder(folder)
-
-    with using_rows_of(task, store):
-        written = task.submission(rows, split, folder)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-    if written and all(example.target is None for example in split.examples):
-        files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
-        note, status = f"the truth of this split is not public; upload {files} to the official server", TO_UPLOAD
-        if task.own_data:
-            note, status = (
-                f"the data holds no truth, so nothing is scored; {files} holds what the model said",
-                PREDICTED,
-            )
-        return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], status)
-    with using_rows_of(task, store):
-        scores = task.score(rows, split)
+    with clock.stage("score"), collection_paused():
+        rows = stored_rows(store, task, split, part=estimate is not None)
+        with using_rows_of(task, store):
+            written = submit(task, rows, split, store.folder / SUBMISSION)
+        if written and all(example.target is None for example in split.examples):
+            return unscored(task, split, written)
+        with using_rows_of(task, store):
+            scores = task.score(rows, split)
     if estimate is not None:
         scores.headline = task.headline(prepared.whole).name  # which a part alone could take for another
         scores.notes.insert(0, note_of(estimate))
-    metrics, notes = metric_values(task, scores, seed, estimate)
+    with clock.stage("intervals"):
+        metrics, notes = metric_values(task, scores, seed, estimate)
     return card.Scored(scores, metrics, [*scores.notes, *notes], "scored")
+
+
+def submit(task: Task, rows: Mapping[str, Row], split: Split, folder: Path) -> list[Path]:
+    """Write submission files into a folder, which is made anew; it stays where the task has any."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a scoring that was killed
+    make_folder(folder)
+    written = task.submission(rows, split, folder)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+    return written
+
+
+def unscored(task: Task, split: Split, written: Sequence[Path]) -> card.Scored:
+    """Of a split whose truth is not public, or not there."""
+    files = ", ".join(f"{SUBMISSION}/{path.name}" for path in written)
+    note, status = f"the truth of this split is not public; upload {files} to the official server", TO_UPLOAD
+    if task.own_data:
+        note, status = f"the data holds no truth, so nothing is scored; {files} holds what the model said", PREDICTED
+    return card.Scored(Scores({}, {"samples": len(split.examples)}), {}, [note], status)
 
 
 def write(
@@ -365,8 +377,7 @@ def write(
 ) -> dict[str, Any]:
     """Score, and write result.json; returns it as it is read back."""
     task, split = prepared.task, prepared.split
-    with clock.stage("score"):
-        scored = score(prepared, store, request.seed)
+    scored = score(prepared, store, request.seed, clock)
     later = [*warnings[len(prepared.notes) :], *model.assumptions]
     scored.notes = [*prepared.notes, *scored.notes, *later]
     result = card.result(prepared, request, model, config, scored)

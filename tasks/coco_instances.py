@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from beit3_bench.errors import BenchError
 from beit3_bench.files import replacing
 from beit3_bench.tasks.contract import Example, Row
-from beit3_bench.tasks.files import field, read_json, write_json
+from beit3_bench.tasks.files import field, read_json, write_json_list
 from beit3_bench.tasks.metrics.coco_truth import Identity, read_truth, short_polygons, valid_polygons
 
 ALGORITHM = re.compile(r"[A-Za-z0-9.-]+")
@@ -116,13 +116,18 @@ def instances_content(examples: Sequence[Example], categories: Sequence[Mapping[
     }
 
 
-def result_records(rows: Iterable[Row], keys: Sequence[str], image_ids: Mapping[str, Identity]) -> list[dict[str, Any]]:
+def result_records(
+    rows: Iterable[Row], keys: Sequence[str], image_ids: Mapping[str, Identity]
+) -> Iterator[dict[str, Any]]:
     """Rows as official result records: image_id, category_id, score and ``keys`` (``bbox``, ``segmentation``).
 
     image_ids: the annotation file's id of each row's image.
     """
     wanted = ("category_id", "score", *keys)
-    return [{"image_id": image_ids[row["id"]], **{k: d[k] for k in wanted}} for row in rows for d in row["detections"]]
+    for row in rows:
+        image = image_ids[row["id"]]
+        for detection in row["detections"]:
+            yield {"image_id": image, **{key: detection[key] for key in wanted}}
 
 
 def write_results(
@@ -139,11 +144,11 @@ def write_results(
         records = result_records(rows, keys, image_ids)
         if test_set is None:
             path = folder / f"{kind}_results.json"
-            write_json(path, records)
+            write_json_list(path, records)
         else:
             name = f"detections_{test_set}_{algorithm}-{kind}_results"
             plain = folder / f"{name}.json"
-            write_json(plain, records)
+            write_json_list(plain, records)
             path = folder / f"{name}.zip"
             with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.write(plain, plain.name)

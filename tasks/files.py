@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from beit3_bench.backbones.archives.members import exists
 from beit3_bench.errors import BenchError
-from beit3_bench.files import write_atomic
+from beit3_bench.files import replacing, write_atomic
+from beit3_bench.garbage import collection_paused
 
 
 def read_text(path: str | Path, what: str, form: str | None = None) -> str:
@@ -79,18 +81,25 @@ def _mend(what: str, form: str | None) -> str:
     return f"expected {form}" if form else f"mend it, or get the {what} file again"
 
 
-def read_json(path: str | Path, what: str, form: str | None = None) -> Any:
+Made = Callable[[dict[str, Any]], Any]
+"""What takes the place of an object of a JSON file as soon as it is parsed, inner ones first."""
+
+
+def read_json(path: str | Path, what: str, form: str | None = None, made: Made | None = None) -> Any:
     """Parse a JSON file; arguments as of `read_text`.
+
+    Args:
+        made: of a file of hundreds of megabytes, leaves out what nobody reads, and makes one object of equal ones.
 
     Raises:
         BenchError: no such file, no JSON, NaN or infinity, a key that comes twice in an object.
     """
-    return _json(read_text(path, what, form), path, what, form)
+    return _json(read_text(path, what, form), path, what, form, made)
 
 
-def _json(text: str, path: str | Path, what: str, form: str | None) -> Any:
+def _json(text: str, path: str | Path, what: str, form: str | None, made: Made | None = None) -> Any:
     try:
-        return _parse(text, str(path))
+        return _parse(text, str(path), made)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and _is_json(text.split("\n", 1)[0]):
             why = "holds several JSON values, one a line"
@@ -166,7 +175,8 @@ def read_csv(path: str | Path, what: str, form: str | None = None) -> list[tuple
     return rows
 
 
-def _parse(text: str, source: str) -> Any:
+@collection_paused()
+def _parse(text: str, source: str, made: Made | None = None) -> Any:
     def reject(name: str) -> Any:
         raise BenchError(f"{source}: holds {name}, which is not valid JSON; write finite numbers only")
 
@@ -176,7 +186,7 @@ def _parse(text: str, source: str) -> Any:
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
             raise BenchError(f"{source}: key {twice[:40]!r} comes twice in one object; keep one of them")
-        return record
+        return record if made is None else made(record)
 
     return json.loads(text, parse_constant=reject, object_pairs_hook=unique_keys)
 
@@ -192,6 +202,21 @@ def _is_json(text: str) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_atomic(path, json.dumps(value, ensure_ascii=False).encode())
+
+
+def write_json_list(path: Path, values: Iterable[Any]) -> None:
+    """As `write_json`, of a list whose text need not be in memory as a whole."""
+    rest = iter(values)
+    with replacing(path) as file:
+        file.write(b"[")
+        between = b""
+        while block := list(islice(rest, _BLOCK)):
+            file.write(between + json.dumps(block, ensure_ascii=False)[1:-1].encode())
+            between = b", "
+        file.write(b"]")
+
+
+_BLOCK = 10_000  # values written at a time
 
 
 def look_for(root: Path, name: str, folders: Sequence[str]) -> Path | None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -34,7 +35,14 @@ from beit3_bench.tasks.files import (
 from beit3_bench.tasks.layouts.coco import find_coco_images
 from beit3_bench.tasks.layouts.places import Images, names_of
 from beit3_bench.tasks.layouts.vqa import exported_annotations, exported_images, exported_questions
-from beit3_bench.tasks.metrics.vqa import answer_vocabulary, estimate_vqa, soft_score, vqa_accuracies, vqa_table
+from beit3_bench.tasks.metrics.vqa import (
+    HumanAnswers,
+    answer_vocabulary,
+    estimate_vqa,
+    soft_score,
+    vqa_accuracies,
+    vqa_table,
+)
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores, ratio_in
 
@@ -106,7 +114,26 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     Raises:
         BenchError: missing keys, a question id twice, or the annotations of VQA v1.
     """
-    return annotations_of(read_json(path, "VQA annotations"), path)
+    return annotations_of(_read_content(path), path)
+
+
+def _read_content(path: Path) -> Any:
+    """Of an annotations file. Its millions of answers are few different ones; equal ones become one object, which nobody changes."""
+    known: dict[tuple[str, str, int], dict[str, Any]] = {}
+
+    def made(record: dict[str, Any]) -> dict[str, Any]:
+        text = record.get("answer")
+        if type(text) is str:
+            sure, number = record.get("answer_confidence"), record.get("answer_id")
+            if len(record) == 3 and type(sure) is str and type(number) is int:
+                return known.setdefault((text, sure, number), record)
+            return record
+        for key in ("question_type", "answer_type", "multiple_choice_answer"):
+            if type(value := record.get(key)) is str:
+                record[key] = intern(value)
+        return record
+
+    return read_json(path, "VQA annotations", made=made)
 
 
 def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
@@ -116,18 +143,9 @@ def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
     for n, record in enumerate(records):
         source = f"{path}: annotations[{n}]"
         question = whole_number(record, "question_id", source)
-        for key, kind in (
-            ("answers", list),
-            ("question_type", str),
-            ("answer_type", str),
-            ("multiple_choice_answer", str),
-        ):
-            field(record, key, kind, source)
+        if not _is_usual(record):
+            _check_annotation(record, source)
         record |= {"question_id": question, "image_id": whole_number(record, "image_id", source)}
-        if not record["answers"]:
-            raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
-        for k, answer in enumerate(record["answers"]):
-            field(answer, "answer", str, f"{source}.answers[{k}]")
         if question in annotations:
             raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
         annotations[question] = record
@@ -136,6 +154,32 @@ def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
     if all(q // 10 == a["image_id"] and q // 1000 != a["image_id"] for q, a in annotations.items()):
         raise BenchError(f"{path}: question ids are those of VQA v1; give the v2 file (v2_mscoco_*_annotations.json)")
     return annotations
+
+
+def _is_usual(record: dict[str, Any]) -> bool:
+    """Whether a quick look finds nothing that `_check_annotation` could: it is asked of all, and of millions of answers."""
+    texts = (record.get("question_type"), record.get("answer_type"), record.get("multiple_choice_answer"))
+    answers = record.get("answers")
+    return (
+        type(answers) is list
+        and bool(answers)
+        and all(type(text) is str and text.isascii() for text in texts)
+        and all(type(a) is dict and type(t := a.get("answer")) is str and t.isascii() for a in answers)
+    )
+
+
+def _check_annotation(record: dict[str, Any], source: str) -> None:
+    for key, kind in (
+        ("answers", list),
+        ("question_type", str),
+        ("answer_type", str),
+        ("multiple_choice_answer", str),
+    ):
+        field(record, key, kind, source)
+    if not record["answers"]:
+        raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
+    for k, answer in enumerate(record["answers"]):
+        field(answer, "answer", str, f"{source}.answers[{k}]")
 
 
 def read_answer_vocabulary(path: Path) -> list[str]:
@@ -221,14 +265,24 @@ The json files may also lie in DATA_ROOT itself."""
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
         if subset not in self._annotations:
-            name, content = f"v2_mscoco_{subset}_annotations.json", None
-            if look_for(self.data_root, name, FOLDERS) is None:
-                content, path = exported_annotations(self.data_root, subset)
-            if content is None:
-                path = find(self.data_root, name, FOLDERS, "VQA annotations")
-                content = read_json(path, "VQA annotations")
-            self._annotations[subset] = annotations_of(content, path)
+            self._annotations[subset] = self._read_annotations(subset)
         return self._annotations[subset]
+
+    def _read_annotations(self, subset: str) -> dict[int, dict[str, Any]]:
+        name, content = f"v2_mscoco_{subset}_annotations.json", None
+        if look_for(self.data_root, name, FOLDERS) is None:
+            content, path = exported_annotations(self.data_root, subset)
+        if content is None:
+            path = find(self.data_root, name, FOLDERS, "VQA annotations")
+            content = _read_content(path)
+        return annotations_of(content, path)
+
+    def _usual_answers(self) -> list[str]:
+        """To the questions of train and val. An evaluation needs nothing else of train, whose records are not kept."""
+        known = self._annotations.get("train2014")
+        train = known if known is not None else self._read_annotations("train2014")
+        usual = [record["multiple_choice_answer"] for record in train.values()]
+        return usual + [record["multiple_choice_answer"] for record in self.annotations("val2014").values()]
 
     def vocabulary(self) -> list[str]:
         """Answers in the order of the head's outputs: this order decides what a released head means."""
@@ -236,9 +290,9 @@ The json files may also lie in DATA_ROOT itself."""
             if self.options.answer_vocab:
                 self._vocabulary = read_answer_vocabulary(self.options.answer_vocab)
             else:
-                annotations = [a for s in ("train2014", "val2014") for a in self.annotations(s).values()]
-                self._vocabulary = answer_vocabulary([a["multiple_choice_answer"] for a in annotations])
-                if len(annotations) == RELEASED_ANNOTATIONS and len(self._vocabulary) != RELEASED_ANSWERS:
+                given = self._usual_answers()
+                self._vocabulary = answer_vocabulary(given)
+                if len(given) == RELEASED_ANNOTATIONS and len(self._vocabulary) != RELEASED_ANSWERS:
                     raise BenchError(
                         f"{self.data_root}: {len(self._vocabulary)} frequent answers instead of {RELEASED_ANSWERS:,}; "
                         "download the annotations again"
@@ -372,6 +426,7 @@ The json files may also lie in DATA_ROOT itself."""
 
     def training_split(self) -> Split:
         """train and val without minival, as published; questions without an answer in the vocabulary teach nothing."""
+        self.annotations("train2014")  # kept, other than for the vocabulary alone
         position = {answer: n for n, answer in enumerate(self.vocabulary())}
         examples = []
         held_out = {e.images[0] for e in self._examples("minival")}
@@ -393,7 +448,8 @@ The json files may also lie in DATA_ROOT itself."""
 
 def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Scores:
     """Scores of answers (strings) against annotation records of the same order."""
-    accuracies = vqa_accuracies(answers, [t["answers"] for t in targets])
+    humans = [HumanAnswers.of(t["answers"]) for t in targets]
+    accuracies = vqa_accuracies(answers, humans)
     table = vqa_table(
         accuracies,
         [t["answer_type"] for t in targets],
@@ -405,15 +461,15 @@ def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], 
         table,
         {"questions": len(answers), "images": len(table.ids)},
         samples={"vqa_accuracy": dict(zip(ids, (100 * accuracies).tolist(), strict=True))},
-        chance=commonest_answer_score(targets),
+        chance=commonest_answer_score(targets, humans),
     )
 
 
-def commonest_answer_score(targets: Sequence[Mapping[str, Any]]) -> float:
+def commonest_answer_score(targets: Sequence[Mapping[str, Any]], humans: Sequence[HumanAnswers]) -> float:
     """Accuracy (percent) of always giving the commonest answer of these questions."""
     common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
     counts = dict.fromkeys(common, 0)
     for t in targets:
         counts[normalize(t["multiple_choice_answer"])] += 1
     best = max(counts, key=lambda a: counts[a])
-    return 100 * float(np.mean(vqa_accuracies([best] * len(targets), [t["answers"] for t in targets])))
+    return 100 * float(np.mean(vqa_accuracies([best] * len(targets), humans)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, write_atomic
 from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import device, dtype
-from beit3_bench.harness.console import echo, headed
+from beit3_bench.harness.console import columns, echo, headed
 
 
 @click.command("bench")
@@ -47,7 +49,8 @@ from beit3_bench.harness.console import echo, headed
     "--samples",
     type=click.IntRange(min=1),
     help="Samples per call [default: about 3,000 image tokens, on a card 32,000, at least two; of albef and blip 1 image or "
-    "2 questions, on a card 50 or 64].",
+    "2 questions, on a card 50 or 64]; "
+    "with --overhead, of the made-up sets [default: as many as the real ones].",
 )
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Timed calls of each path.")
 @click.option(
@@ -69,6 +72,17 @@ from beit3_bench.harness.console import echo, headed
     help="With --scale: captions of the largest gallery.",
 )
 @click.option(
+    "--overhead",
+    is_flag=True,
+    help="All but decoding and the network: seconds and memory at the real sets' sizes, on made-up data and predictions.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --overhead: keep the made-up data there, and use what is there.",
+)
+@click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also keep the JSON, e.g. in results/perf/."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
@@ -86,6 +100,8 @@ def command(
     compile: bool,
     scale: bool,
     largest: int,
+    overhead: bool,
+    keep: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -94,57 +110,79 @@ def command(
     Both paths use the same random weights, and their outputs are compared; ratios come from alternating runs, so that they hold on a
     noisy machine. On a CPU the official way runs in a process of its own, with the default settings of malloc and MKL.
     """
-    import torch
-
-    from beit3_bench.harness.bench.scale import scale_law
-    from beit3_bench.harness.engine.devices import resolve_device
     from beit3_bench.harness.record.provenance import provenance
 
+    if overhead and scale:
+        raise BenchError("--overhead and --scale are two reports; leave one of them out")
+    if keep is not None and not overhead:
+        raise BenchError("--keep holds the made-up data of --overhead; give both, or neither")
     if output is not None:  # before minutes of measuring
         make_folder(output.parent)
-    if threads:
-        torch.set_num_threads(threads)
-    where = resolve_device(device, dtype=dtype)
-    report: dict[str, Any] = {
-        "family": family,
-        "preset": preset,
-        "dtype": dtype,
-        "device": str(where),
-        "threads": torch.get_num_threads(),
-        "compiled": compile,
-    }
-    if scale:
-        report["scale"] = scale_law(largest)
+    if overhead:
+        report = _overhead(tasks, samples, threads, keep)
     else:
-        report["cases"] = _cases(
-            tasks, family, preset, where, dtype, samples, repeats, image_size, same_process, compile
-        )
-    report["provenance"] = provenance(seed=0, dtype=dtype, device=str(where))
+        report = _environment(family, preset, device, dtype, threads, compile)
+        if scale:
+            from beit3_bench.harness.bench.scale import scale_law
+
+            report["scale"] = scale_law(largest)
+        else:
+            report["cases"] = _cases(tasks, report, samples, repeats, image_size, same_process)
+    report["provenance"] = provenance(seed=0, **{key: report[key] for key in ("dtype", "device") if key in report})
     if output is not None:
         write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
     if as_json:
         echo(json.dumps(report, indent=2))
     else:
         echo(*headed(_text(report)))
-    unequal = [c["task"] for c in report.get("cases", []) if not c["outputs_equal"]]
+    unequal = [c["task"] for c in report.get("cases", []) if not c.get("outputs_equal", True)]
     if unequal:
         raise BenchError(f"the two paths give different outputs for {', '.join(unequal)}; their ratio means nothing")
 
 
+def _overhead(tasks: str, samples: int | None, threads: int | None, keep: Path | None) -> dict[str, Any]:
+    from beit3_bench.harness.bench.overhead import measure_overhead, recipes
+
+    if threads:  # of the processes to come
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if keep is not None:
+        make_folder(keep)
+    cases = recipes(None if tasks == "all" else tasks.split(","), samples)
+    return {"cases": measure_overhead(cases, keep, lambda line: echo(line, err=True))}
+
+
+def _environment(
+    family: str, preset: str, device: str, dtype: str, threads: int | None, compiled: bool
+) -> dict[str, Any]:
+    import torch
+
+    from beit3_bench.harness.engine.devices import resolve_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    return {
+        "family": family,
+        "preset": preset,
+        "dtype": dtype,
+        "device": str(resolve_device(device, dtype=dtype)),
+        "threads": torch.get_num_threads(),
+        "compiled": compiled,
+    }
+
+
 def _cases(
     tasks: str,
-    family: str,
-    preset: str,
-    device: Any,
-    dtype: str,
+    environment: Mapping[str, Any],
     samples: int | None,
     repeats: int,
     image_size: int | None,
     same_process: bool,
-    compiled: bool,
 ) -> list[dict[str, Any]]:
+    import torch
+
     from beit3_bench.backbones.registry import families, get_family
 
+    family = environment["family"]
     benchmark = get_family(family).benchmark()
     if benchmark is None:
         having = ", ".join(f.name for f in families() if f.benchmark() is not None)
@@ -153,6 +191,8 @@ def _cases(
     unknown = [name for name in names if name not in benchmark.tasks]
     if unknown:
         raise BenchError(f"bench has no case for task {unknown[0]!r} of {family}; it has: {', '.join(benchmark.tasks)}")
+    preset, dtype, compiled = environment["preset"], environment["dtype"], environment["compiled"]
+    device = torch.device(environment["device"])
     rows = []
     for name in names:
         echo(f"measuring {name} ...", err=True)
@@ -163,6 +203,12 @@ def _cases(
 
 
 def _text(report: dict[str, Any]) -> str:
+    if "preset" not in report:
+        from beit3_bench.harness.bench.overhead import table
+
+        cores = report["provenance"]["hardware"]["cores"]
+        lines = columns(table(report["cases"]))
+        return "\n".join([f"all but decoding and the network, made-up data, {cores} cores", *lines])
     head = (
         f"{report['family']} {report['preset']}, {report['dtype']}, {report['device']}, {report['threads']} CPU threads"
     )

@@ -93,8 +93,7 @@ def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split)
     return {
         "task": task.name,
         **model.identity.fingerprints(),
-        "data": data_fingerprint(split.examples, request.data_root),
-        **(_without_texts(split, request.data_root) if task.prompted else {}),
+        **data_fingerprints(task, split),
         **option_fingerprints(options_in_force(task, model)),
         **({task.outputs: digest(list(split.labels))} if split.labels is not None else {}),
         **random,
@@ -107,8 +106,13 @@ def fingerprints_of(task: Task, request: RunRequest, model: Model, split: Split)
     }
 
 
-def _without_texts(split: Split, data_root: Path) -> dict[str, str]:
-    return {IMAGES_AND_LABELS: data_fingerprint([e for e in split.examples if e.images], data_root)}
+def data_fingerprints(task: Task, split: Split) -> dict[str, str]:
+    """``data``, and of a task whose texts are worded by the model's family, the same without them."""
+    whole = {"data": data_fingerprint(split.examples, task.data_root)}
+    if not task.prompted:
+        return whole
+    with_images = [e for e in split.examples if e.images]
+    return {**whole, IMAGES_AND_LABELS: data_fingerprint(with_images, task.data_root)}
 
 
 def resolved_config(
@@ -176,7 +180,7 @@ def timing(stages: Mapping[str, float], throughput: Throughput, total: float) ->
         "data": throughput.data_seconds,
         "compute": throughput.compute_seconds,
         "write": throughput.write_seconds,
-        "score": stages.get("score", 0.0),
+        "score": stages.get("score", 0.0) + stages.get("intervals", 0.0),
         "total": total,
     }
     busy = throughput.wall_seconds or 1.0

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from beit3_bench.locks import lock_file
 from beit3_bench.tasks.contract import Row
 
 _MARKER = b'{"commit":'
-_ID = '{"id":"'  # how every row begins
+_HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*+")')  # how every row begins
 IMAGES = "image_sha256"  # second, where a row was made from image files: their hashes
+_IMAGES = f',"{IMAGES}":'.encode()
+_HASHES = re.compile(rb'\[(?:"[^"\\]*"(?:,(?!\])|(?=\])))*+\]')
+_ARRAY = b'"shape":'  # within a row that holds an array
 _DECODER = json.JSONDecoder()
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
 _LONGEST = 2**28
@@ -70,9 +74,7 @@ def row_id(line: bytes) -> str:
     Raises:
         ValueError: the line does not begin as a row does.
     """
-    if not line.startswith(_ID.encode()):
-        raise ValueError("a row without id")
-    return _DECODER.raw_decode(line.decode("ascii"), len(_ID) - 1)[0]
+    return _DECODER.decode(_head(line)[1].decode("ascii"))
 
 
 def with_images(rows: Iterable[Row], images: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -90,15 +92,21 @@ def row_images(line: bytes) -> list[str] | None:
     Raises:
         ValueError: what no run writes.
     """
-    text = line.decode("ascii")
-    end = _DECODER.raw_decode(text, len(_ID) - 1)[1]
-    key = f',"{IMAGES}":'
-    if not text.startswith(key, end):
+    head = _head(line)
+    if not line.startswith(_IMAGES, head.end()):
         return None
-    hashes = _DECODER.raw_decode(text, end + len(key))[0]
-    if not isinstance(hashes, list) or not all(isinstance(value, str) for value in hashes):
+    hashes = _HASHES.match(line, head.end() + len(_IMAGES))
+    if hashes is None:
         raise ValueError(f"{IMAGES} is no list of hashes")
-    return hashes
+    return _DECODER.decode(hashes[0].decode("ascii"))
+
+
+def _head(line: bytes) -> re.Match[bytes]:
+    """The beginning of a stored row up to its id, which is the match's only group."""
+    head = _HEAD.match(line)
+    if head is None or not line.isascii():
+        raise ValueError("a row without id" if head is None else "not ASCII")
+    return head
 
 
 def decode_row(line: bytes) -> Row:
@@ -108,7 +116,7 @@ def decode_row(line: bytes) -> Row:
         ValueError: what `encode_row` does not write.
     """
     try:
-        row = json.loads(line, object_hook=_decoded, parse_constant=_refuse)
+        row = json.loads(line, object_hook=_decoded if _ARRAY in line else None, parse_constant=_refuse)
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
@@ -151,8 +159,17 @@ def committed(path: Path) -> tuple[list[bytes], int]:
         BenchError: it cannot be read, or is no file.
     """
     lines: list[bytes] = []
+    end = 0
+    for batch, position in committed_batches(path):
+        lines += batch
+        end = position
+    return lines, end
+
+
+def committed_batches(path: Path) -> Iterator[tuple[list[bytes], int]]:
+    """As `committed`, batch by batch, of which only one is in memory."""
     batch: list[bytes] = []
-    checksum = end = position = 0
+    checksum = position = 0
     try:
         with open_regular(path) as file:
             while (line := file.readline(_LONGEST)).endswith(b"\n"):
@@ -163,11 +180,10 @@ def committed(path: Path) -> tuple[list[bytes], int]:
                     continue
                 if line != b'{"commit":%d,"crc":"%08x"}\n' % (len(batch), checksum):
                     break
-                lines += batch
-                batch, checksum, end = [], 0, position
+                yield batch, position
+                batch, checksum = [], 0
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror or error}); remove it and run again") from error
-    return lines, end
 
 
 class Shard:

@@ -30,7 +30,15 @@ from beit3_bench.files import (
 )
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.record.fingerprints import CODE
-from beit3_bench.harness.record.rows import Shard, committed, decode_row, encode_value, row_id, row_images
+from beit3_bench.harness.record.rows import (
+    Shard,
+    committed,
+    committed_batches,
+    decode_row,
+    encode_value,
+    row_id,
+    row_images,
+)
 from beit3_bench.harness.record.samples import pack_samples, unpack_samples
 from beit3_bench.harness.record.schema import Card, check_shape
 from beit3_bench.harness.tracking import forget
@@ -126,15 +134,17 @@ class RunStore:
             BenchError: a shard that cannot be read, was edited, or, in a finished run, does not end with a whole batch.
         """
         for path in shards(self.folder):
-            lines, end = committed(path)
+            count = end = 0
+            for lines, position in committed_batches(path):
+                count, end = count + len(lines), position
+                for line in lines:
+                    try:
+                        name = row_id(line)
+                    except ValueError as error:
+                        raise _damaged(path, str(error)) from error
+                    yield path, line, name
             if self.finished and end < path.stat().st_size:
-                raise _damaged(path, f"nothing behind its row {len(lines)} can be read")
-            for line in lines:
-                try:
-                    name = row_id(line)
-                except (ValueError, RecursionError) as error:
-                    raise _damaged(path, str(error)) from error
-                yield path, line, name
+                raise _damaged(path, f"nothing behind its row {count} can be read")
 
     def done(self) -> set[str]:
         """Ids of the rows that are stored, without decoding the rest of them."""
@@ -163,21 +173,30 @@ class RunStore:
             BenchError: a row that is stored twice with different values, or damaged.
         """
         rows: dict[str, Row] = {}
-        seen: dict[str, tuple[Path, bytes]] = {}
+        again: dict[str, list[tuple[Path, bytes]]] = {}
         for path, line, name in self._lines():
             if only is not None and name not in only:
                 continue
-            there, stored = seen.setdefault(name, (path, line))
-            if name in rows and stored != line:
-                raise BenchError(
-                    f"{there} and {path}: row {name} is stored twice, with different values; keep one of these files, "
-                    "move the other away and give the run's command again"
-                )
+            if name in rows:
+                again.setdefault(name, []).append((path, line))
+                continue
             try:
                 rows[name] = decode_row(line)
             except (ValueError, RecursionError) as error:
                 raise _damaged(path, f"row {name[:40]}: {error}") from error
+        if again:
+            self._check_same(again)
         return rows
+
+    def _check_same(self, again: dict[str, list[tuple[Path, bytes]]]) -> None:
+        """Raise if a row differs from the first one of its name; those are read once more, since it hardly ever happens."""
+        for there, first, name in self._lines():
+            for path, line in again.pop(name, ()):
+                if line != first:
+                    raise BenchError(
+                        f"{there} and {path}: row {name} is stored twice, with different values; keep one of these files, "
+                        "move the other away and give the run's command again"
+                    )
 
     # ---- result ------------------------------------------------------------------------------------------------
 

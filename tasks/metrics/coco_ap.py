@@ -153,10 +153,10 @@ def _checked_detections(
     """Records of this IoU type alone, with area and id as `COCO.loadRes` gives them."""
     if not isinstance(detections, Sequence) or isinstance(detections, str | bytes):
         raise BenchError(f"detections: expected a list of records, found {type(detections).__name__}")
-    checked, strings, images = [], [], set(sizes)
+    checked, images = [], set(sizes)
     for index, record in enumerate(detections):
         place = f"detections[{index}]"
-        if not isinstance(record, Mapping):
+        if not isinstance(record, (dict, Mapping)):
             raise BenchError(f"{place}: expected an object, found {type(record).__name__}")
         kept: dict[str, Any] = {
             "image_id": reference(record, "image_id", images, place),
@@ -172,12 +172,11 @@ def _checked_detections(
             size = sizes[kept["image_id"]]
             check_rle(record.get("segmentation"), place, size)
             kept["segmentation"] = compressed(record["segmentation"], size)
-            strings.append((place, kept["segmentation"]))
         checked.append(kept)
-    if strings:
+    if iou_type == "segm":
         from pycocotools import mask
 
-        check_rle_strings(strings)
+        check_rle_strings((f"detections[{index}]", kept["segmentation"]) for index, kept in enumerate(checked))
         for start in range(0, len(checked), 200):  # mask.area overflows beyond 255 masks
             chunk = checked[start : start + 200]
             for kept, area in zip(chunk, mask.area([d["segmentation"] for d in chunk]), strict=True):

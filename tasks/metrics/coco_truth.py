@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ POLYGON = 6
 """Numbers of the shortest polygon: x and y of three points."""
 _LARGEST = 1e150  # its square is finite
 _FURTHEST = 1e6  # of a polygon's coordinates; pycocotools computes with 32-bit integers
-_BLOCK = 20_000
+_BLOCK = 1_000
+"""Strings counted at once: so many, with what is made from them, stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def reference(
     record: Mapping[str, Any], key: str, ids: set[Identity], place: str, where: str = "annotations"
 ) -> Identity:
     """``record[key]``, which must be one of ``ids``. Text and numbers are different ids, as in pycocotools."""
+    if type(record) is dict and type(value := record.get(key)) is int and value in ids:  # nearly always
+        return value
     value = identity_of(record.get(key)) if isinstance(record, Mapping) else None
     text = bool(ids) and isinstance(next(iter(ids)), str)
     if value is None or isinstance(value, str) != text:
@@ -183,7 +187,9 @@ def _number_annotations(annotations: list[dict[str, Any]]) -> None:
 
 
 def _is_number(value: Any, limit: float = _LARGEST) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -limit < value < limit
+    if type(value) is not float and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+        return False
+    return -limit < value < limit
 
 
 def _are_numbers(values: Sequence[Any], limit: float = _LARGEST) -> bool:
@@ -215,7 +221,13 @@ def _pixels(record: Mapping[str, Any], key: str, place: str) -> int:
 def box(record: Mapping[str, Any], place: str) -> list[float]:
     """``record["bbox"]``: x, y, width, height, finite, sizes 0 or more."""
     sides = record.get("bbox")
-    if not isinstance(sides, Sequence) or len(sides) != 4 or not _are_numbers(sides) or sides[2] < 0 or sides[3] < 0:
+    if (
+        not isinstance(sides, (list, Sequence))
+        or len(sides) != 4
+        or not _are_numbers(sides)
+        or sides[2] < 0
+        or sides[3] < 0
+    ):
         raise BenchError(
             f"{place}: bbox {sides!r:.80} is not [x, y, width, height] of finite numbers, sizes 0 or more; mend this record"
         )
@@ -262,11 +274,11 @@ def polygons_rle(polygons: Sequence[list[float]], size: tuple[int, int]) -> dict
 
 def check_rle(value: Any, place: str, size: tuple[int, int]) -> Mapping[str, Any]:
     """The value, an RLE of an image of ``size`` (height, width); strings are counted by `check_rle_strings`."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
+    if not isinstance(value, (dict, Mapping)) or not isinstance(value.get("counts"), (str, bytes, list)):
         raise BenchError(
             f"{place}: segmentation should be RLE, an object with size and counts, found {value!r:.40}; encode it again"
         )
-    if not isinstance(value.get("size"), Sequence) or list(value["size"]) != list(size):
+    if not isinstance(value.get("size"), (list, Sequence)) or list(value["size"]) != list(size):
         raise BenchError(
             f"{place}: RLE size {value.get('size')!r:.40} differs from the image's [height, width] {list(size)}; "
             "encode it again"
@@ -294,10 +306,10 @@ def compressed(value: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any
     return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
-def check_rle_strings(placed: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def check_rle_strings(placed: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """Refuse RLE strings that do not describe exactly their image's pixels; pycocotools would read beyond the image."""
-    for start in range(0, len(placed), _BLOCK):
-        chunk = placed[start : start + _BLOCK]
+    rest = iter(placed)
+    while chunk := list(islice(rest, _BLOCK)):
         counts = [c.encode("ascii") if isinstance(c := rle["counts"], str) else c for _, rle in chunk]
         wrong = np.flatnonzero(rle_pixels(counts) != [math.prod(rle["size"]) for _, rle in chunk])
         if len(wrong):
@@ -333,15 +345,18 @@ def rle_pixels(counts: Sequence[bytes]) -> np.ndarray:
     numbers = np.add.reduceat((values & 31) << shift.clip(max=30), starts)
     numbers -= np.where(values[ends] & 16, 1 << (5 * groups.clip(max=6)), 0)
 
-    # undo the differences: running sums over every other number, the very first number standing alone
-    first = np.searchsorted(string, string)
-    place = np.arange(len(numbers)) - first
-    chain = 3 * string + np.where(place == 0, 0, 1 + place % 2)
-    order = np.argsort(chain, kind="stable")
-    running = np.cumsum(numbers[order])
-    chain_start = np.searchsorted(chain[order], chain[order])
-    runs = np.empty_like(numbers)
-    runs[order] = running - running[chain_start] + numbers[order][chain_start]
+    # undo the differences: running sums over every other number, the very first number standing alone. The others lie in two columns,
+    # each string beginning a line; the last cell of a string of odd length is none of it
+    count = np.bincount(string, minlength=len(counts))
+    place = np.arange(len(numbers)) - np.repeat(np.cumsum(count) - count, count)
+    lines = count // 2
+    begin = np.cumsum(lines) - lines
+    cell = (2 * np.repeat(begin, count) + place - 1)[place > 0]
+    grid = np.zeros(2 * int(lines.sum()), dtype=np.int64)
+    grid[cell] = numbers[place > 0]
+    sums = np.concatenate([np.zeros((1, 2), dtype=np.int64), grid.reshape(-1, 2).cumsum(axis=0)])
+    runs = numbers
+    runs[place > 0] = (sums[1:] - np.repeat(sums[begin], lines, axis=0)).ravel()[cell]
     valid[string[runs < 0]] = False
     totals = np.zeros(len(counts), dtype=np.int64)
     np.add.at(totals, string, runs)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -83,40 +84,75 @@ def normalize_multiple_choice(text: str) -> str:
     return normalize_answer(text).replace(",", "")
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[Mapping[str, Any] | str]) -> float:
-    """Accuracy of one prediction, a fraction.
+@dataclass(frozen=True)
+class HumanAnswers:
+    """What people answered to a question, made ready for any number of predictions.
 
-    Args:
-        prediction: the predicted answer, as it is handed in.
-        answers: the human answers: records of the annotation file (``answer``, ``answer_id``, ``answer_confidence``),
-            of which equal ones are left out together, or plain strings, each of which stands for a record of its own.
+    records: as the annotation file has them, or plain strings.  texts: of each, normalised unless they are ``unanimous``.
+    distinct: whether each record differs from all others.
+    """
+
+    records: Sequence[Mapping[str, Any] | str]
+    texts: list[str]
+    unanimous: bool
+    distinct: bool
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any] | str]) -> HumanAnswers:
+        """Args:
+            records: with ``answer``, ``answer_id`` and ``answer_confidence``, of which equal ones are left out together; or plain strings,
+                each of which stands for a record of its own.
+
+        Raises:
+            BenchError: no answers, or something that is not a string.
+        """
+        if not records:
+            raise BenchError("a question without human answers cannot be scored")
+        try:
+            texts = [clean_answer(a if isinstance(a, str) else a["answer"]) for a in records]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise BenchError(f"human answers: {_EXPECTED} ({error})") from error
+        unanimous = len(set(texts)) == 1
+        texts = texts if unanimous else [normalize_answer(text) for text in texts]
+        return cls(records, texts, unanimous, _all_distinct(records))
+
+    def accuracy(self, prediction: str) -> float:
+        """Of one prediction, as it is handed in: a fraction.
+
+        Raises:
+            BenchError: it is not a string.
+        """
+        try:
+            prediction = clean_answer(prediction)
+        except (AttributeError, TypeError) as error:
+            raise BenchError(f"prediction {prediction!r}: {_EXPECTED} ({error})") from error
+        if not self.unanimous:
+            prediction = normalize_answer(prediction)
+        matches, count = self.texts.count(prediction), len(self.texts)
+        if not matches:
+            return 0.0
+        if self.distinct:
+            thirds = matches * min(matches - 1, 3) + (count - matches) * min(matches, 3)
+        else:
+            records = [
+                text if isinstance(a, str) else {**a, "answer": text}
+                for text, a in zip(self.texts, self.records, strict=True)
+            ]
+            right = [record for record, text in zip(records, self.texts, strict=True) if text == prediction]
+            thirds = sum(min(sum(r != left_out for r in right), 3) for left_out in records)
+        return thirds / (3 * count)
+
+
+_EXPECTED = "expected strings and records with the key 'answer'"
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[Mapping[str, Any] | str]) -> float:
+    """Accuracy of one prediction, a fraction; see `HumanAnswers`.
 
     Raises:
         BenchError: no answers, or something that is not a string.
     """
-    if not answers:
-        raise BenchError("a question without human answers cannot be scored")
-    try:
-        prediction = clean_answer(prediction)
-        texts = [clean_answer(a if isinstance(a, str) else a["answer"]) for a in answers]
-    except (AttributeError, KeyError, TypeError) as error:
-        what = "expected strings and records with the key 'answer'"
-        raise BenchError(f"prediction {prediction!r}: {what} ({error})") from error
-    if len(set(texts)) > 1:
-        texts = [normalize_answer(text) for text in texts]
-        prediction = normalize_answer(prediction)
-    matches, count = texts.count(prediction), len(texts)
-    if not matches:
-        return 0.0
-    if _all_distinct(answers):
-        thirds = matches * min(matches - 1, 3) + (count - matches) * min(matches, 3)
-    else:
-        records = [
-            text if isinstance(a, str) else {**a, "answer": text} for text, a in zip(texts, answers, strict=True)
-        ]
-        right = [record for record, text in zip(records, texts, strict=True) if text == prediction]
-        thirds = sum(min(sum(r != left_out for r in right), 3) for left_out in records)
-    return thirds / (3 * count)
+    return HumanAnswers.of(answers).accuracy(prediction)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
@@ -128,7 +164,9 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     return normalize_answer(clean_answer(prediction)) in {normalize_answer(clean_answer(a)) for a in answers}
 
 
-def vqa_accuracies(predictions: Sequence[str], answers: Sequence[Sequence[Mapping[str, Any] | str]]) -> np.ndarray:
+def vqa_accuracies(
+    predictions: Sequence[str], answers: Sequence[HumanAnswers | Sequence[Mapping[str, Any] | str]]
+) -> np.ndarray:
     """`vqa_accuracy` of every question: float64 (n,), fractions.
 
     Raises:
@@ -136,8 +174,9 @@ def vqa_accuracies(predictions: Sequence[str], answers: Sequence[Sequence[Mappin
     """
     if len(predictions) != len(answers) or not answers:
         raise BenchError(f"{len(predictions)} predictions for {len(answers)} questions; give one for each")
-    pairs = zip(predictions, answers, strict=True)
-    return np.fromiter((vqa_accuracy(p, a) for p, a in pairs), dtype=np.float64, count=len(answers))
+    ready = (a if isinstance(a, HumanAnswers) else HumanAnswers.of(a) for a in answers)
+    values = (humans.accuracy(prediction) for prediction, humans in zip(predictions, ready, strict=True))
+    return np.fromiter(values, dtype=np.float64, count=len(answers))
 
 
 def vqa_metrics(accuracies: np.ndarray, answer_types: Sequence[str], question_types: Sequence[str]) -> dict[str, float]:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from cider_benchmark import made_up
-from made_up_coco import made_up_coco
 
+from beit3_bench.tasks.madeup.coco_boxes import made_up_coco
 from beit3_bench.tasks.metrics.bootstrap import Estimate, bootstrap_intervals
 from beit3_bench.tasks.metrics.captions import reduce_captions, score_captions
 from beit3_bench.tasks.metrics.coco_ap import coco_ap

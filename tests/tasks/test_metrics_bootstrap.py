@@ -86,8 +86,7 @@ def test_coverage_of_mean_iou_is_within_93_to_97_percent(name, images):
 
 def ap_studies(images, trials, resamples):
     """Intervals and values of box AP on made-up sets of so many images."""
-    from benchmarks.made_up_coco import made_up_coco
-
+    from beit3_bench.tasks.madeup.coco_boxes import made_up_coco
     from beit3_bench.tasks.metrics.coco_ap import coco_ap
 
     intervals, points = [], []

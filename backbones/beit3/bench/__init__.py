@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 from beit3_bench.backbones.benchmark import Benchmark
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+
+    from beit3_bench.backbones.abilities import Reader
 
 
 class BEiT3Benchmark(Benchmark):
@@ -43,3 +47,10 @@ class BEiT3Benchmark(Benchmark):
         again = partial(make_case, task, preset, device, case.samples, case.image_size)
         with OfficialProcess(again, dtype) if apart else nullcontext() as official:
             return measure(case, device, dtype, repeats, official, compiled)
+
+    def reader(self, tokenizer: Path) -> Reader:
+        """That of the heads which read texts."""
+        from beit3_bench.backbones.beit3.tokenizer import Tokenizer
+        from beit3_bench.backbones.reading import NativeReader
+
+        return NativeReader(None, Tokenizer.load(tokenizer))
