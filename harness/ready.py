@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from beit3_bench.backbones.abilities import (
     Detects,
     Embeds,
     Item,
+    Matches,
     Segments,
     checked_values,
 )
@@ -160,6 +161,11 @@ class ReadyModel:
             return np.zeros((0, len(candidates.names)), np.float32)
         return zero_shot_scores(vectors, candidates.vectors).astype(np.float32)
 
+    def match(self, images: Sequence[Any], texts: Sequence[str]) -> list[np.ndarray]:
+        """Per image float32 (texts,): how well each text fits it, on the model's own scale."""
+        candidates = tuple(as_texts(texts, "texts"))
+        return self.ask(Matches, [replace(item, texts=candidates) for item in image_items(images)])
+
     def predict(
         self, images: Sequence[Any], texts: Sequence[str] | None = None, candidates: Candidates | None = None
     ) -> list[Prediction]:
@@ -238,7 +244,8 @@ class ReadyModel:
             raise BenchError(
                 f"images[{item.id}]: holds {len(item.images)} images; {number} what {self.task.name} asks about"
             )
-        if not alone and (item.text is not None) != self.task.uses_text:
+        spoken = item.text is not None or bool(item.texts)
+        if not alone and spoken != self.task.uses_text:
             how = "give a text per image" if self.task.uses_text else "give images alone"
             raise BenchError(
                 f"example {item.id}: {self.task.name} asks {'with' if self.task.uses_text else 'without'} a text; {how}"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Segments
+from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Detects, Embeds, Matches, Segments
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.arguments import as_list, as_texts, check_image
 from beit3_bench.harness.pictures.opening import open_upright, upright_copy
 from beit3_bench.harness.predicting.predictions import (
+    MATCH,
     TOP,
     Answered,
     Asked,
@@ -51,6 +52,8 @@ def predict_asked(
     if issubclass(ability, Embeds):
         assert candidates is not None
         return list(_ranked(model, pictures, candidates))
+    if issubclass(ability, Matches):
+        return list(_matched(model, pictures, texts))
     if issubclass(ability, Answers):
         pairs = [(one, text) for one in pictures for text in texts]
         answers = model.answer([_given(one) for one, _ in pairs], [text for _, text in pairs])
@@ -88,7 +91,7 @@ def check_texts(task: Task, texts: Sequence[str], given: bool = False) -> None:
             raise BenchError("a text is empty; give words")
     if given and texts:
         raise BenchError("texts and candidates are given; give one of them")
-    if issubclass(task.ability, Embeds):
+    if issubclass(task.ability, (Embeds, Matches)):
         if not given:
             task.candidates(texts)
         return
@@ -140,6 +143,13 @@ def _ranked(model: ReadyModel, pictures: Sequence[Asked], candidates: Candidates
         names = tuple(candidates.names[n] for n in order)
         most = TOP if model.task.prompted else len(names)  # who names texts wants to see all of them
         yield Ranked(one, kind, "cosine", names, tuple(float(cosines[n]) for n in order), most=most)
+
+
+def _matched(model: ReadyModel, pictures: Sequence[Asked], texts: Sequence[str]) -> Iterable[Prediction]:
+    for one, scores in zip(pictures, model.match([_given(p) for p in pictures], texts), strict=True):
+        order = np.argsort(-scores, kind="stable").tolist()
+        names, values = tuple(texts[n] for n in order), tuple(float(scores[n]) for n in order)
+        yield Ranked(one, "texts", MATCH, names, values, most=len(names))
 
 
 def _classified(model: ReadyModel, pictures: Sequence[Asked], texts: Sequence[str]) -> Iterable[Prediction]:

@@ -130,11 +130,15 @@ class Judged(Prediction):
         return captioned(self.shown(), [asked(self.text), said(f"{self.label}  {self.probability:.2f}")])
 
 
+MATCH = "match"
+"""Scores of a model that compares pictures with texts and has no embeddings, on its own scale."""
+
+
 @dataclass(frozen=True, repr=False)
 class Ranked(Prediction):
     """Classes or texts, the best first.
 
-    kind: what they are called (``"classes"``, ``"texts"``).  measure: what their scores are (``"probability"``, ``"cosine"``).
+    kind: what they are called (``"classes"``, ``"texts"``).  measure: what their scores are (``"probability"``, ``"cosine"``, `MATCH`).
     names, scores: of all, the best first.  labels: of the same, where the data calls them otherwise.
     most: how many are shown and kept.
     """
@@ -164,10 +168,14 @@ class Ranked(Prediction):
 
     def picture(self) -> Image.Image:
         names, scores = self.names[: self.most], self.scores[: self.most]
+        shares = scores
+        if self.measure == MATCH:  # of any size: a bar is the share of its exponential
+            powers = np.exp(np.array(self.scores) - max(self.scores))
+            shares = tuple((powers / powers.sum())[: self.most].tolist())
         heading = f"{self.measure}; the best {len(names)} of {len(self.names):,} {self.kind}"
         if len(names) == len(self.names):
             heading = f"{self.measure} of {len(names)} {self.kind}" if len(names) > 1 else self.measure
-        return with_bars(self.shown(), names, scores, [asked(heading)], [self._number(s) for s in scores])
+        return with_bars(self.shown(), names, shares, [asked(heading)], [self._number(s) for s in scores])
 
 
 @dataclass(frozen=True, repr=False)

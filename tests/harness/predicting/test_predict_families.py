@@ -27,7 +27,7 @@ FUSION_HEADS = {
 CASES = [
     *(("albef", task) for task in ("flickr30k", "imagenet", "vqav2", "nlvr2", "snli-ve")),
     *(("blip", task) for task in ("flickr30k", "vqav2", "nlvr2", "coco-caption")),
-    *(("vilt", task) for task in ("vqav2", "nlvr2")),
+    *(("vilt", task) for task in ("vqav2", "nlvr2", "flickr30k")),
     *(("vlmo", task) for task in ("flickr30k", "nlvr2")),
     *(("openclip", task) for task in ("flickr30k", "imagenet")),
 ]
@@ -66,7 +66,11 @@ def source(native, tmp_path_factory):
                 save_vilts(place, native)
             else:
                 get_family(family).write_specimens(place, [WORDS])
-        file = f"{task}.ckpt" if family == "vilt" else get_family(family).specimens[task]
+        file = (
+            f"{ {'flickr30k': 'retrieval'}.get(task, task) }.ckpt"
+            if family == "vilt"
+            else get_family(family).specimens[task]
+        )
         return f"{family}:{place / file}", {}
 
     return of
@@ -79,6 +83,7 @@ def test_a_prediction_is_what_the_model_says(native, pictures, source, family, t
     root = native.root(task) if task == "vqav2" else None  # whence the answers are
     given = pictures if task == "nlvr2" else pictures[:1]
     texts = {"coco-caption": [], "imagenet": ["ring", "disk", "cross"]}.get(task, [WORDS])
+    texts = [WORDS, "two green squares"] if (family, task) == ("vilt", "flickr30k") else texts
     words = ["--task", task, "--checkpoint", file, "--device", "cpu", "--json", "--output", tmp_path / "drawn.png"]
     words += [word for path in given for word in ("--image", path)] + [word for t in texts for word in ("--text", t)]
     words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
@@ -90,7 +95,12 @@ def test_a_prediction_is_what_the_model_says(native, pictures, source, family, t
 
     model = load(file, task, data_root=root, device="cpu", **options)
     assert model.card.family == family
-    if task in ("flickr30k", "imagenet"):
+    if (family, task) == ("vilt", "flickr30k"):
+        (scores,) = model.match(given, texts)
+        said = {one["name"]: one["match"] for one in record["texts"]}
+        assert said == pytest.approx(dict(zip(texts, scores.tolist(), strict=True)), abs=2e-6)
+        assert list(said) == sorted(said, key=lambda name: -said[name])
+    elif task in ("flickr30k", "imagenet"):
         cosines = dict(zip(texts, model.compare(given, texts)[0].tolist(), strict=True))
         said = {one["name"]: one["cosine"] for one in record["classes" if task == "imagenet" else "texts"]}
         assert said == pytest.approx(cosines, abs=2e-6)
