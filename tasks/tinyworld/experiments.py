@@ -25,7 +25,7 @@ EXPERIMENTS = (
     Experiment("coco-retrieval", "coco-retrieval"),
     Experiment("sugarcrepe", "coco-retrieval"),  # has no training split, as nobody trains on it
     Experiment("winoground", "coco-retrieval"),
-    Experiment("aro", "coco-retrieval"),
+    Experiment("aro", "coco-retrieval", split="vg-attribution"),
     Experiment("imagenet", "imagenet"),
     Experiment("imagenet-linear", "imagenet-linear"),
     Experiment("vqav2", "vqav2", split="minival"),  # the published recipe trains on the rest of val

@@ -7,18 +7,22 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from exactness import assert_same_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native import invoke, run_words
+from random_vilt import save_vilts
 
 from beit3_bench import evaluate, load
+from beit3_bench.backbones.abilities import Item
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.compare import compare
 from beit3_bench.harness.pages.run import run_page
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.tasks.compositionality import Questions, scores_of_cases
 from beit3_bench.tasks.metrics.choices import best_images, best_texts, tied
+from beit3_bench.tasks.registry import get_task
 from beit3_bench.tasks.sugarcrepe import CATEGORIES, KINDS, SugarCrepe, read_category
 
 # ---- which scores highest ---------------------------------------------------------------------------------------------
@@ -182,8 +186,6 @@ def test_flips_between_two_runs_say_which_caption_each_took(native, tmp_path):
 
 def scrambled(native, folder):
     """The retrieval checkpoint with its text projection turned round."""
-    import torch
-
     content = torch.load(native.checkpoint("sugarcrepe"), weights_only=True)
     name = next(name for name in content["model"] if "language_head" in name)
     content["model"][name] = content["model"][name].flip(0)
@@ -241,8 +243,6 @@ def test_a_model_with_a_matching_head_is_scored_by_it_and_by_cosine_in_one_run(
 
 def official_scores(model, questions, case, adds_cosine):
     """By the native module's `match`, a pair at a time, with the cosine where the family's code adds it."""
-    import torch
-
     ability, scores = model.model.ability, []
     pixels = ability.normalise(ability.reader.pixels(questions.images[case.images[0]].images[0]).unsqueeze(0))
     for place in case.texts:
@@ -339,3 +339,53 @@ def test_options_that_mean_nothing_are_refused(native, option, told):
     assert done.exit_code == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- a model that only matches ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vilt(native, tmp_path_factory):
+    """A tiny ViLT with random weights and its matching head."""
+    return save_vilts(tmp_path_factory.mktemp("vilt"), native) / "retrieval.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("task", "headline"), [("sugarcrepe", "accuracy"), ("winoground", "group"), ("aro", "accuracy")]
+)
+def test_a_model_that_embeds_nothing_is_asked_for_match_scores_alone(native, vilt, tmp_path, task, headline):
+    root = native.world / {"sugarcrepe": "coco"}.get(task, task)
+    words = [*run_words(native, "sugarcrepe", root), "--output", tmp_path / "run", "--json", "--limit", 8]
+    words[words.index("--task") + 1], words[words.index("--checkpoint") + 1] = task, vilt
+    done = invoke(*words)
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    rows = RunStore.read(tmp_path / "run").rows()
+    assert all(name.startswith("match:") for name in rows)
+    assert len(rows) == result["counts"]["images"] == result["timing"]["images_decoded"]
+    assert not any(name.startswith("plain/") for name in result["metrics"])
+    task_class = get_task(task)
+    questions = task_class(root).limited(task_class(root).read(task_class.default_split), 8).truth
+    model = load(vilt, task, device="cpu")
+    scored = scores_of_cases(questions, rows)
+    assert scored.keys() == {"match"}
+    for case, scores in zip(questions.cases, scored["match"], strict=True):
+        for place, row in zip(case.images, scores, strict=True):
+            texts = tuple(questions.texts[text].text for text in case.texts)
+            item = Item("", questions.images[place].images, texts=texts)
+            ability = model.model.ability
+            with torch.inference_mode():
+                (alone,) = ability.predict(ability.reader.collate([item]))
+            np.testing.assert_allclose(row, alone, atol=1e-5)
+    again = invoke("score", "--run", tmp_path / "run", "--data-root", root, "--json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)[headline] == pytest.approx(result["metrics"][headline]["value"], nan_ok=True)
+    assert "Match score" in run_page(tmp_path / "run", n=2).html
+
+
+def test_a_model_that_embeds_nothing_has_no_cosine(native, vilt, tmp_path):
+    words = [*run_words(native, "sugarcrepe"), "-o", "score=cosine", "--output", tmp_path / "run"]
+    words[words.index("--checkpoint") + 1] = vilt
+    done = invoke(*words)
+    assert done.exit_code == 2
+    assert "score=cosine: this model compares an image with a text and embeds neither; leave it out" in done.stderr
