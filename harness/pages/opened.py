@@ -46,7 +46,7 @@ class OpenedRun:
     samples: Samples
     data_root: Path
     warnings: list[str] = field(default_factory=list)
-    _hashes: dict[str, list[str]] | None = None
+    _hashes: dict[str, str] | None = None
 
     @cached_property
     def shares(self) -> bool:
@@ -64,12 +64,17 @@ class OpenedRun:
         return read_facts(self.task.name).title or self.task.name
 
     def changed_images(self, ids: Iterable[str]) -> dict[str, set[str]]:
-        """Image files of some examples that are there, and are not those that the run was made from: by example."""
+        """Image files of some samples that are there, and are not those that the run was made from: by sample."""
         if self._hashes is None:
-            self._hashes = self.store.image_hashes()
+            noted = self.store.image_hashes()
+            self._hashes = {
+                path: was
+                for example in self.split.examples
+                for path, was in zip(example.images, noted.get(example.id, ()), strict=False)
+            }
+        known = self._hashes
         seen = {
-            name: dict(zip(self.display.examples[name].images, self._hashes.get(name, ()), strict=False))
-            for name in ids
+            name: {path: known[path] for path in self.display.examples[name].images if path in known} for name in ids
         }
         now = image_hashes([path for paths in seen.values() for path in paths], cores())
         return {

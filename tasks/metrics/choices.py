@@ -32,7 +32,8 @@ def best_images(scores: np.ndarray) -> np.ndarray:
     """Whether the own text of every image scores higher with it than with each other image: bool (n,); scores as of `best_texts`."""
     images = np.arange(scores.shape[1])
     own = scores[:, images, images]
-    return ((scores[:, :, images] < own[:, None, :]) | np.eye(len(images), dtype=bool)).all(axis=(1, 2))
+    lower = scores[:, :, images] < own[:, None, :]
+    return np.asarray((lower | np.eye(len(images), dtype=bool)).all(axis=(1, 2)))
 
 
 def tied(scores: np.ndarray, texts: np.ndarray) -> int:

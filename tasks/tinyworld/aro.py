@@ -9,6 +9,7 @@ Tree below ``aro/``::
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -53,17 +54,16 @@ def write_aro(shop: Workshop) -> dict[str, int]:
     write_json(shop.folder("aro") / "visual_genome_relation.json", relations)
     write_json(shop.folder("aro") / "visual_genome_attribution.json", attributes)
     counts = {"vg-relation": len(relations), "vg-attribution": len(attributes)}
-    for name, file in (("coco", "dataset_coco.json"), ("flickr30k", "dataset_flickr30k.json")):
-        cases = _shuffled(shop.rng(f"aro {name}"), json.loads((shop.folder(name) / file).read_text())["images"])
-        write_json(shop.folder("aro") / f"{name}_order_test.json", cases)
-        counts[f"{name}-order"] = len(cases)
+    for other in ("coco", "flickr30k"):
+        content = json.loads((shop.folder(other) / f"dataset_{other}.json").read_text(encoding="utf-8"))
+        cases = _shuffled(shop.rng(f"aro {other}"), content["images"])
+        write_json(shop.folder("aro") / f"{other}_order_test.json", cases)
+        counts[f"{other}-order"] = len(cases)
     return counts
 
 
 def _colored(rng: Random, scene: Scene, colors: tuple[str, str]) -> Scene:
     """The scene with two things of these colours and of two shapes, in its cells."""
-    from dataclasses import replace
-
     frame, shapes = (scene.width, scene.height), rng.sample(SHAPES, 2)
     things = tuple(
         sample_thing(rng, frame, thing.cell, shape, color, thing.size)

@@ -137,6 +137,16 @@ def test_a_run_scores_as_the_official_code_and_encodes_every_picture_once(native
     assert "Cosine" in page.html
 
 
+def test_a_picture_that_is_another_one_by_now_is_marked_on_the_page_of_its_questions(native, root, tmp_path):
+    words = run_words(native, "sugarcrepe", root)
+    assert invoke(*words, "--output", tmp_path / "run").exit_code == 0
+    first, *_, last = sorted((root / "val2017").iterdir())
+    for picture in SugarCrepe(root).read("test").truth.images:
+        shutil.copy(first if picture.images[0] != str(first) else last, picture.images[0])
+    (warning,) = [line for line in run_page(tmp_path / "run", n=4).warnings if "no longer the files" in line]
+    assert "pictures shown are no longer the files that were scored" in warning
+
+
 def test_a_part_takes_questions_of_every_kind_with_their_pictures(native):
     task = SugarCrepe(native.root("sugarcrepe"))
     part = task.limited(task.read("test"), 12)
