@@ -157,7 +157,7 @@ class Compositionality(EmbeddingTask):
 
     def ask(self, ability: type[Ability]) -> None:
         super().ask(ability)
-        self.feature = None  # type: ignore[misc]
+        self.feature = None  # type: ignore[misc, assignment]
         self.row_shape = ROW_SHAPE  # type: ignore[misc]
         if self.options.score == "cosine":
             raise BenchError("score=cosine: this model compares an image with a text and embeds neither; leave it out")

@@ -39,10 +39,13 @@ ALL_PAIRS_SHAPE: Mapping[str, Any] = {"scores": np.ndarray}
 
 def plain_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
     """The same metrics of the first pass, without values where there was no second; see `with_plain`."""
-    formulas = {metric.formula: _plain_formula(metric.formula) for metric in metrics if metric.formula is not None}
+    formulas = {
+        formula: None if formula is None else _plain_formula(formula)
+        for formula in dict.fromkeys(metric.formula for metric in metrics)
+    }
     return tuple(
         dataclasses.replace(
-            metric, name=f"{PLAIN}{metric.name}", headline=False, formula=formulas.get(metric.formula), ratio=None
+            metric, name=f"{PLAIN}{metric.name}", headline=False, formula=formulas[metric.formula], ratio=None
         )
         for metric in metrics
     )
