@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections import namedtuple
@@ -14,7 +15,7 @@ from beit3_bench.harness import dense_probe
 from beit3_bench.harness.leaderboard.board import build_table
 from beit3_bench.harness.record.results import read_results
 from beit3_bench.harness.record.store import RunStore
-from beit3_bench.harness.reuse import patch_store
+from beit3_bench.harness.reuse import feature_store, patch_store
 from beit3_bench.results.published.values import load_published
 
 STEPS = 250
@@ -175,6 +176,33 @@ def test_too_little_disk_is_told_before_anything_is_written(native, tmp_path, mo
     assert "28.1 kB, of which 28.1 kB are to be written, and 1.0 kB are free in" in line
     assert "give --features on a larger disk" in line
     assert not list((tmp_path / "features").glob("*/*.pack"))
+
+
+def test_a_disk_that_is_full_meanwhile_ends_the_probe(native, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(feature_store.os, "write", full)
+    line = told(*words(native), "--features", tmp_path / "features")
+    assert "the disk is full; give --features on another disk, or make room and give the same command again" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda grid: grid * 1e6, "a number of its patches is beyond float16, in which they are kept"),
+        (lambda grid: grid * float("nan"), "not finite"),
+        (lambda grid: grid[:, :1, :1, 0], "gave no value of that kind (patches of shape (1, 1), not (h, w, D))"),
+    ],
+)
+def test_patches_that_cannot_be_kept_are_told_with_their_image(native, tmp_path, monkeypatch, change, line):
+    from beit3_bench.backbones.beit3.native import PatchTokens
+
+    tokens = PatchTokens.tokens
+    monkeypatch.setattr(PatchTokens, "tokens", lambda self, batch: change(tokens(self, batch)))
+    said = told(*words(native), "--features", tmp_path / "features")
+    assert said.startswith("error: row ADE_train_")
+    assert line in said
 
 
 def test_missing_labels_are_named(native, tmp_path):
