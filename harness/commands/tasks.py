@@ -68,7 +68,8 @@ def _options(task: type[Task]) -> list[dict[str, Any]]:
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    return {name: value for name, value in vars(metric).items() if name != "formula"}
+    """What a metric is called and how it reads, without how it is computed."""
+    return {f.name: getattr(metric, f.name) for f in dataclasses.fields(metric) if f.compare}
 
 
 def _record(task: type[Task]) -> dict[str, Any]:
