@@ -18,6 +18,7 @@ import io
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -213,6 +214,7 @@ def read(path: str | Path) -> bytes:
     return content
 
 
+@cache
 def library() -> Any:
     """The module `imagecorruptions`, in the fork that runs here.
 
@@ -230,8 +232,7 @@ def library() -> Any:
         ) from error
     import cv2
 
-    if cv2.getNumThreads() != 1:
-        cv2.setNumThreads(1)  # decoding processes are forked, and its threads do not live on in them
+    cv2.setNumThreads(1)  # decoding processes are forked, and its threads do not live on in them
     return module
 
 

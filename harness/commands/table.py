@@ -82,8 +82,8 @@ def command(
 ) -> None:
     """Print the leaderboard: measured rows beside published ones.
 
-    Rows measured on the tiny world, with --limit or on other data than the released split are labelled and kept apart. Exit
-    code 2 where results are damaged; the others are in the table nevertheless.
+    Rows measured on the tiny world, with --limit, on other data than the released split or on corrupted images are labelled and kept
+    apart. Exit code 2 where results are damaged; the others are in the table nevertheless.
     """
     from beit3_bench.harness.leaderboard.board import build_table
     from beit3_bench.harness.record.results import find_results

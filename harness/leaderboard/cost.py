@@ -36,6 +36,7 @@ def _row(run: Run) -> list[str]:
     counted = timing.get("gflop_per_sample") or {}
     speed, joules = timing.get("samples_per_second"), timing.get("joules_per_sample")
     world = {"tiny": "tiny world, ", "real": ""}[result["world"]]
+    corrupted = f"corrupted {result['corrupt']}, " if result.get("corrupt") else ""
     name, metric = next((n, m) for n, m in result["metrics"].items() if m["headline"])
     value = metric["value"] * (100 if metric["unit"] == "fraction" else 1)
     return [
@@ -47,6 +48,6 @@ def _row(run: Run) -> list[str]:
         f"{joules:.3g}" if joules is not None else "",
         device_of(made_with),
         made_with.get("dtype", ""),
-        f"{world}{name} {value:.1f}",
+        f"{world}{corrupted}{name} {value:.1f}",
         run.name,
     ]

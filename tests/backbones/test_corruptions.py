@@ -207,12 +207,21 @@ def test_a_record_names_one_corruption():
         parse_corruption("fog:1-2", "config.json: corrupt")
 
 
+@pytest.fixture
+def not_looked_for_yet():
+    corruptions.library.cache_clear()
+    yield
+    corruptions.library.cache_clear()
+
+
+@pytest.mark.usefixtures("not_looked_for_yet")
 def test_a_missing_library_is_one_line_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(BenchError, match=r"--corrupt needs imagecorruptions.*: pip install 'imagecorruptions-imaug>=1"):
         corruptions.library()
 
 
+@pytest.mark.usefixtures("not_looked_for_yet")
 def test_the_original_of_the_library_which_does_not_run_here_is_refused(monkeypatch):
     monkeypatch.setattr(corruptions, "DISTRIBUTION", "no-such-distribution")
     with pytest.raises(

@@ -11,6 +11,7 @@ from leaderboard_cases import metric, result, write_run
 from beit3_bench.backbones.corruptions import NAMES, NOTE
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.leaderboard.board import build_table
+from beit3_bench.harness.leaderboard.cost import cost_table
 from beit3_bench.harness.leaderboard.page import to_html
 from beit3_bench.harness.leaderboard.robustness import robustness_of
 from beit3_bench.harness.leaderboard.terminal import to_text
@@ -110,6 +111,7 @@ def test_every_form_shows_the_drop():
     assert max(map(len, text.splitlines())) <= 100
     assert json.loads(to_json(table))["robustness"][0]["clean"] == pytest.approx(80.0)
     assert "not comparable: corrupted fog:1" in to_csv(table)
+    assert "corrupted fog:1, top1 70.0" in cost_table(RUNS, "markdown")
     page = to_html(table)
     assert Parsed(page)
     assert f"<h3>{title}</h3>" in page
