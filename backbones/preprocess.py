@@ -172,19 +172,21 @@ class Preprocessing:
         """The same for another input size."""
         return dataclasses.replace(self, size=size)
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """PIL RGB -> uint8 (3, S, S)."""
+    def square(self, image: Image.Image) -> Image.Image:
+        """PIL RGB -> PIL RGB of S x S."""
         s = self.size
         if self.mode == "squash":
-            image = image.resize((s, s), Image.Resampling.BICUBIC)
-        else:
-            short = int(s / self.crop_pct)
-            w, h = image.size
-            # torchvision's Resize(int): the longer side is truncated; CenterCrop rounds half to even.
-            size = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
-            left, top = round((size[0] - s) / 2.0), round((size[1] - s) / 2.0)
-            image = resized_crop(image, size, (left, top, left + s, top + s))
-        return planes(image)
+            return image.resize((s, s), Image.Resampling.BICUBIC)
+        short = int(s / self.crop_pct)
+        w, h = image.size
+        # torchvision's Resize(int): the longer side is truncated; CenterCrop rounds half to even.
+        size = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
+        left, top = round((size[0] - s) / 2.0), round((size[1] - s) / 2.0)
+        return resized_crop(image, size, (left, top, left + s, top + s))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """PIL RGB -> uint8 (3, S, S)."""
+        return planes(self.square(image))
 
     def load(self, path: str | Path, content: bytes | None = None) -> Tensor:
         """Image file -> uint8 (3, S, S)."""

@@ -17,6 +17,9 @@ from beit3_bench.harness.commands import completion
 from beit3_bench.harness.commands.options import device, dtype
 from beit3_bench.harness.console import columns, echo, headed
 
+READ_SIZE = 384
+"""Side of the input where none is given with --reader, pixels: retrieval's at base size."""
+
 
 @click.command("bench")
 @click.option(
@@ -83,6 +86,12 @@ from beit3_bench.harness.console import columns, echo, headed
     help="With --overhead: keep the made-up data there, and use what is there.",
 )
 @click.option(
+    "--reader",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="How fast the pictures of a folder are read, step by step, by several processes and from an image cache.",
+)
+@click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also keep the JSON, e.g. in results/perf/."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on stdout.")
@@ -102,6 +111,7 @@ def command(
     largest: int,
     overhead: bool,
     keep: Path | None,
+    reader: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -112,14 +122,19 @@ def command(
     """
     from beit3_bench.harness.record.provenance import provenance
 
-    if overhead and scale:
-        raise BenchError("--overhead and --scale are two reports; leave one of them out")
+    reports = [name for name, chosen in (("overhead", overhead), ("scale", scale), ("reader", reader)) if chosen]
+    if len(reports) > 1:
+        raise BenchError(f"--{reports[0]} and --{reports[1]} are two reports; leave one of them out")
     if keep is not None and not overhead:
         raise BenchError("--keep holds the made-up data of --overhead; give both, or neither")
     if output is not None:  # before minutes of measuring
         make_folder(output.parent)
     if overhead:
         report = _overhead(tasks, samples, threads, keep)
+    elif reader is not None:
+        from beit3_bench.harness.bench.reader import reader_report
+
+        report = {"reader": reader_report(reader, image_size or READ_SIZE)}
     else:
         report = _environment(family, preset, device, dtype, threads, compile)
         if scale:
@@ -203,6 +218,14 @@ def _cases(
 
 
 def _text(report: dict[str, Any]) -> str:
+    if "reader" in report:
+        from beit3_bench.harness.bench.reader import reader_text
+
+        read = report["reader"]
+        heading = (
+            f"{read['images']:,} pictures ({read['bytes'] / 1e6:.1f} MB) to {read['image_size']} x {read['image_size']}"
+        )
+        return "\n".join([heading, *columns(reader_text(read))])
     if "preset" not in report:
         from beit3_bench.harness.bench.overhead import table
 
