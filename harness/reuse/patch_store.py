@@ -57,6 +57,7 @@ class PatchStore:
         self._check()
         self.keys: dict[str, Key] = {}
         self._there: set[str] = set()
+        self._whole: dict[bytes, tuple[Path, int]] = {}  # places of patches whose checksums fit
 
     def look(self, examples: Sequence[Example], processes: Processes, reporting: Reporting) -> None:
         """Find what is there already, on all processes.
@@ -73,10 +74,12 @@ class PatchStore:
         self._there = set(self._places(examples, reporting)) if processes.first else set()
 
     def _places(self, examples: Sequence[Example], reporting: Reporting) -> dict[str, tuple[Path, int]]:
+        """Where the patches of images stand, for those that have any; each is read once, and its checksum compared."""
         digests = {example.id: self.keys[example.id].digest for example in examples}
-        with reporting.meter("stored patches", "image", len(set(digests.values())), leave=False) as meter:
-            places = self.space.places(digests.values(), meter.advance)
-        return {i: places[digest] for i, digest in digests.items() if digest in places}
+        unseen = set(digests.values()) - self._whole.keys()
+        with reporting.meter("stored patches", "image", len(unseen), leave=False) as meter:
+            self._whole |= self.space.places(unseen, meter.advance)
+        return {i: self._whole[digest] for i, digest in digests.items() if digest in self._whole}
 
     def check_disk(self) -> str:
         """How much there will be, in a line.
