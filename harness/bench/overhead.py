@@ -145,10 +145,10 @@ def make(case: Recipe, folder: Path) -> None:
     make_folder(folder)
     made_up(case.task).write(folder / DATA, case.samples)
     task, split = _read(case, folder)
+    hashes = {example.id: _hashes(example) for example in split.examples if example.images}
     with RunStore.open(folder / RUN, {"task": case.task}) as store:
         for rows in made_up(case.task).rows(task, split):
-            chosen = {example.id: _hashes(example) for example in split.examples if example.images}
-            store.append(with_images(rows, {row["id"]: chosen[row["id"]] for row in rows if row["id"] in chosen}))
+            store.append(with_images(rows, hashes))
     texts = [example.text for example in split.examples if example.text is not None]
     if texts:
         from beit3_bench.tasks.tinyworld.vocabulary import write_spm
