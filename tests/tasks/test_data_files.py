@@ -18,6 +18,8 @@ from beit3_bench.tasks.files import (
     read_records,
     read_text,
     whole_number,
+    write_json,
+    write_json_list,
 )
 from beit3_bench.tasks.registry import get_task
 
@@ -246,3 +248,11 @@ def test_option_files_may_have_a_mark(native, tmp_path):
     (tmp_path / "templates.json").write_bytes(codecs.BOM_UTF8 + b'["{}."]')
     options = {"class_names": str(tmp_path / "names.json"), "templates": str(tmp_path / "templates.json")}
     assert imagenet(native.root("imagenet"), options).class_texts() == {k: [f"{v}."] for k, v in names.items()}
+
+
+@pytest.mark.parametrize("count", [0, 1, 10_000, 20_001])
+def test_a_list_written_in_blocks_is_the_file_that_a_whole_one_is(tmp_path, count):
+    values = [{"n": n, "text": "日本"} for n in range(count)]
+    write_json(tmp_path / "whole.json", values)
+    write_json_list(tmp_path / "blocks.json", (value for value in values))
+    assert (tmp_path / "blocks.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
