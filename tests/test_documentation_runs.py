@@ -50,6 +50,7 @@ OTHER_MODELS = (
     "snli-ve",
     "models/nlvr2",
     "truth=",
+    "eccv=",
 )
 """Parts of words: families, heads and trainings that are not here; each has tests of its own."""
 
@@ -115,6 +116,8 @@ def prepared(native: Native, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("coco-caption", runs),
         ("vqav2", runs),
         ("coco-retrieval", runs),
+        ("sugarcrepe", runs),
+        ("winoground", runs),
         ("flickr30k", tour / "runs"),
     ]:
         words = [

@@ -22,7 +22,7 @@ class AlbefFamily(Family):
     tokenizer_files = ("vocab.txt",)
     abilities = (Embeds, Matches, Answers, Classifies, Patches)
 
-    specimens: ClassVar = {"flickr30k": "retrieval.pth", "snli-ve": "entailment.pth"}
+    specimens: ClassVar = {"flickr30k": "retrieval.pth", "snli-ve": "entailment.pth", "sugarcrepe": "retrieval.pth"}
 
     @dataclass
     class Options:
