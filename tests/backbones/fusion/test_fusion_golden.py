@@ -20,6 +20,7 @@ from fusion_golden import (
 
 from beit3_bench import load
 from beit3_bench.backbones.fusion.bert import seen
+from beit3_bench.backbones.fusion.heads import ADDED_TOKENS
 from beit3_bench.backbones.word_cache import Cache
 
 FAMILIES = ("albef", "blip")
@@ -135,6 +136,21 @@ def test_states_of_questions_and_the_first_word_of_answers(loaded, family):
     assert_golden(family, "vqa.first_token_logits", logits)
     first = logits.softmax(dim=-1)[:, net.tree.targets[:, 0]]
     assert_golden(family, "vqa.first_token_probs", first)
+
+
+def test_blip_begins_answers_with_dec_and_not_cls(loaded):
+    net = loaded("blip", "vqa").module
+    pixels, ids = inputs("blip", "vqa.images"), inputs("blip", "vqa.question_ids")
+    context = net.question(pixels, ids, padding("blip", "vqa.question_atts"), None)
+    start = net.tree.tokens[:1]
+    assert start.item() == net.config.vocab_size - ADDED_TOKENS  # [DEC], before [ENC]
+
+    def first(token):
+        return net.text_decoder.step(token.repeat(len(ids), 1), context, Cache())
+
+    assert_golden("blip", "vqa.first_token_logits", first(start))
+    atol = tolerance("blip", "vqa.first_token_logits")
+    assert (first(ids[:1, 0]) - first(start)).abs().amax() > 100 * atol  # questions begin with [CLS]
 
 
 def test_albef_ranks_answers(loaded):
