@@ -178,3 +178,9 @@ def test_files_that_cannot_be_read_are_told_in_a_line(world, tmp_path, split, sp
     with pytest.raises(BenchError, match=told) as error:
         ARO(root).read(split)
     assert "\n" not in str(error.value)
+
+
+def test_the_whole_world_is_verified_though_two_splits_ask_about_the_same_pictures(world):
+    done = invoke("data", "verify", "--task", "aro", "--data-root", world)
+    assert done.exit_code == 0, done.output
+    assert "whole: nothing found" in done.output
