@@ -65,7 +65,7 @@ def thumbnails(
     """
     distinct = list(dict.fromkeys(wanted))
     with ThreadPoolExecutor(cores()) as pool:
-        shrunk = dict(zip(distinct, pool.map(lambda one: _shrunk(*one, corruption), distinct), strict=True))
+        shrunk = dict(zip(distinct, pool.map(lambda one: _shrunk(one[0], one[1], corruption), distinct), strict=True))
         images = {key: value for key, value in shrunk.items() if not isinstance(value, str)}
         encoded: dict[tuple[str, int], str] = {}
         for share, quality in LADDER:

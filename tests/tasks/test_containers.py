@@ -175,6 +175,7 @@ def test_segmentation_decodes_a_member_as_mmseg_does_a_file(tmp_path):
     from PIL import Image
 
     from beit3_bench.backbones.beit3.mmseg_adapter.ability import _decoded
+    from beit3_bench.backbones.images import read_image_file
 
     folder = tmp_path / "val"
     folder.mkdir()
@@ -182,6 +183,7 @@ def test_segmentation_decodes_a_member_as_mmseg_does_a_file(tmp_path):
     turned[0x0112] = 6
     Image.radial_gradient("L").convert("RGB").resize((40, 24)).save(folder / "x.jpg", exif=turned)
     zip_folder(folder, tmp_path / "val.zip")
-    member = _decoded(tmp_path / "val.zip!val/x.jpg")
+    place = tmp_path / "val.zip!val/x.jpg"
+    member = _decoded(place, read_image_file(place))
     assert member.shape == (40, 24, 3)
     assert (member == mmcv.imread(folder / "x.jpg", flag="color", backend="cv2")).all()

@@ -322,7 +322,7 @@ def test_annotations_are_told_apart_by_what_they_hold(mini, tmp_path):
     assert (
         task.options_in_force()
         == moved.options_in_force()
-        == {"rerank": None, "eccv": moved.options_in_force()["eccv"]}
+        == {"rerank": None, "all_pairs": False, "eccv": moved.options_in_force()["eccv"]}
     )
     assert moved.options_in_force()["eccv"].startswith("sha256:")
     (tmp_path / "moved" / "cxc_caption_to_image.json").write_text(

@@ -67,7 +67,7 @@ def cells(table: Table, section: int = 0) -> list[str]:
 
 
 def test_all_published_values_are_there_with_their_sources(published: list[PublishedValue]) -> None:
-    assert len(published) == 1735
+    assert len(published) == 1938
     assert len({value.system for value in published}) == 67
     assert all(value.source for value in published)
 

@@ -106,16 +106,8 @@ def test_intervals_are_of_a_run(tmp_path):
     assert (wrong.exit_code, wrong.stderr) == (2, "error: --intervals belongs to --run DIR; leave it out\n")
 
 
-def test_a_folder_that_holds_no_annotations_is_refused_in_a_line(world, tmp_path):
-    words = (
-        "--checkpoint",
-        tmp_path / "x.pth",
-        "--data-root",
-        world / ALL_ROOTS["coco-retrieval"],
-        "-o",
-        f"eccv={tmp_path}",
-    )
-    (tmp_path / "x.pth").write_bytes(b"")
-    wrong = invoke("run", "--task", "coco-retrieval", *words)
+def test_a_folder_that_holds_no_annotations_is_refused_in_a_line(native, tmp_path):
+    model = ("--checkpoint", native.checkpoint("coco-retrieval"), "--data-root", native.root("coco-retrieval"))
+    wrong = invoke("run", "--task", "coco-retrieval", *model, "-o", f"eccv={tmp_path}")
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
     assert "original_image_to_caption.json: false negatives file not found" in wrong.stderr

@@ -60,7 +60,8 @@ def test_all_tasks_that_have_a_checkpoint_are_run(native, weights, monkeypatch):
     monkeypatch.setenv("PATH", "")
     done = invoke("run", "--task", "all", *QUICK, "--json")
     assert done.exit_code == 0, done.stderr
-    assert [result["task"] for result in json.loads(done.stdout)] == ["nlvr2", "coco-retrieval", "imagenet-linear"]
+    asked = ["nlvr2", "coco-retrieval", "sugarcrepe", "winoground", "aro", "imagenet-linear"]
+    assert [result["task"] for result in json.loads(done.stdout)] == asked
     assert f"vqav2: skipped, {weights}: is a folder that has no checkpoint for task vqav2" in done.stderr
 
 
