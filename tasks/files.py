@@ -253,6 +253,8 @@ def field(record: Any, key: str, kind: type | tuple[type, ...], source: str) -> 
 
 def whole_number(record: Any, key: str, source: str) -> int:
     """``record[key]`` as a whole number: 7, 7.0 and "7" alike, since tools in many languages write ids."""
+    if type(record) is dict and type(value := record.get(key)) is int:  # nearly always
+        return value
     value = _value(record, key, source)
     number = _whole(value)
     if number is None:

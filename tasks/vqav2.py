@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
+    Made,
     field,
     find,
     look_for,
@@ -114,26 +114,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     Raises:
         BenchError: missing keys, a question id twice, or the annotations of VQA v1.
     """
-    return annotations_of(_read_content(path), path)
-
-
-def _read_content(path: Path) -> Any:
-    """Of an annotations file. Its millions of answers are few different ones; equal ones become one object, which nobody changes."""
-    known: dict[tuple[str, str, int], dict[str, Any]] = {}
-
-    def made(record: dict[str, Any]) -> dict[str, Any]:
-        text = record.get("answer")
-        if type(text) is str:
-            sure, number = record.get("answer_confidence"), record.get("answer_id")
-            if len(record) == 3 and type(sure) is str and type(number) is int:
-                return known.setdefault((text, sure, number), record)
-            return record
-        for key in ("question_type", "answer_type", "multiple_choice_answer"):
-            if type(value := record.get(key)) is str:
-                record[key] = intern(value)
-        return record
-
-    return read_json(path, "VQA annotations", made=made)
+    return annotations_of(read_json(path, "VQA annotations"), path)
 
 
 def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
@@ -145,7 +126,7 @@ def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
         question = whole_number(record, "question_id", source)
         if not _is_usual(record):
             _check_annotation(record, source)
-        record |= {"question_id": question, "image_id": whole_number(record, "image_id", source)}
+        record["question_id"], record["image_id"] = question, whole_number(record, "image_id", source)
         if question in annotations:
             raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
         annotations[question] = record
@@ -158,14 +139,19 @@ def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
 
 def _is_usual(record: dict[str, Any]) -> bool:
     """Whether a quick look finds nothing that `_check_annotation` could: it is asked of all, and of millions of answers."""
-    texts = (record.get("question_type"), record.get("answer_type"), record.get("multiple_choice_answer"))
-    answers = record.get("answers")
-    return (
-        type(answers) is list
-        and bool(answers)
-        and all(type(text) is str and text.isascii() for text in texts)
-        and all(type(a) is dict and type(t := a.get("answer")) is str and t.isascii() for a in answers)
-    )
+    try:
+        answers = record["answers"]
+        texts = [record["question_type"], record["answer_type"], record["multiple_choice_answer"]]
+        return type(answers) is list and bool(answers) and "".join(texts + [a["answer"] for a in answers]).isascii()
+    except (KeyError, TypeError):
+        return False
+
+
+def _with_one_answer(record: dict[str, Any]) -> dict[str, Any]:
+    """A record, as soon as it is parsed, for who reads its usual answer alone: the ten of half a million questions take two gigabytes."""
+    if "answers" in record and _is_usual(record):
+        del record["answers"][1:]
+    return record
 
 
 def _check_annotation(record: dict[str, Any], source: str) -> None:
@@ -265,22 +251,22 @@ The json files may also lie in DATA_ROOT itself."""
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
         if subset not in self._annotations:
-            self._annotations[subset] = self._read_annotations(subset)
+            self._annotations[subset] = self._read_annotations(subset, None)
         return self._annotations[subset]
 
-    def _read_annotations(self, subset: str) -> dict[int, dict[str, Any]]:
+    def _read_annotations(self, subset: str, made: Made | None) -> dict[int, dict[str, Any]]:
         name, content = f"v2_mscoco_{subset}_annotations.json", None
         if look_for(self.data_root, name, FOLDERS) is None:
             content, path = exported_annotations(self.data_root, subset)
         if content is None:
             path = find(self.data_root, name, FOLDERS, "VQA annotations")
-            content = _read_content(path)
+            content = read_json(path, "VQA annotations", made=made)
         return annotations_of(content, path)
 
     def _usual_answers(self) -> list[str]:
         """To the questions of train and val. An evaluation needs nothing else of train, whose records are not kept."""
         known = self._annotations.get("train2014")
-        train = known if known is not None else self._read_annotations("train2014")
+        train = known if known is not None else self._read_annotations("train2014", _with_one_answer)
         usual = [record["multiple_choice_answer"] for record in train.values()]
         return usual + [record["multiple_choice_answer"] for record in self.annotations("val2014").values()]
 
@@ -338,8 +324,10 @@ The json files may also lie in DATA_ROOT itself."""
 
     def read(self, split: str) -> Split:
         """One example per question; the target holds its annotation, None on the test splits. The labels are the answers."""
-        source = self.options.answer_vocab or self.data_root
-        return Split(split, tuple(self._examples(split)), tuple(self.vocabulary()), source)
+        source, answers = self.options.answer_vocab or self.data_root, tuple(self.vocabulary())
+        return Split(
+            split, tuple(self._examples(split)), answers, source
+        )  # the larger file was first, while memory was free
 
     def _examples(self, split: str) -> list[Example]:
         subset = SUBSETS[split]

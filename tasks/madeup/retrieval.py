@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def write(root: Path, samples: int) -> None:
     of_image = np.sort(np.concatenate([of_image, np.arange(SIX_EVERY - 1, sum(parts.values()), SIX_EVERY)]))
     sentences = iter(texts.sentences(of_image, 8, 14))
     counts = np.bincount(of_image).tolist()
-    records, sentence = [], 0
+    records: list[dict[str, Any]] = []
+    sentence = 0
     for part, count in parts.items():
         folder = "train2014" if part == "train" else "val2014"
         for _ in range(count):

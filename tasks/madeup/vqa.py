@@ -25,7 +25,7 @@ AGREEING = 0.6
 """Share of people who give a question's usual answer."""
 RIGHT = 0.7
 """Share of questions to which the model gives it."""
-SURENESS = (("yes", 0.6), ("maybe", 0.3), ("no", 0.1))
+SURENESS = {"yes": 0.6, "maybe": 0.3, "no": 0.1}
 
 
 def write(root: Path, samples: int) -> None:
@@ -84,8 +84,7 @@ def _write_block(file: TextIO, questions: np.ndarray, answers: list[str], random
     usual = random.choice(USUAL, len(questions), p=frequency)
     given = random.integers(0, len(answers), (len(questions), TEN))
     given = np.where(random.random(given.shape) < AGREEING, usual[:, None], given)
-    names, shares = zip(*SURENESS, strict=True)
-    sure = random.choice(np.array(names, dtype=object), given.shape, p=shares)
+    sure = random.choice(np.array(list(SURENESS), dtype=object), given.shape, p=list(SURENESS.values()))
     kinds = random.integers(0, KINDS, len(questions))
     records = []
     for question, best, ten, surely, kind in zip(

@@ -10,7 +10,7 @@ from native import edit_json, invoke
 
 from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import ScoreInputs
-from beit3_bench.tasks.vqav2 import VQAv2, minival_images, read_annotations, read_answer_vocabulary, score_answers
+from beit3_bench.tasks.vqav2 import VQAv2, minival_images, read_answer_vocabulary, score_answers
 
 
 @pytest.fixture(scope="module")
@@ -220,26 +220,16 @@ def test_per_question_values_are_kept_in_percent():
     assert scores.chance == pytest.approx(100.0)  # of always giving the commonest answer
 
 
-def test_equal_answers_are_one_object_and_say_what_the_file_says(tmp_path):
-    answers = [
-        {"answer": "yes", "answer_confidence": "maybe", "answer_id": 1},
-        {"answer": "yes", "answer_confidence": "maybe", "answer_id": True},  # another record than that with 1
-        {"answer": "yes", "answer_confidence": "maybe", "answer_id": 1.0},
-        {"answer_id": 2, "answer": "no"},
-        {"answer": ["net"], "answer_id": 3},
-    ]
-    record = {"question_type": "is", "answer_type": "yes/no", "multiple_choice_answer": "yes", "image_id": 1}
-    written = [{**record, "question_id": 1000 + n, "answers": answers[:4]} for n in range(2)]
-    path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({"annotations": written}))
-    read = read_annotations(path)
-    assert [json.dumps(r, sort_keys=True) for r in read.values()] == [json.dumps(r, sort_keys=True) for r in written]
-    first, second = (r["answers"] for r in read.values())
-    assert first[0] is second[0]
-    assert first[1] is not second[1]
-    path.write_text(json.dumps({"annotations": [{**record, "question_id": 1000, "answers": answers}]}))
-    with pytest.raises(BenchError, match=r"annotations\[0\]\.answers\[4\]: 'answer' should be str, found list"):
-        read_annotations(path)
+@pytest.mark.parametrize("subset", ["train2014", "val2014"])
+def test_an_answer_that_is_no_text_is_named_in_train_as_in_val(native, tmp_path, subset):
+    root = native.copy("vqav2", tmp_path)
+
+    def spoil(content):
+        content["annotations"][3]["answers"][7]["answer"] = ["net"]
+
+    edit_json(root / "vqa" / f"v2_mscoco_{subset}_annotations.json", spoil)
+    with pytest.raises(BenchError, match=r"annotations\[3\]\.answers\[7\]: 'answer' should be str, found list"):
+        VQAv2(root).read("val")
 
 
 def test_an_evaluation_does_not_keep_the_annotations_of_train(native):
