@@ -13,7 +13,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.settings.places import NotThere, data_folders, find_checkpoint, find_data
 from beit3_bench.tasks.registry import BUILT_IN, get_task
 
-ALL_ROOTS = {**ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
+ALL_ROOTS = {**ROOTS, "aro": "aro", "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------------
