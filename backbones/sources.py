@@ -28,6 +28,10 @@ class Source:
 
         return read_checkpoint(self.path)
 
+    def release(self) -> None:
+        """Forget the tensors, once a model has its own: the file stays mapped no longer. Read again where it is asked about again."""
+        self.__dict__.pop("checkpoint", None)
+
     @cached_property
     def names(self) -> frozenset[str]:
         """Names of its tensors, without wrappers."""

@@ -174,6 +174,7 @@ def load_asked(located: Located, asked: Asked, request: RunRequest, options: Map
         return asked.check_outputs(outputs)
 
     model = family.load(located.source, replace(asked, check_outputs=check), how)
+    located.source.release()
     model.outputs = known[0] if known else None
     model.ability.labels = asked.labels if asked.labels is not None else model.identity.labels
     return model

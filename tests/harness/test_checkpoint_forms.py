@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from native import invoke, run_words
 from safetensors.torch import save_file
 
+from beit3_bench import load
 from beit3_bench.backbones.checkpoints import METADATA_KEY
 
 Content = dict[str, Any]
@@ -156,3 +159,21 @@ def test_what_is_no_checkpoint_is_one_line(run, tmp_path, name, make, message):
     assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1)
     assert message in outcome.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_loaded_model_has_the_only_copy_of_its_weights(native, tmp_path, form):
+    """The file is mapped while tensors are copied out of it, and let go: a giant model would else count twice."""
+    plain = native.checkpoint("imagenet-linear")
+    if form == "safetensors":
+        content = torch.load(plain, weights_only=True)
+        file = tmp_path / "model.safetensors"
+        save_file({name: value.contiguous() for name, value in content["model"].items()}, file)
+    else:
+        file = pathlib.Path(shutil.copy(plain, tmp_path / "model.pth"))
+    options = {} if form == "pth" else {"num_heads": 4}
+    model = load(f"beit3:{file}", "imagenet-linear", device="cpu", **options)
+    gc.collect()
+    mapped = pathlib.Path("/proc/self/maps")
+    assert len(model.module.state_dict()) > 20
+    assert not mapped.exists() or str(file) not in mapped.read_text()
