@@ -22,7 +22,8 @@ def native(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_ones_own(tmp_path_factory):
-    """Who runs the tests may have a config.toml; what it says is no matter of theirs."""
+    """Who runs the tests may have a config.toml and pinned hashes of files; neither is a matter of theirs, nor are the tests' of them."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEIT3_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("own")))
         yield
