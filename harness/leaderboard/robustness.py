@@ -19,9 +19,9 @@ from beit3_bench.harness.record.schema import CODE, MetricValue
 
 ROBUSTNESS_TITLE = "Under corruption"
 ROBUSTNESS_LEGEND = (
-    "The headline metric on corrupted images, by severity from 1 to 5; drop is in points and of the clean run over the same samples "
-    "(beit3-bench compare CLEAN CORRUPTED gives its interval). Images are corrupted at their own size: none of these numbers is one on "
-    "ImageNet-C's files, and none stands beside published ones."
+    "The headline metric on corrupted images, by severity from 1 to 5, beside the clean run over the same samples: change in points "
+    "(beit3-bench compare CLEAN CORRUPTED gives its interval), and percent of the clean value. Images are corrupted at their own size: "
+    "none of these numbers is one on ImageNet-C's files, and none stands beside published ones."
 )
 CLEAN, MEAN = "clean", "mean"
 _OF_THE_CORRUPTION = ("corruption", CODE, "version")
@@ -70,10 +70,10 @@ class Robustness:
     @property
     def header(self) -> list[str]:
         """Names of the columns of `lines`."""
-        return ["corruption", *map(str, self.severities), MEAN, "drop", "of clean"]
+        return ["corruption", *map(str, self.severities), MEAN, "change", "of clean"]
 
     def lines(self) -> list[list[str]]:
-        """``[corruption, a number per severity, mean, drop, share of the clean value]``; the clean run first, the mean last."""
+        """``[corruption, a number per severity, mean, change, share of the clean value]``; the clean run first, the mean last."""
         blank = [""] * len(self.severities)
         by_name: dict[str, dict[int, float]] = {}
         for one in self.suffered:

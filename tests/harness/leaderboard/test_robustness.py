@@ -39,7 +39,7 @@ RUNS = [CLEAN, one("a", 0.7, "fog:1"), one("b", 0.5, "fog:3"), one("c", 0.6, "sn
 
 def test_the_drop_is_against_the_clean_run():
     (found,) = robustness_of(RUNS)
-    assert found.header == ["corruption", "1", "3", "mean", "drop", "of clean"]
+    assert found.header == ["corruption", "1", "3", "mean", "change", "of clean"]
     assert found.lines() == [
         ["clean", "", "", "80.0", "", ""],
         ["snow", "60.0", "20.0", "40.0", "-40.0", "50.0%"],
