@@ -104,7 +104,7 @@ def test_every_form_shows_the_drop():
     markdown, text = to_markdown(table), to_text(table, 100)
     assert "## Under corruption\n\nThe headline metric on corrupted images" in markdown
     assert f"### {title}" in markdown
-    assert "| fog        | 70.0 | 50.0 | 60.0 | -20.0 |    75.0% |" in markdown
+    assert "| fog        | 70.0 | 50.0 | 60.0 |  -20.0 |    75.0% |" in markdown
     assert "Not comparable" not in markdown  # they are told here
     assert "snow" in text
     assert "-40.0" in text
