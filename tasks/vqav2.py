@@ -324,14 +324,15 @@ The json files may also lie in DATA_ROOT itself."""
 
     def read(self, split: str) -> Split:
         """One example per question; the target holds its annotation, None on the test splits. The labels are the answers."""
-        source, answers = self.options.answer_vocab or self.data_root, tuple(self.vocabulary())
+        questions = self._questions(SUBSETS[split])  # a split that is not there is told before anything large is read
+        answers = tuple(self.vocabulary())  # of train, the largest file, while memory is free
         return Split(
-            split, tuple(self._examples(split)), answers, source
-        )  # the larger file was first, while memory was free
+            split, tuple(self._examples(split, *questions)), answers, self.options.answer_vocab or self.data_root
+        )
 
-    def _examples(self, split: str) -> list[Example]:
+    def _examples(self, split: str, questions: list[Question], images: Images, path: Path) -> list[Example]:
+        """Of a split, or of a part of training. questions, images, path: as `_questions` gives them."""
         subset = SUBSETS[split]
-        questions, images, path = self._questions(subset)
         if split == "minival":
             kept = minival_images([q.image_id for q in questions])
             questions = [q for q in questions if q.image_id in kept]
@@ -417,9 +418,9 @@ The json files may also lie in DATA_ROOT itself."""
         self.annotations("train2014")  # kept, other than for the vocabulary alone
         position = {answer: n for n, answer in enumerate(self.vocabulary())}
         examples = []
-        held_out = {e.images[0] for e in self._examples("minival")}
+        held_out = {e.images[0] for e in self._examples("minival", *self._questions(SUBSETS["minival"]))}
         for name in ("train", "val"):
-            for e in self._examples(name):
+            for e in self._examples(name, *self._questions(SUBSETS[name])):
                 if e.images[0] in held_out:
                     continue
                 counts: dict[int, int] = {}

@@ -22,12 +22,11 @@ ROOTS = {
     "nocaps": "nocaps",
     "sugarcrepe": "coco",
     "winoground": "winoground",
-    "aro": "aro",
 }
 ALL_ROOTS = {**ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
 """With the dense tasks, for which there is no checkpoint here."""
 HEADS = {
-    **dict.fromkeys(("flickr30k", "coco-retrieval", "imagenet", "sugarcrepe", "winoground", "aro"), "retrieval"),
+    **dict.fromkeys(("flickr30k", "coco-retrieval", "imagenet", "sugarcrepe", "winoground"), "retrieval"),
     "nocaps": "coco-caption",
 }
 

@@ -99,7 +99,7 @@ def test_a_limit_keeps_whole_samples_and_is_recorded(native, task, tmp_path):
     assert part["counts"][unit] == 4 < full["counts"][unit]
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "aro"])  # that one reads rectangles of pictures
+@pytest.mark.parametrize("task", TASKS)
 def test_an_image_is_decoded_once(native, task, tmp_path, monkeypatch):
     from beit3_bench.backbones import preprocess
 
