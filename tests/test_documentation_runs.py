@@ -60,6 +60,7 @@ def runs_here(command: Command) -> bool:
     return (
         parsed(words)[0] not in ELSEWHERE
         and "all" not in words
+        and "cuda" not in words  # a card is no part of a test machine
         and not any(p in w for w in words for p in OTHER_MODELS)
     )
 
