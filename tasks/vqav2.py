@@ -248,6 +248,12 @@ The json files may also lie in DATA_ROOT itself."""
         path = find(self.data_root, name, FOLDERS, "VQA questions")
         return read_questions(path), find_coco_images(self.data_root, folder, IMAGE_FOLDERS), path
 
+    def _look_for_questions(self, subset: str) -> None:
+        """Raise where they are not there, or in an export with other columns, before anything large is read."""
+        name = f"v2_OpenEnded_mscoco_{subset}_questions.json"
+        if look_for(self.data_root, name, FOLDERS) is None and not exported_questions(self.data_root, subset):
+            find(self.data_root, name, FOLDERS, "VQA questions")
+
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
         if subset not in self._annotations:
@@ -324,15 +330,13 @@ The json files may also lie in DATA_ROOT itself."""
 
     def read(self, split: str) -> Split:
         """One example per question; the target holds its annotation, None on the test splits. The labels are the answers."""
-        questions = self._questions(SUBSETS[split])  # a split that is not there is told before anything large is read
+        self._look_for_questions(SUBSETS[split])
         answers = tuple(self.vocabulary())  # of train, the largest file, while memory is free
-        return Split(
-            split, tuple(self._examples(split, *questions)), answers, self.options.answer_vocab or self.data_root
-        )
+        return Split(split, tuple(self._examples(split)), answers, self.options.answer_vocab or self.data_root)
 
-    def _examples(self, split: str, questions: list[Question], images: Images, path: Path) -> list[Example]:
-        """Of a split, or of a part of training. questions, images, path: as `_questions` gives them."""
+    def _examples(self, split: str) -> list[Example]:
         subset = SUBSETS[split]
+        questions, images, path = self._questions(subset)
         if split == "minival":
             kept = minival_images([q.image_id for q in questions])
             questions = [q for q in questions if q.image_id in kept]
@@ -418,9 +422,9 @@ The json files may also lie in DATA_ROOT itself."""
         self.annotations("train2014")  # kept, other than for the vocabulary alone
         position = {answer: n for n, answer in enumerate(self.vocabulary())}
         examples = []
-        held_out = {e.images[0] for e in self._examples("minival", *self._questions(SUBSETS["minival"]))}
+        held_out = {e.images[0] for e in self._examples("minival")}
         for name in ("train", "val"):
-            for e in self._examples(name, *self._questions(SUBSETS[name])):
+            for e in self._examples(name):
                 if e.images[0] in held_out:
                     continue
                 counts: dict[int, int] = {}
