@@ -43,14 +43,14 @@ def write_aro(shop: Workshop) -> dict[str, int]:
                 "relation_name": side,
             }
         )
-        one, other = (
+        one, another = (
             (first, second) if rng.random() < 0.5 else (second, first)
         )  # no colour is mentioned first more often
         attributes.append(
             {
                 **place,
-                "true_caption": f"the {one.color} {one.shape} and the {other.color} {other.shape}",
-                "false_caption": f"the {other.color} {one.shape} and the {one.color} {other.shape}",
+                "true_caption": f"the {one.color} {one.shape} and the {another.color} {another.shape}",
+                "false_caption": f"the {another.color} {one.shape} and the {one.color} {another.shape}",
                 "attributes": [first.color, second.color],
             }
         )
