@@ -25,10 +25,7 @@ from beit3_bench.tasks.files import (
     find,
     look_for,
     read_json,
-    read_json_lines,
     read_records,
-    read_text,
-    unique,
     whole_number,
     write_json,
 )
@@ -45,6 +42,15 @@ from beit3_bench.tasks.metrics.vqa import (
 )
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores, ratio_in
+from beit3_bench.tasks.vqa_files import (
+    Question,
+    annotations_of,
+    questions_of,
+    read_annotations,
+    read_answer_vocabulary,
+    read_questions,
+    with_one_answer,
+)
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.display import Display
@@ -56,9 +62,6 @@ RELEASED_ANSWERS = 3_129
 FIRST_ANSWERS = ("net", "pitcher", "orange", "yes", "white", "skiing", "red")
 """How the official annotations of train2014 begin, and with them the answers of released heads."""
 MINIVAL_IMAGES = 1_000
-VOCABULARY_FORM = (
-    'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt, or a JSON list of answers'
-)
 RESULTS_FORM = 'a JSON list of {"question_id": 42, "answer": "yes"}'
 SUBSETS = {
     "train": "train2014",
@@ -74,125 +77,6 @@ METRICS = (
         for name in ("vqa_accuracy/yes/no", "vqa_accuracy/number", "vqa_accuracy/other")
     ),
 )
-
-
-@dataclass(frozen=True)
-class Question:
-    """One record of a questions file."""
-
-    id: int
-    image_id: int
-    text: str
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Questions of an official ``v2_OpenEnded_*_questions.json``, in the file's order."""
-    content = read_json(path, "VQA questions")
-    records = field(content, "questions", list, str(path))
-    return questions_of([(f"{path}: questions[{n}]", record) for n, record in enumerate(records)], path)
-
-
-def questions_of(records: Sequence[tuple[str, Any]], path: Path) -> list[Question]:
-    """Questions of records; each with what it is called in messages."""
-    questions = [
-        Question(
-            whole_number(record, "question_id", source),
-            whole_number(record, "image_id", source),
-            field(record, "question", str, source),
-        )
-        for source, record in records
-    ]
-    if not questions:
-        raise BenchError(f"{path}: holds no questions; mend the file, or get it again")
-    unique((q.id for q in questions), str(path), "question id")
-    return questions
-
-
-def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
-    """Annotations of an official ``v2_mscoco_*_annotations.json`` by question id, in the file's order.
-
-    Raises:
-        BenchError: missing keys, a question id twice, or the annotations of VQA v1.
-    """
-    return annotations_of(read_json(path, "VQA annotations"), path)
-
-
-def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
-    """As `read_annotations`, of the content of a file."""
-    annotations: dict[int, dict[str, Any]] = {}
-    records = field(content, "annotations", list, str(path))
-    for n, record in enumerate(records):
-        source = f"{path}: annotations[{n}]"
-        question = whole_number(record, "question_id", source)
-        if not _is_usual(record):
-            _check_annotation(record, source)
-        record["question_id"], record["image_id"] = question, whole_number(record, "image_id", source)
-        if question in annotations:
-            raise BenchError(f"{source}: question id {question} is listed twice; remove the duplicate")
-        annotations[question] = record
-    if not annotations:
-        raise BenchError(f"{path}: holds no annotations; mend the file, or get it again")
-    if all(q // 10 == a["image_id"] and q // 1000 != a["image_id"] for q, a in annotations.items()):
-        raise BenchError(f"{path}: question ids are those of VQA v1; give the v2 file (v2_mscoco_*_annotations.json)")
-    return annotations
-
-
-def _is_usual(record: dict[str, Any]) -> bool:
-    """Whether a quick look finds nothing that `_check_annotation` could: it is asked of all, and of millions of answers."""
-    try:
-        answers = record["answers"]
-        texts = [record["question_type"], record["answer_type"], record["multiple_choice_answer"]]
-        return type(answers) is list and bool(answers) and "".join(texts + [a["answer"] for a in answers]).isascii()
-    except (KeyError, TypeError):
-        return False
-
-
-def _with_one_answer(record: dict[str, Any]) -> dict[str, Any]:
-    """A record, as soon as it is parsed, for who reads its usual answer alone: the ten of half a million questions take two gigabytes."""
-    if "answers" in record and _is_usual(record):
-        del record["answers"][1:]
-    return record
-
-
-def _check_annotation(record: dict[str, Any], source: str) -> None:
-    for key, kind in (
-        ("answers", list),
-        ("question_type", str),
-        ("answer_type", str),
-        ("multiple_choice_answer", str),
-    ):
-        field(record, key, kind, source)
-    if not record["answers"]:
-        raise BenchError(f"{source}: 'answers' is empty; every question has ten human answers")
-    for k, answer in enumerate(record["answers"]):
-        field(answer, "answer", str, f"{source}.answers[{k}]")
-
-
-def read_answer_vocabulary(path: Path) -> list[str]:
-    """The official ``answer2label.txt``, one ``{"answer": ..., "label": n}`` per line, labels 0, 1, 2, ...; or ALBEF's and BLIP's
-    ``answer_list.json``, a JSON list of answers.
-    """
-    listed = read_text(path, "answer vocabulary", VOCABULARY_FORM).lstrip().startswith("[")
-    answers: list[str] = _answer_list(path) if listed else []
-    for number, record in () if listed else read_json_lines(path, "answer vocabulary", VOCABULARY_FORM):
-        source = f"{path}:{number}"
-        if whole_number(record, "label", source) != len(answers):
-            raise BenchError(
-                f"{source}: label {record['label']} instead of {len(answers)}; labels count up from 0, in order"
-            )
-        answers.append(field(record, "answer", str, source))
-    if not answers:
-        raise BenchError(f"{path}: holds no answers; give the official answer2label.txt")
-    unique(answers, str(path), "answer")
-    return answers
-
-
-def _answer_list(path: Path) -> list[str]:
-    answers = read_json(path, "answer vocabulary")
-    for number, answer in enumerate(answers):
-        if not isinstance(answer, str):
-            raise BenchError(f"{path}: [{number}] is a {type(answer).__name__}; a list of answers holds texts alone")
-    return answers
 
 
 def minival_images(image_ids: Sequence[int]) -> set[int]:
@@ -272,7 +156,7 @@ The json files may also lie in DATA_ROOT itself."""
     def _usual_answers(self) -> list[str]:
         """To the questions of train and val. An evaluation needs nothing else of train, whose records are not kept."""
         known = self._annotations.get("train2014")
-        train = known if known is not None else self._read_annotations("train2014", _with_one_answer)
+        train = known if known is not None else self._read_annotations("train2014", with_one_answer)
         usual = [record["multiple_choice_answer"] for record in train.values()]
         return usual + [record["multiple_choice_answer"] for record in self.annotations("val2014").values()]
 

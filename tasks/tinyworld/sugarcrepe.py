@@ -81,9 +81,8 @@ def replace_rel(rng: Random, scene: Scene) -> Pair | None:
     two = _two(scene)
     if two is None:
         return None
-    first, second = two
-    side = relation(first, second)
-    return f"{_phrase(first)} {side} {_phrase(second)}", f"{_phrase(first)} {OPPOSITE[side]} {_phrase(second)}"
+    first, side, second = _phrase(two[0]), relation(*two), _phrase(two[1])
+    return f"{first} {side} {second}", f"{first} {OPPOSITE[side]} {second}"
 
 
 def swap_att(rng: Random, scene: Scene) -> Pair | None:
@@ -103,9 +102,8 @@ def swap_obj(rng: Random, scene: Scene) -> Pair | None:
     two = _two(scene)
     if two is None:
         return None
-    first, second = two
-    side = relation(first, second)
-    return f"{_phrase(first)} {side} {_phrase(second)}", f"{_phrase(second)} {side} {_phrase(first)}"
+    first, side, second = _phrase(two[0]), relation(*two), _phrase(two[1])
+    return f"{first} {side} {second}", f"{second} {side} {first}"
 
 
 CHANGES: dict[str, Callable[[Random, Scene], Pair | None]] = {
