@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,32 @@ if TYPE_CHECKING:
     import torch
 
     from beit3_bench.backbones.abilities import Reader
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How the cases of a family are measured.
+
+    preset: size of the network; weights are random.
+    samples: of a call; None = as many as keep the device busy.  repeats: timed calls of each path.
+    image_size: pixels; None = the task's published size.
+    same_process: on a CPU, the official way runs in this process, with our settings.
+    compiled: our path's layers are compiled.
+    """
+
+    preset: str
+    device: torch.device
+    dtype: str
+    samples: int | None = None
+    repeats: int = 5
+    image_size: int | None = None
+    same_process: bool = False
+    compiled: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether the official way has a process of its own: on a CPU ours has settings that it must not profit from."""
+        return self.device.type == "cpu" and not self.same_process
 
 
 class Benchmark(ABC):
@@ -22,18 +49,7 @@ class Benchmark(ABC):
         """For which there is a case."""
 
     @abstractmethod
-    def measure(
-        self,
-        task: str,
-        preset: str,
-        device: torch.device,
-        dtype: str,
-        samples: int | None = None,
-        repeats: int = 5,
-        image_size: int | None = None,
-        same_process: bool = False,
-        compiled: bool = False,
-    ) -> dict[str, Any]:
+    def measure(self, task: str, how: Measuring) -> dict[str, Any]:
         """Medians and ratios of one case, plain values.
 
         Keys: ``task``; ``image_size`` (pixels; None = no image is looked at); ``samples`` of a call; ``reference``, how the other way

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from beit3_bench.backbones.allocation import allocate
-from beit3_bench.backbones.benchmark import Benchmark
+from beit3_bench.backbones.benchmark import Benchmark, Measuring
 from beit3_bench.backbones.fusion.answers import AnswerTree, rank_answers
 from beit3_bench.backbones.fusion.bert import Bert, Context, seen
 from beit3_bench.backbones.fusion.config import FusionConfig, TextConfig, VisionConfig
@@ -305,27 +305,15 @@ class FusionBenchmark(Benchmark):
     def tasks(self) -> tuple[str, ...]:
         return tuple(CASES)
 
-    def measure(
-        self,
-        task: str,
-        preset: str,
-        device: torch.device,
-        dtype: str,
-        samples: int | None = None,
-        repeats: int = 5,
-        image_size: int | None = None,
-        same_process: bool = False,
-        compiled: bool = False,
-    ) -> dict[str, Any]:
-        """On a CPU the official way runs in a process of its own: ours has settings that it must not profit from."""
-        if compiled:
+    def measure(self, task: str, how: Measuring) -> dict[str, Any]:
+        if how.compiled:
             raise BenchError(f"--compile: the cases of {self.family} are measured as they are; leave it out")
-        make = partial(make_case, self.family, task, preset, device)
-        case = make(samples, image_size, packed=device.type == "cpu")
-        apart = device.type == "cpu" and not same_process
-        again = partial(make, case.samples, image_size, packed=False)
-        with OfficialProcess(again, dtype) if apart else nullcontext() as official:
-            return {"family": self.family, "task": task, **_measured(case, device, dtype, repeats, official)}
+        make = partial(make_case, self.family, task, how.preset, how.device)
+        case = make(how.samples, how.image_size, packed=how.device.type == "cpu")
+        again = partial(make, case.samples, how.image_size, packed=False)
+        with OfficialProcess(again, how.dtype) if how.apart else nullcontext() as official:
+            measured = _measured(case, how.device, how.dtype, how.repeats, official)
+        return {"family": self.family, "task": task, **measured}
 
 
 @torch.inference_mode()

@@ -195,6 +195,7 @@ def _cases(
 ) -> list[dict[str, Any]]:
     import torch
 
+    from beit3_bench.backbones.benchmark import Measuring
     from beit3_bench.backbones.registry import families, get_family
 
     family = environment["family"]
@@ -206,14 +207,15 @@ def _cases(
     unknown = [name for name in names if name not in benchmark.tasks]
     if unknown:
         raise BenchError(f"bench has no case for task {unknown[0]!r} of {family}; it has: {', '.join(benchmark.tasks)}")
-    preset, dtype, compiled = environment["preset"], environment["dtype"], environment["compiled"]
     device = torch.device(environment["device"])
+    how = Measuring(
+        *(environment["preset"], device, environment["dtype"], samples, repeats, image_size, same_process),
+        compiled=environment["compiled"],
+    )
     rows = []
     for name in names:
         echo(f"measuring {name} ...", err=True)
-        rows.append(
-            benchmark.measure(name, preset, device, dtype, samples, repeats, image_size, same_process, compiled)
-        )
+        rows.append(benchmark.measure(name, how))
     return rows
 
 

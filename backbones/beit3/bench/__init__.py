@@ -6,12 +6,10 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from beit3_bench.backbones.benchmark import Benchmark
+from beit3_bench.backbones.benchmark import Benchmark, Measuring
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from beit3_bench.backbones.abilities import Reader
 
@@ -25,28 +23,15 @@ class BEiT3Benchmark(Benchmark):
 
         return tuple(IMAGE_SIZES)
 
-    def measure(
-        self,
-        task: str,
-        preset: str,
-        device: torch.device,
-        dtype: str,
-        samples: int | None = None,
-        repeats: int = 5,
-        image_size: int | None = None,
-        same_process: bool = False,
-        compiled: bool = False,
-    ) -> dict[str, Any]:
-        """On a CPU the official way runs in a process of its own: ours has settings that it must not profit from."""
+    def measure(self, task: str, how: Measuring) -> dict[str, Any]:
         from beit3_bench.backbones.beit3.bench.cases import make_case
         from beit3_bench.backbones.beit3.bench.measure import measure
         from beit3_bench.backbones.official_process import OfficialProcess
 
-        case = make_case(task, preset, device, samples, image_size, device.type == "cpu")
-        apart = device.type == "cpu" and not same_process
-        again = partial(make_case, task, preset, device, case.samples, case.image_size)
-        with OfficialProcess(again, dtype) if apart else nullcontext() as official:
-            return measure(case, device, dtype, repeats, official, compiled)
+        case = make_case(task, how.preset, how.device, how.samples, how.image_size, how.device.type == "cpu")
+        again = partial(make_case, task, how.preset, how.device, case.samples, case.image_size)
+        with OfficialProcess(again, how.dtype) if how.apart else nullcontext() as official:
+            return measure(case, how.device, how.dtype, how.repeats, official, how.compiled)
 
     def reader(self, tokenizer: Path) -> Reader:
         """That of the heads which read texts."""
