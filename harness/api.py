@@ -23,6 +23,7 @@ from beit3_bench.harness.arguments import (
     as_device,
     as_dtype,
 )
+from beit3_bench.harness.clock import Clock
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.models import Located, load_asked, prepare_reader, split_options, suited, suited_to
@@ -31,7 +32,7 @@ from beit3_bench.harness.reading import prepare
 from beit3_bench.harness.ready import ReadyModel
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import RunRequest
-from beit3_bench.harness.session import Clock, run_model
+from beit3_bench.harness.session import run_model
 from beit3_bench.plain import fill
 from beit3_bench.tasks.contract import Split, Task
 from beit3_bench.tasks.labels import first_difference

@@ -22,6 +22,7 @@ from beit3_bench.backbones.linear_segmentation import LinearHead, LinearSegmente
 from beit3_bench.backbones.precision import arithmetic, full_float32
 from beit3_bench.errors import BenchError
 from beit3_bench.files import save_atomic
+from beit3_bench.harness.clock import Clock
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.devices import failing_card, to_device
 from beit3_bench.harness.engine.predict import predict_all
@@ -34,7 +35,7 @@ from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.schema import LINEAR_PROBE
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.patch_store import PatchStore
-from beit3_bench.harness.session import Clock, Outcome, kept, load, run_model
+from beit3_bench.harness.session import Outcome, kept, load, run_model
 from beit3_bench.harness.termination import deferred, end_if_asked
 from beit3_bench.tasks.ade20k import ADE20K, class_names
 from beit3_bench.tasks.contract import Example

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beit3_bench.backbones.family import Model
+from beit3_bench.harness.clock import Clock
 from beit3_bench.harness.engine.predict import MemoryStore, RowSink, Throughput, predict_all
 from beit3_bench.harness.engine.processes import Processes
+from beit3_bench.harness.first_pass import serve
 from beit3_bench.harness.models import Located
 from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
@@ -17,7 +19,7 @@ from beit3_bench.harness.record.worlds import world_of
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.features import KeepingSink
 from beit3_bench.harness.scoring import metric_values
-from beit3_bench.harness.session import Clock, load, serve
+from beit3_bench.harness.session import load
 from beit3_bench.tasks.contract import Row
 from beit3_bench.tasks.probing import Classifier, ImageEmbeddings, fit
 

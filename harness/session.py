@@ -6,10 +6,9 @@ What can be checked without the model is checked before it is loaded; what is st
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from beit3_bench.backbones.family import Model
 from beit3_bench.errors import BenchError, DeviceFailed
 from beit3_bench.files import make_folder
 from beit3_bench.garbage import collection_paused
-from beit3_bench.harness.console import echo
+from beit3_bench.harness.clock import Clock
 from beit3_bench.harness.draw import estimate_of, note_of
 from beit3_bench.harness.engine.processes import Processes
 from beit3_bench.harness.evidence.leaks import find_leaks
 from beit3_bench.harness.evidence.rescore import stored_rows, using_rows_of
+from beit3_bench.harness.first_pass import Warned, first_pass
 from beit3_bench.harness.models import Located, load_model, make_task
 from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
@@ -34,7 +34,7 @@ from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.second_pass import check_cost, check_second, look_again
-from beit3_bench.harness.stopping import check_truth, check_width, predict_until, settled
+from beit3_bench.harness.stopping import check_truth, check_width, settled
 from beit3_bench.harness.termination import Terminated
 from beit3_bench.harness.tracking import Progress, Trackers, scores_of
 from beit3_bench.tasks.contract import Row, Split, Task
@@ -43,8 +43,7 @@ from beit3_bench.tasks.scores import Scores
 if TYPE_CHECKING:
     import torch
 
-    from beit3_bench.harness.engine.predict import RowSink, Throughput
-    from beit3_bench.harness.reuse.features import Features
+    from beit3_bench.harness.engine.predict import Throughput
 
 NOT_INSTALLED = "not-installed"  # stands in place of the fingerprint in a folder's name
 
@@ -56,47 +55,6 @@ class Outcome:
     result: dict[str, Any]
     folder: Path
     was_finished: bool = False
-
-
-class Clock:
-    """Seconds per stage, and those of the processor in this process and its ended children."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-        self.cpu_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start, computed = time.perf_counter(), sum(os.times()[:4])
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + sum(os.times()[:4]) - computed
-
-
-class Warned:
-    """A run folder; with its first new rows the warnings are printed, so that an input that is refused is one line alone."""
-
-    def __init__(self, store: RunStore, warnings: Sequence[str], progress: Progress | None = None):
-        self.store, self.warnings, self.progress = store, list(warnings), progress
-
-    def done(self) -> set[str]:
-        return self.store.done()
-
-    def append(self, rows: Iterable[Row]) -> None:
-        rows = list(rows)
-        self.store.append(rows)
-        self.say()
-        if self.progress is not None:
-            self.progress.advance(len(rows))
-
-    def say(self) -> None:
-        """Print what has not been printed."""
-        for warning in self.warnings:
-            echo(f"warning: {warning}", err=True)
-        self.warnings.clear()
 
 
 def run_task(
@@ -256,73 +214,6 @@ def predict(
         with suppress(OSError):
             total.joules, total.energy_source = counter.joules() - before, counter.source
     return total, prepared
-
-
-def first_pass(
-    request: RunRequest,
-    prepared: Prepared,
-    model: Model,
-    store: Warned,
-    device: torch.device,
-    processes: Processes,
-    clock: Clock,
-) -> tuple[Throughput, Prepared]:
-    """Rows of every example by itself. Returns as `predict`."""
-    from beit3_bench.harness.engine.cost import gflop_per_sample
-    from beit3_bench.harness.engine.predict import predict_together
-    from beit3_bench.harness.reuse.features import KeepingSink
-
-    task, split = prepared.task, prepared.split
-    sink: RowSink = store
-    features, served = None, 0
-    if request.features is not None and task.feature is not None:
-        with clock.stage("features"):
-            features, served = serve(request, prepared, model, store.store, device, processes)
-        sink = KeepingSink(store, features)
-    done = processes.broadcast(store.done())
-    left = [example for example in split.examples if example.id not in done]
-    gflop = processes.on_first(lambda: gflop_per_sample(task, left, model.ability, device)) or {}
-    model.ability.make_ready(device, request.compute.compile == "on")
-    try:
-        if request.until_ci is None:
-            total = predict_together(
-                *(task, split, model.ability, sink, device, request.compute, request.reporting, processes),
-                hash_images=True,
-            )
-        else:
-            total, prepared = predict_until(request, prepared, model, store.store, sink, device, processes)
-    finally:
-        if features is not None:
-            features.close()
-    total.samples_from_store, total.resumed_samples = served, total.resumed_samples - served
-    total.gflop_per_sample = gflop
-    return total, prepared
-
-
-def serve(
-    request: RunRequest,
-    prepared: Prepared,
-    model: Model,
-    store: RowSink,
-    device: torch.device,
-    processes: Processes,
-) -> tuple[Features, int]:
-    """Fill a run folder with the rows that the feature store has, on all processes; how many there were."""
-    from beit3_bench.harness.reuse.features import Features
-
-    assert request.features is not None
-    root, task = request.features, prepared.task
-    done = processes.broadcast(store.done())
-    mine = [e for e in prepared.split.examples if e.id not in done][processes.rank :: processes.world]
-
-    def look() -> tuple[Features, int]:
-        features = Features(root, task, model, device, request.compute)
-        return features, features.serve(mine, store)
-
-    features, count = processes.together(look)
-    for keys, _ in (parts := processes.gather((features.keys, count))):
-        features.keys.update(keys)  # whoever computes an example can store it
-    return features, sum(count for _, count in parts)
 
 
 def score(prepared: Prepared, store: RunStore, seed: int, clock: Clock) -> card.Scored:

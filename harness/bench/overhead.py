@@ -174,13 +174,14 @@ def _hashes(example: Example) -> list[str]:
 
 def measure(case: Recipe, folder: Path) -> dict[str, Any]:
     """The row of a case that has been made; ``peak_memory_bytes`` of this process alone."""
+    from beit3_bench.harness.clock import Clock
     from beit3_bench.harness.engine.memory import keep_freed_memory
     from beit3_bench.harness.reading import prepare
     from beit3_bench.harness.record.card import data_fingerprints
     from beit3_bench.harness.record.image_contents import images_fingerprint
     from beit3_bench.harness.record.samples import pack_samples
     from beit3_bench.harness.record.store import RunStore
-    from beit3_bench.harness.session import Clock, score
+    from beit3_bench.harness.session import score
     from beit3_bench.tasks.registry import get_task
 
     import_module("torch")  # which the network needs anyway
