@@ -7,11 +7,14 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from beit3_bench.backbones.family import Identity, ModelCard, digest
+from beit3_bench.backbones.abilities import Ability
+from beit3_bench.backbones.checkpoints import Checkpoint
+from beit3_bench.backbones.family import Identity, Model, ModelCard, digest
 from beit3_bench.backbones.pins import pin_or_check
 from beit3_bench.backbones.preprocess import PixelScale
 from beit3_bench.backbones.released import find_released
 from beit3_bench.backbones.sources import Source
+from beit3_bench.backbones.strict_loading import Filled
 
 
 class Tokens(Protocol):
@@ -82,3 +85,28 @@ def random_values(missing: list[str]) -> list[str]:
     named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     kept = "1 tensor kept its random values" if len(missing) == 1 else f"{len(missing)} tensors kept random values"
     return [f"{kept} ({named}): this measures no trained model"]
+
+
+def model_of_images(
+    ability: Ability,
+    described_as: tuple[ModelCard, Identity],
+    checkpoint: Checkpoint,
+    filled: Filled,
+    resized: Mapping[str, str] | None = None,
+) -> Model:
+    """A network for images alone, which needs no file beside its checkpoint.
+
+    Args:
+        described_as: as `described` gives them.  filled: what loading left over.
+        resized: tensors of another size than the file's, see `family.Model`.
+    """
+    return Model(
+        ability,
+        *described_as,
+        notes=[*checkpoint.notes, *random_values(filled.missing)],
+        missing=filled.missing,
+        unexpected=filled.unexpected,
+        resized=dict(resized or {}),
+        random=bool(filled.missing),
+        metadata=checkpoint.metadata,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from beit3_bench.backbones.abilities import Answers, Captions, Classifies, Embeds
 from beit3_bench.backbones.checkpoints import Checkpoint
-from beit3_bench.backbones.described import described, random_values
+from beit3_bench.backbones.described import described, model_of_images, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, Outputs, SecondPass
 from beit3_bench.backbones.fusion.config import (
     VISION,
@@ -299,20 +299,10 @@ def load_patches(system: System, source: Source, asked: Asked, options: LoadOpti
     preprocessing = Preprocessing(vision.image_size, "squash", CLIP_MEAN, CLIP_STD)
     ability, protocol = as_asked(PatchTokens(module, NativeReader(preprocessing), preprocessing), asked)
     facts = {"vision": dataclasses.asdict(vision)}
-    card, identity = described(
+    card_and_identity = described(
         system.name, source, checkpoint.sha256, module, preprocessing, None, facts, preset=None, protocol=protocol
     )
-    return Model(
-        ability,
-        card,
-        identity,
-        notes=[*checkpoint.notes, *random_values(filled.missing)],
-        missing=filled.missing,
-        unexpected=filled.unexpected,
-        resized=changed,
-        random=bool(filled.missing),
-        metadata=checkpoint.metadata,
-    )
+    return model_of_images(ability, card_and_identity, checkpoint, filled, changed)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beit3_bench.backbones.abilities import Ability, Answers, Classifies, Matches, Patches
 from beit3_bench.backbones.allocation import allocate
-from beit3_bench.backbones.described import described, random_values
+from beit3_bench.backbones.described import described, model_of_images, random_values
 from beit3_bench.backbones.family import Asked, LoadOptions, Model, SecondPass
 from beit3_bench.backbones.held_heads import check_head, check_outputs
 from beit3_bench.backbones.patch_features import as_asked, input_side
@@ -221,19 +221,10 @@ def load_patches(source: Source, asked: Asked, options: LoadOptions) -> Model:
     images = Preprocessing(side)
     ability, protocol = as_asked(PatchTokens(module, NativeReader(images), images), asked)
     facts = {**config.to_dict(), "text": False}
-    card, identity = described(
+    card_and_identity = described(
         "vilt", source, checkpoint.sha256, module, images, None, facts, preset=_preset(config), protocol=protocol
     )
-    return Model(
-        ability,
-        card,
-        identity,
-        notes=[*checkpoint.notes, *random_values(filled.missing)],
-        missing=filled.missing,
-        unexpected=filled.unexpected,
-        random=bool(filled.missing),
-        metadata=checkpoint.metadata,
-    )
+    return model_of_images(ability, card_and_identity, checkpoint, filled)
 
 
 def _preset(config: ViLTConfig) -> str | None:
