@@ -64,6 +64,10 @@ def data(tmp_path):
     return write_data(tmp_path / "data")
 
 
+def run_words(data):
+    return ["run", "--task", "toy", "--checkpoint", data / "toy.pth", "--data-root", data]
+
+
 @pytest.fixture
 def request_(data, tmp_path):
     return run_request("toy", data / "toy.pth", data, output=tmp_path / "run", until_ci=10, options={"bias": "0.2"},
@@ -134,13 +138,7 @@ def test_processes_do_not_move_the_stop(request_, tmp_path, data):
     words = [
         sys.executable,
         toy_task.__file__,
-        "run",
-        "--task",
-        "toy",
-        "--checkpoint",
-        data / "toy.pth",
-        "--data-root",
-        data,
+        *run_words(data),
     ]
     words += ["--workers", 0, "--device", "cpu", "--batch-size", 5, "-o", "bias=0.2", "--output", tmp_path / "two"]
     finished = run_ranks([[*words, "--until-ci", 10, "--json"]] * 2)
@@ -281,13 +279,7 @@ def test_result_list_page_and_frame_say_so(estimated, data, tmp_path, monkeypatc
 
 def test_the_command_prints_the_label_and_json_holds_the_estimate(data, tmp_path):
     words = [
-        "run",
-        "--task",
-        "toy",
-        "--checkpoint",
-        data / "toy.pth",
-        "--data-root",
-        data,
+        *run_words(data),
         "--until-ci",
         "10",
         "-o",
