@@ -18,7 +18,7 @@ if ! "$python" -c 'import beit3_bench.harness, click, pycocotools, sentencepiece
     # shellcheck disable=SC2086
     [ ! -d "$wheels" ] || $install "$wheels"/*.whl
     mkdir "$site/source" # a build leaves folders in the tree it is run in
-    (cd "$root" && cp -r backbones tasks harness results pyproject.toml README.md LICENSE "$site/source")
+    (cd "$root" && cp -r beit3_bench backbones tasks harness results pyproject.toml README.md LICENSE "$site/source")
     # shellcheck disable=SC2086
     $install --no-build-isolation "$site/source"
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"

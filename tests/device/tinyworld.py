@@ -23,7 +23,10 @@ from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.store import RunStore
 
 ROOTS = {**native.ROOTS, "coco-det": "coco", "ade20k-seg": "ADEChallengeData2016"}
-TRAINED_AS = {"coco-retrieval": "flickr30k", "imagenet": "flickr30k", "nocaps": "coco-caption"}
+TRAINED_AS = {
+    **dict.fromkeys(("coco-retrieval", "imagenet", "sugarcrepe", "winoground"), "flickr30k"),
+    "nocaps": "coco-caption",
+}
 """Tasks that are evaluated with the checkpoint of another one here, so that fewer are trained."""
 STEPS = 60
 MORE_STEPS = {"coco-det": 250}
