@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from beit3_bench.backbones.fusion import heads
-from beit3_bench.backbones.fusion.bert import Context, seen
+from beit3_bench.backbones.fusion.bert import seen
 from beit3_bench.backbones.fusion.config import FusionConfig
 
 
@@ -23,9 +23,9 @@ class Retrieval(heads.Retrieval):
     def unseen(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.text_states(token_ids, padding_mask)
 
-    def fuse(self, states: Tensor, padding_mask: Tensor | None, context: Context) -> Tensor:
-        encoder = self.text_encoder
-        return self.matched(encoder.run(states, seen(padding_mask), context, start=encoder.config.first_cross))
+    @property
+    def first_fused(self) -> int:
+        return self.text_encoder.config.first_cross
 
 
 class VisualQuestionAnswering(heads.VisualQuestionAnswering):

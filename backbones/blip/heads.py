@@ -12,7 +12,7 @@ from torch import Tensor
 from beit3_bench.backbones.beam_search import Hypothesis
 from beit3_bench.backbones.fusion import heads
 from beit3_bench.backbones.fusion.beams import Beams, search
-from beit3_bench.backbones.fusion.bert import BertDecoder, Context, seen
+from beit3_bench.backbones.fusion.bert import BertDecoder, Context
 from beit3_bench.backbones.fusion.config import FusionConfig
 
 
@@ -34,8 +34,9 @@ class Retrieval(_Encoding, heads.Retrieval):
     def unseen(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.text_encoder.embed(self.fused_ids(token_ids))
 
-    def fuse(self, states: Tensor, padding_mask: Tensor | None, context: Context) -> Tensor:
-        return self.matched(self.text_encoder.run(states, seen(padding_mask), context))
+    @property
+    def first_fused(self) -> int:
+        return 0
 
 
 class VisualQuestionAnswering(_Encoding, heads.VisualQuestionAnswering):

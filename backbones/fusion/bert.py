@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit3_bench.backbones.fusion.config import TextConfig
+from beit3_bench.backbones.fusion.layout import TextLayout
 from beit3_bench.backbones.word_cache import Cache
 
 EPS = 1e-12
@@ -37,6 +38,10 @@ class Context:
     def groups(self) -> int:
         """Images, pairs of images or questions."""
         return len(next(iter(self.layers.values()))[0][0])
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.layers.values()))[0][0].device
 
     def select(self, rows: Tensor) -> Context:
         """Some groups only, in the order of ``rows``."""
@@ -80,13 +85,23 @@ class SelfAttention(nn.Module):
         self.self = Projections(config.width, config.heads, config.width)
         self.output = Output(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
-        """mask: bool, broadcast to (rows, heads, queries, keys), True = is seen."""
+    def forward(self, x: Tensor, mask: Tensor | TextLayout | None, cache: Cache | None, layer: int) -> Tensor:
+        """mask: bool, broadcast to (rows, heads, queries, keys), True = is seen; or which tokens of ``x`` are a text."""
+        if isinstance(mask, TextLayout):
+            return self.output(mask.by_group(self._within_texts(x, mask)), x)
         q, (k, v) = self.self.split(self.self.query(x)), self.self.keys(x)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.output(heads.transpose(1, 2).flatten(2), x)
+
+    def _within_texts(self, x: Tensor, layout: TextLayout) -> Tensor:
+        """(groups, tokens, D) -> (texts, L, D)."""
+        q, k, v = (
+            self.self.split(layout.by_text(part(x))) for part in (self.self.query, self.self.key, self.self.value)
+        )
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.seen)
+        return heads.transpose(1, 2).flatten(2)
 
 
 def look(projections: Projections, x: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
@@ -175,7 +190,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config.ffn, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | TextLayout | None, context: Context | None, cache: Cache | None
+    ) -> Tensor:
         x = self.attention(x, mask, cache, self.number)
         if context is not None and self.crossattention is not None:
             x = self.crossattention(x, context.layers[self.number], context.padding)
@@ -241,7 +258,7 @@ class Bert(nn.Module):
     def run(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | TextLayout | None = None,
         context: Context | None = None,
         cache: Cache | None = None,
         start: int = 0,
@@ -250,7 +267,7 @@ class Bert(nn.Module):
         """Layers ``start`` to ``stop`` over (rows, T, D).
 
         Args:
-            mask: bool, broadcast to (rows, heads, queries, keys), True = is seen.
+            mask: bool, broadcast to (rows, heads, queries, keys), True = is seen; or, where a row holds many texts, which.
             context: of as many groups as divide the rows, whose rows stand together; None = no layer looks at anything.
         """
         for layer in self.encoder.layer[start:stop]:

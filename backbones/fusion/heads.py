@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit3_bench.backbones.fusion.answers import AnswerTree, rank_answers
-from beit3_bench.backbones.fusion.bert import Bert, BertDecoder, Context
+from beit3_bench.backbones.fusion.bert import Bert, BertDecoder, Context, seen
 from beit3_bench.backbones.fusion.config import FusionConfig
+from beit3_bench.backbones.fusion.layout import TextLayout
 from beit3_bench.backbones.fusion.vit import VisionTransformer
 from beit3_bench.backbones.precision import exact
 from beit3_bench.errors import BenchError
@@ -91,12 +92,22 @@ class Retrieval(WithEncoder, ABC):
     def unseen(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """States (N, L, D) of texts just before they look at an image: all that is the same for every image."""
 
+    @property
     @abstractmethod
-    def fuse(self, states: Tensor, padding_mask: Tensor | None, context: Context) -> Tensor:
-        """Match scores of texts, whose states `unseen` gave: float32 (rows,), the logit of "match".
+    def first_fused(self) -> int:
+        """The first layer of the text encoder that is `fuse`'s."""
 
-        context: of as many images as divide the rows; the texts of an image stand together.
+    def fuse(self, states: Tensor, texts: Tensor | TextLayout | None, context: Context) -> Tensor:
+        """Match scores of texts, whose states `unseen` gave: float32 (texts,), the logit of "match".
+
+        Args:
+            states: a text per row (rows, L, D), or all of an image's (images, tokens, D).
+            texts: padding_mask (rows, L), 1 or True = padding; or where the texts of an image are.
+            context: of as many images as divide the rows; the texts of an image stand together.
         """
+        if isinstance(texts, TextLayout):
+            return self.matched(texts.first(self.text_encoder.run(states, texts, context, start=self.first_fused)))
+        return self.matched(self.text_encoder.run(states, seen(texts), context, start=self.first_fused))
 
     def match(self, images: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """images (B, 3, S, S), token_ids (B, L) with [CLS] in front -> (B,): the logit of "match" of pair i, cosine not added."""
