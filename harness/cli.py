@@ -92,6 +92,7 @@ class LazyGroup(HelpGroup):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]  # accepted before and after the verb
         extra["standalone_mode"] = False
+        failure: BaseException | None = None
         with without_colour("--json" in words):
             try:
                 with heeding_sigterm():
@@ -99,10 +100,11 @@ class LazyGroup(HelpGroup):
             except BaseException as error:
                 if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
                     echo("".join(traceback.format_exception(error)), err=True, nl=False)
+                failure = error
                 message, status = explain(error)
                 if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
                     echo(_ranked(message), err=True)
-        sys.exit(status if isinstance(status, int) else 0)
+        raise SystemExit(status if isinstance(status, int) else 0) from failure
 
 
 def _ranked(message: str) -> str:

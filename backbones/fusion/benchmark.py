@@ -118,13 +118,25 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """ours, theirs: the two ways, each returning scores.  samples: that a call evaluates.  image_size: pixels; None = there is no image."""
+    """ours, theirs: the two ways, each returning scores.  samples: that a call evaluates.  image_size: pixels; None = there is no image.
+    change: how far scores (samples, candidates) of another precision are from these.
+    """
 
     ours: Callable[[], Tensor]
     theirs: Callable[[], Tensor]
     samples: int
     image_size: int | None
     description: str
+    change: Callable[[Tensor, Tensor], float]
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def _other_answers(a: Tensor, b: Tensor) -> float:
+    """The share of questions whose best answer is another."""
+    return float((a.argmax(dim=1) != b.argmax(dim=1)).float().mean())
 
 
 def make_case(
@@ -175,7 +187,7 @@ def reranking(
         return torch.stack([_pair_by_pair(official, image, read, kept) for image in states])
 
     what = f"{size.texts} texts per image; keys and values of the image per pair, texts padded to {kind.padded}"
-    return Case(ours, theirs, count, pixels, what)
+    return Case(ours, theirs, count, pixels, what, _largest)
 
 
 def _pair_by_pair(net: Retrieval, image: Tensor, read: Tensor, kept: Tensor) -> Tensor:
@@ -213,7 +225,7 @@ def answering(
         return _finite(_one_by_one(official, tree, states, padded, kept, start, size.k))
 
     what = f"{size.answers:,} answers, {size.k} of them whole; each a sequence of its own, padded to {padded.shape[1]}"
-    return Case(ours, theirs, count, None, what)
+    return Case(ours, theirs, count, None, what, _other_answers)
 
 
 def _one_by_one(
@@ -322,11 +334,11 @@ def _measured(
     """Both ways in turn, after a call of each that warms up and compares the scores, in float32."""
     exact = case.ours().float().cpu()
     other = torch.as_tensor(official.output()) if official else case.theirs().float().cpu()
-    difference = float((exact - other).abs().max())
+    difference = _largest(exact, other)
     rounded = 0.0
     if dtype != "fp32":
         with precision(device, dtype):
-            rounded = float((case.ours().float().cpu() - exact).abs().max())
+            rounded = case.change(case.ours().float().cpu(), exact)
     theirs_once = official.seconds if official else partial(seconds_of, case.theirs, device, dtype)
     ours, theirs = [], []
     for _ in range(repeats):

@@ -83,12 +83,19 @@ def automatic_batch_size(device: torch.device, ability: Ability) -> int:
     return min(256, 1 << (fitting.bit_length() - 1))
 
 
+MOST_WORKERS = 32
+"""Decoding processes: beyond so many, the process that takes their batches is the slowest."""
+
+
 def default_workers(device: torch.device, batches: int, world: int = 1) -> int:
-    """Decoding processes beside this one: none for a handful of batches, else what the cores allow."""
-    spare = cores() // world - (1 if device.type == "cuda" else 0)
-    if batches < 8 or spare < 1:
+    """Decoding processes beside this one: none for a handful of batches, else what the cores allow.
+
+    A card takes the images of about a hundred cores (see results/perf), and so gets all.
+    """
+    spare = cores() // world
+    if batches < 8 or spare < (2 if device.type == "cuda" else 1):
         return 0
-    return min(8, spare) if device.type == "cuda" else min(2, spare)
+    return min(MOST_WORKERS, spare, batches) if device.type == "cuda" else min(2, spare)
 
 
 COMPILE_SECONDS = 30.0

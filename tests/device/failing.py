@@ -14,10 +14,9 @@ from checks import Piece, Settings
 from native import Native, make_native
 
 CHILD = """
-import sys
 import torch
 from beit3_bench.backbones.beit3.native import DualEncoder
-from beit3_bench.harness.cli import main
+from beit3_bench.harness.__main__ import main
 
 predict, calls = DualEncoder.predict, []
 
@@ -28,7 +27,7 @@ def failing(self, batch):
     return predict(self, batch)
 
 DualEncoder.predict = failing
-main(sys.argv[1:], prog_name="beit3-bench")
+main()
 """
 
 

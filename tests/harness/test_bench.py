@@ -130,7 +130,16 @@ def test_the_official_way_of_fusion_models_has_a_process_of_its_own():
     assert outcome.exit_code == 0, outcome.output
     (case,) = json.loads(outcome.stdout)["cases"]
     assert case["reference_process"].startswith("its own")
-    assert case["output_difference"] < 1e-5 < case["dtype_difference"]
+    assert case["output_difference"] < 1e-5
+    assert 0 <= case["dtype_difference"] <= 1  # a share of answers
+
+
+def test_half_precision_moves_scores_of_pairs():
+    words = ["--task", "coco-retrieval", "--preset", "tiny", "--repeats", 1, "--device", "cpu", "--dtype", "bf16"]
+    outcome = invoke("bench", "--family", "albef", *words, "--same-process", "--json")
+    assert outcome.exit_code == 0, outcome.output
+    (case,) = json.loads(outcome.stdout)["cases"]
+    assert case["output_difference"] < 1e-5 < case["dtype_difference"] < 0.1
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import toy_task
 from click.testing import CliRunner
+from native import run_words
 from training_cases import finetune_words, mini_world, request_for, train
 
 from beit3_bench.errors import BenchError, DeviceFailed, card_failure, exhausted
@@ -277,3 +281,29 @@ def test_the_result_says_that_cards_differed(toy, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.stderr
     assert "the processes computed on different devices" in json.loads(done.stdout)["notes"]
     assert "warning: the processes computed on different devices" in done.stderr
+
+
+CHILD = """
+import atexit, os, sys
+from beit3_bench.harness.__main__ import main
+from beit3_bench.harness.engine import predict
+
+atexit.register(os.abort)  # as torch aborts, when it asks a card that has failed
+real = predict.to_device
+
+def to_device(batch, device):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+predict.to_device = to_device
+sys.exit(main())
+"""
+
+
+def test_behind_a_failed_card_nothing_is_cleaned_up(native, tmp_path):
+    """The process would be aborted, and the exit code be that of a crash."""
+    words = [*run_words(native, "flickr30k"), "--output", tmp_path / "run"]
+    done = subprocess.run([sys.executable, "-c", CHILD, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: cpu: the card failed (CUDA error: device-side assert triggered)"
+    )
