@@ -19,6 +19,8 @@ def visible(text: str) -> str:
 
     It can be printed on a terminal, written as UTF-8, and stands in one cell of a table.
     """
+    if text.isascii() and text.isprintable():  # most texts, at a tenth of the time of a search
+        return text
     return _HIDDEN.sub(_written, text)
 
 

@@ -120,7 +120,7 @@ class Task(ABC):
         batch_size: examples per batch where the user says ``auto``; None = chosen from the model and the memory.
         feature: key of a row that depends on one image or one text and the weights alone (an embedding); such values
             are kept by ``--features``. None = rows are not reused.
-        row_shape: kinds of the values of a row that `score` reads, as `harness.record.schema.check_shape` takes them; rows that were
+        row_shape: kinds of the values of a row that `score` reads, as `harness.record.shapes.check_shape` takes them; rows that were
             read from a folder are checked by it.
         outputs: what `Split.labels` are, in the words of this task (``"answers"``, ``"classes"``).
         prompted: whether the model's family words the texts where the options do not (`prompts`).

@@ -13,7 +13,7 @@ from beit3_bench.harness.draw import estimate_of, note_of, part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.schema import check_shape
+from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.harness.record.store import MEND, RESULT, RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.tasks.contract import Row, Split, Task

@@ -19,7 +19,8 @@ from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.schema import Result, check_shape
+from beit3_bench.harness.record.schema import Result
+from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.harness.record.store import CONFIG, MEND, RESULT, SAMPLES, RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec

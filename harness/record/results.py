@@ -11,7 +11,8 @@ from typing import Any, cast
 from beit3_bench.backbones.corruptions import parse_corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
-from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result, check_shape
+from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result
+from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.text import visible, visible_values
 
 FIRST_FAMILY = "beit3"

@@ -1,6 +1,6 @@
 """The shape of result.json, what `run` and `score` write and the leaderboard reads, and of the card beside it.
 
-Each file is described once, as a TypedDict: for the reader, for the type checker, and for `check_shape`, which holds what a
+Each file is described once, as a TypedDict: for the reader, for the type checker, and for `shapes.check_shape`, which holds what a
 file says against it. Keys that no type names may be there, too: later versions add some.
 
 Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0..1); only the table multiplies by 100.
@@ -8,12 +8,7 @@ Values stay in the unit their metric declares (`percent` 0..100 or `fraction` 0.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
-
-from beit3_bench.errors import BenchError
+from typing import Any, Literal, NotRequired, TypedDict
 
 SCHEMA = 1
 TO_UPLOAD, PREDICTED = "to upload", "predicted"
@@ -273,86 +268,3 @@ class Card(TypedDict, total=False):
     """
     resolved_from: NotRequired[dict[str, str]]
     """Where it was said: option -> command line, environment variable, or file and key; absent where a program asked."""
-
-
-# ---- checking what a file says ---------------------------------------------------------------------------------------
-
-
-def check_shape(value: Any, shape: Any, where: str, mend: str) -> None:
-    """Raise if a parsed JSON value has not the shape that it was written with.
-
-    Args:
-        shape: a type annotation: a TypedDict, a ``list[...]``, ``dict[str, ...]``, ``Literal[...]``, class or union of these,
-            where float takes whole numbers, too, and Any takes everything; or a mapping of some keys to their shapes.
-        where: names file and place.  mend: what to do about it.
-
-    Raises:
-        BenchError: a missing key, a value of another kind or none of those to choose from, or a number that is not finite.
-    """
-    if shape is Any:
-        return
-    shapes = get_args(shape) if get_origin(shape) in (Union, types.UnionType) else (shape,)
-    fitting = next((one for one in shapes if _is_kind(value, _outer(one))), None)
-    if fitting is None:
-        kinds = (_outer(one) for one in shapes)
-        names = " or ".join(dict.fromkeys(_NAMES.get(kind, kind.__name__) for kind in kinds))
-        file, _, key = where.rpartition(": ")
-        place = f"{file}: key {key!r}" if file else where
-        raise BenchError(f"{place} holds {_short(value)} of another kind than expected ({names}); {mend}")
-    if fitting is float and not -1e300 < value < 1e300:
-        raise BenchError(f"{where} is not a finite number of a usual size; {mend}")
-    _check_inside(value, fitting, where, mend)
-
-
-_NAMES = {type(None): "null", float: "number"}
-
-
-def _outer(shape: Any) -> type:
-    """The class of a value of a shape, whatever is inside; object for a ``Literal``."""
-    if isinstance(shape, Mapping) or is_typeddict(shape):
-        return dict
-    return object if get_origin(shape) is Literal else get_origin(shape) or shape
-
-
-def _is_kind(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):  # which Python counts among the whole numbers
-        return kind in (bool, object)
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _check_inside(value: Any, shape: Any, where: str, mend: str) -> None:
-    if isinstance(shape, Mapping) or is_typeddict(shape):
-        keys = _keys(shape) if is_typeddict(shape) else {key: (inner, True) for key, inner in shape.items()}
-        for key, (inner, required) in keys.items():
-            if key in value:
-                check_shape(value[key], inner, f"{where}: {key}", mend)
-            elif required:
-                raise BenchError(f"{where}: key {key!r} is missing; {mend}")
-    elif get_origin(shape) is Literal and value not in get_args(shape):
-        file, _, key = where.rpartition(": ")
-        choices = get_args(shape)
-        what = f"neither {choices[0]} nor {choices[1]}" if len(choices) == 2 else f"none of {', '.join(choices)}"
-        raise BenchError(f"{file}: {key} {_short(value)} is {what}; {mend}")
-    elif get_origin(shape) is dict:
-        for key, item in value.items():
-            check_shape(item, get_args(shape)[1], f"{where}[{key[:40]!r}]", mend)
-    elif get_origin(shape) is list:
-        for number, item in enumerate(value):
-            check_shape(item, get_args(shape)[0], f"{where}[{number}]", mend)
-
-
-@cache
-def _keys(shape: Any) -> dict[str, tuple[Any, bool]]:
-    """Key -> its shape, and whether it has to be there."""
-    keys = {}
-    for key, kind in get_type_hints(shape, include_extras=True).items():
-        optional = get_origin(kind) is NotRequired
-        keys[key] = (get_args(kind)[0] if optional else kind, shape.__total__ and not optional)
-    return keys
-
-
-def _short(value: Any) -> str:
-    try:
-        return repr(str(value)[:40])
-    except ValueError:  # a whole number of more digits than Python converts
-        return "a number of thousands of digits"

@@ -40,7 +40,8 @@ from beit3_bench.harness.record.rows import (
     row_images,
 )
 from beit3_bench.harness.record.samples import pack_samples, unpack_samples
-from beit3_bench.harness.record.schema import Card, check_shape
+from beit3_bench.harness.record.schema import Card
+from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.harness.tracking import forget
 from beit3_bench.locks import Held, hold, is_held, still_there, take_part
 from beit3_bench.tasks.contract import Row

@@ -16,7 +16,7 @@ from beit3_bench.backbones.file_kinds import foreign_kind
 from beit3_bench.backbones.recipe import Recipe
 from beit3_bench.errors import BenchError
 from beit3_bench.files import save_atomic
-from beit3_bench.harness.record.schema import check_shape
+from beit3_bench.harness.record.shapes import check_shape
 
 STATE, LAST, BEST = "state.pt", "last.pth", "best.pth"
 VERSION = 1

@@ -9,7 +9,8 @@ import pytest
 from leaderboard_cases import result
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.record.schema import Card, MetricValue, Result, check_shape
+from beit3_bench.harness.record.schema import Card, MetricValue, Result
+from beit3_bench.harness.record.shapes import check_shape
 
 
 class Inner(TypedDict):
@@ -80,6 +81,26 @@ def test_some_keys_of_a_row_are_checked_by_their_kinds() -> None:
         check_shape({**row, "embedding": [0.0]}, {"embedding": np.ndarray}, "row a", "run again")
     with pytest.raises(BenchError, match="row a: key 'label' is missing"):
         check_shape(row, {"label": bool}, "row a", "run again")
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "message"),
+    [
+        (np.float64(2.0), float | None, None),
+        (np.float64("nan"), float | None, "w is not a finite number"),
+        ((1, 2), list[int], r"w holds '\(1, 2\)' of another kind than expected \(list\)"),
+        ([[1.0, "a"]], list[list[float]], r"w\[0\]\[1\] holds 'a' of another kind than expected \(number\)"),
+        ({"a": {"b": [None]}}, dict[str, dict[str, list[str]]], r"w\['a'\]\['b'\]\[0\] holds 'None'"),
+    ],
+)
+def test_values_that_no_parser_made_and_places_far_below_are_told_alike(
+    value: Any, shape: Any, message: str | None
+) -> None:
+    if message is None:
+        check_shape(value, shape, "w", "run again")
+    else:
+        with pytest.raises(BenchError, match=message):
+            check_shape(value, shape, "w", "run again")
 
 
 def test_every_key_of_a_result_but_what_later_versions_added_is_asked_for() -> None:

@@ -11,7 +11,8 @@ from native import invoke
 from random_detector import save_detector
 from toy_task import register, write_toy_data
 
-from beit3_bench.harness.record.schema import Card, check_shape
+from beit3_bench.harness.record.schema import Card
+from beit3_bench.harness.record.shapes import check_shape
 
 QUICK = ("--workers", 0, "--limit", 2)
 
