@@ -107,18 +107,23 @@ def has_other_names(file: int) -> bool:
     return os.fstat(file).st_nlink > 1
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a file to read it; a pipe, on which that would wait for ever, and a device are refused.
+def open_regular(path: Path, buffering: int = -1) -> IO[bytes]:
+    """Open a file to read it; a pipe, on which that would wait for ever, and a device are refused. buffering: as of `open`.
 
     Raises:
         OSError: as `open`; ENXIO for what is no file.
     """
+    return os.fdopen(_opened(path)[0], "rb", buffering)
+
+
+def _opened(path: Path) -> tuple[int, int]:
+    """The descriptor of a file, as of `open_regular`, and its size in bytes."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(file).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(file, "rb")
+    facts = os.fstat(file)
+    if stat.S_ISREG(facts.st_mode):
+        return file, facts.st_size
     os.close(file)
-    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO
+    code = errno.EISDIR if stat.S_ISDIR(facts.st_mode) else errno.ENXIO
     raise OSError(code, "is a folder" if code == errno.EISDIR else "is a pipe or device", str(path))
 
 
@@ -128,10 +133,16 @@ def read_limited(path: Path, limit: int) -> bytes:
     Raises:
         OSError: as `open_regular`; EFBIG beyond the limit.
     """
-    with open_regular(path) as file:
-        content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else b""
-        if len(content) > limit or os.fstat(file.fileno()).st_size > limit:
-            raise OSError(errno.EFBIG, f"is larger than {limit / 2**20:g} MiB", str(path))
+    file, size = _opened(path)
+    content = b""
+    try:
+        while size <= limit and (part := os.read(file, max(size - len(content), 2**16))):
+            content += part
+            size = max(size, len(content))
+    finally:
+        os.close(file)
+    if size > limit:
+        raise OSError(errno.EFBIG, f"is larger than {limit / 2**20:g} MiB", str(path))
     return content
 
 

@@ -11,6 +11,7 @@ _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+_ESCAPE = re.compile(rb"\\[bfnrtu]")
 _HIDDEN_IN_LINES = re.compile(_HIDDEN.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
 
@@ -43,6 +44,13 @@ def visible_values(value: Any) -> Any:
     if isinstance(value, dict):
         return {visible_values(key): visible_values(item) for key, item in value.items()}
     return value
+
+
+def is_visible_json(content: bytes) -> bool:
+    """Whether `visible_values` changes nothing of this JSON, for all that can be seen before it is parsed: it is ASCII, in an encoding
+    that is, without escapes but those of quotes and slashes. The parser refuses other controls within a text.
+    """
+    return content.isascii() and b"\0" not in content and b"\x7f" not in content and _ESCAPE.search(content) is None
 
 
 def in_words(size: float) -> str:

@@ -11,9 +11,10 @@ from typing import Any, cast
 from beit3_bench.backbones.corruptions import parse_corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result
 from beit3_bench.harness.record.shapes import check_shape
-from beit3_bench.text import visible, visible_values
+from beit3_bench.text import is_visible_json, visible, visible_values
 
 FIRST_FAMILY = "beit3"
 """The family of results that name none: those of earlier versions, which knew no other."""
@@ -64,16 +65,17 @@ def find_results(root: str | Path) -> tuple[list[Run], dict[str, BenchError]]:
     damaged: dict[str, BenchError] = {}
     if root.exists() and not root.is_dir():
         raise BenchError(f"{root}: is a file; --runs takes the folder that holds the runs")
-    for folder, below, files in os.walk(root):
-        below.sort()
-        if "result.json" in files:
-            below.clear()
-            name = Path(folder).relative_to(root).as_posix()
-            name = visible(root.resolve().name if name == "." else name)
-            try:
-                runs.append(Run(name, read_result(Path(folder) / "result.json")))
-            except BenchError as error:
-                damaged[name] = error
+    with collection_paused():
+        for folder, below, files in os.walk(root):
+            below.sort()
+            if "result.json" in files:
+                below.clear()
+                name = Path(folder).relative_to(root).as_posix()
+                name = visible(root.resolve().name if name == "." else name)
+                try:
+                    runs.append(Run(name, read_result(Path(folder) / "result.json")))
+                except BenchError as error:
+                    damaged[name] = error
     return runs, damaged
 
 
@@ -84,7 +86,8 @@ def read_result(path: Path) -> Result:
         BenchError: unreadable, not JSON, a missing key or a value of another kind.
     """
     try:
-        raw = json.loads(read_limited(path, _LARGEST), parse_constant=lambda name: _refuse(path, name))
+        content = read_limited(path, _LARGEST)
+        raw = json.loads(content, parse_constant=lambda name: _refuse(path, name))
     except OSError as error:
         raise BenchError(f"{path}: not a readable result file ({error.strerror}); delete it and run again") from error
     except (ValueError, RecursionError) as error:
@@ -99,7 +102,8 @@ def read_result(path: Path) -> Result:
     if raw.get("status") == _EARLIER:
         raw["status"] = TO_UPLOAD
     check_shape(raw, Result, str(path), _MEND)
-    raw = visible_values(raw)
+    if not is_visible_json(content):
+        raw = visible_values(raw)
     for key in ("params", "image_size"):
         if not 0 <= raw["model"][key] < 1e15:
             raise BenchError(f"{path}: model: {key} {raw['model'][key]!r:.40} is out of range; run again")

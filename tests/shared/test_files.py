@@ -60,6 +60,35 @@ def test_file_of_terabytes_of_holes_is_not_read(tmp_path):
         files.read_limited(tmp_path / "sparse", 2**20)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 1, 300_000])
+def test_a_file_is_read_whole_up_to_its_limit(tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    assert files.read_limited(tmp_path / "file", size) == content
+    if size:
+        with pytest.raises(OSError, match="is larger than"):
+            files.read_limited(tmp_path / "file", size - 1)
+
+
+def test_a_file_that_grows_as_it_is_read_is_read_to_its_end_or_refused(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 10)
+    real = os.read
+
+    def read(file, size):
+        part = real(file, size)
+        if path.stat().st_size < 200_000:
+            with open(path, "ab") as more:
+                more.write(b"b" * 50_000)
+        return part
+
+    monkeypatch.setattr(os, "read", read)
+    assert len(files.read_limited(path, 2**20)) == path.stat().st_size > 200_000
+    path.write_bytes(b"a" * 10)
+    with pytest.raises(OSError, match="is larger than"):
+        files.read_limited(path, 100_000)
+
+
 def test_torch_file_on_a_full_disk_is_told_as_such_and_the_old_one_stays(tmp_path, monkeypatch):
     import torch
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit3_bench.text import visible, visible_json, visible_lines, visible_values
+from beit3_bench.text import is_visible_json, visible, visible_json, visible_lines, visible_values
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,21 @@ def test_json_keeps_its_values(text):
 
 def test_nested_values_are_cleaned_with_their_keys():
     assert visible_values({"a\x07": ["\x1b", 1, None, {"b": "\n"}]}) == {r"a\x07": [r"\x1b", 1, None, {"b": r"\n"}]}
+
+
+@given(
+    st.text() | st.text('\\"/u0n\x1b\x7f'),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]),
+    st.booleans(),
+)
+def test_json_that_is_visible_before_it_is_parsed_holds_visible_texts_alone(text, encoding, ascii):
+    content = json.dumps({text: [text]}, ensure_ascii=ascii).encode(encoding, "surrogatepass")
+    if is_visible_json(content):
+        value = json.loads(content)
+        assert visible_values(value) == value
+
+
+def test_quotes_and_slashes_do_not_make_json_another_one():
+    assert is_visible_json(json.dumps({"command": 'run -o "a b" C:\\d a/b'}, indent=1).encode())
+    assert not is_visible_json(json.dumps(["\n"]).encode())
+    assert not is_visible_json(json.dumps(["\u202e"]).encode())
