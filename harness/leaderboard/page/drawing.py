@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 from beit3_bench.harness.leaderboard.board import ApartRow, Cell, Section, Table, TableRow
 from beit3_bench.harness.leaderboard.pareto import Tradeoff, tradeoffs
@@ -282,7 +282,7 @@ def _steps(front: Sequence[tuple[float, float]]) -> list[tuple[float, float, flo
 def _labelled(dots: Sequence[Dot]) -> list[Dot]:
     """Names beside measured dots and those of the front, where they cover no other name and no other such dot."""
     wanted = [dot for dot in dots if dot.row.measured or dot.best]
-    taken = [_box(dot.x / 100 * USUAL_WIDTH - 5, dot.y, 10) for dot in wanted]
+    taken = _Taken(_box(dot.x / 100 * USUAL_WIDTH - 5, dot.y, 10) for dot in wanted)
     named: dict[int, Dot] = {}
     for dot in sorted(wanted, key=lambda dot: not dot.row.measured):
         name = short_name(dot.row)
@@ -291,8 +291,8 @@ def _labelled(dots: Sequence[Dot]) -> list[Dot]:
         for end, down in _places(dot):
             left = x - 9 - width if end else x + 9
             box = _box(left, dot.y + down - 4, width)
-            if left >= -30 and left + width <= USUAL_WIDTH + 10 and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if left >= -30 and left + width <= USUAL_WIDTH + 10 and taken.free(box):
+                taken.add(box)
                 named[id(dot)] = replace(dot, label=label, end=end, text_y=dot.y + down)
                 break
     return [named.get(id(dot), dot) for dot in dots]
@@ -306,9 +306,35 @@ def _places(dot: Dot) -> list[tuple[bool, float]]:
     return [*off, *level] if dot.best else [*level, *off]
 
 
-def _box(left: float, middle: float, width: float) -> tuple[float, float, float, float]:
+_Box = tuple[float, float, float, float]
+"""left, top, right, bottom."""
+
+
+def _box(left: float, middle: float, width: float) -> _Box:
     return left, middle - LINE / 2, left + width, middle + LINE / 2
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+class _Taken:
+    """Boxes by the squares that they touch: a box meets those nearby alone, however many there are."""
+
+    def __init__(self, boxes: Iterable[_Box]):
+        self._at: dict[tuple[int, int], list[_Box]] = {}
+        for box in boxes:
+            self.add(box)
+
+    def add(self, box: _Box) -> None:
+        for square in self._squares(box):
+            self._at.setdefault(square, []).append(box)
+
+    def free(self, box: _Box) -> bool:
+        """Whether a box overlaps none of them."""
+        return not any(_overlap(box, other) for square in self._squares(box) for other in self._at.get(square, ()))
+
+    @staticmethod
+    def _squares(box: _Box) -> Iterator[tuple[int, int]]:
+        left, top, right, bottom = (int(end // LINE) for end in box)
+        return product(range(left, right + 1), range(top, bottom + 1))
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from beit3_bench.harness.pages.index import INDEX, facts_of_page, pages_in
+from beit3_bench.harness.record.folder import CONFIG, RESULT
 from beit3_bench.harness.record.results import Run
-from beit3_bench.harness.record.runs import CONFIG, PAGE, RESULT
+from beit3_bench.harness.record.runs import PAGE
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ def links_of(runs: Sequence[Run], root: Path, base: Path) -> dict[str, Links]:
         root: folder of the runs.  base: folder of the page; pages of runs that lie there, too, go before those in the run folders.
     """
     shown = {_facts(page.facts): page.file for page in pages_in(base) if page.facts["kind"] == "run"}
+    name, start = root.resolve().name, base.resolve()
     found = {}
     for run in runs:
-        folder = root if run.name == root.resolve().name and (root / RESULT).is_file() else root / run.name
-        beside = shown.get(_key(run))
-        page = quote(os.fsencode(beside)) if beside else _relative(folder / PAGE, base)
-        found[run.name] = Links(page, _relative(folder / CONFIG, base), _relative(folder / RESULT, base), str(folder))
+        folder = root if run.name == name and (root / RESULT).is_file() else root / run.name
+        place, beside = folder.resolve(), shown.get(_key(run))
+        page = quote(os.fsencode(beside)) if beside else _relative(place / PAGE, start)
+        found[run.name] = Links(page, _relative(place / CONFIG, start), _relative(place / RESULT, start), str(folder))
     return found
 
 
@@ -57,9 +59,10 @@ def _facts(facts: dict[str, str]) -> tuple[str, ...]:
 
 
 def _relative(path: Path, base: Path) -> str:
+    """Both of them resolved, up to the file itself."""
     if not path.is_file():
         return ""
     try:
-        return quote(os.fsencode(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()))
+        return quote(os.fsencode(Path(os.path.relpath(path.resolve() if path.is_symlink() else path, base)).as_posix()))
     except ValueError:  # another drive
         return ""

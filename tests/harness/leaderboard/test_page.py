@@ -20,6 +20,9 @@ from leaderboard_cases import metric, result, retrieval_metrics, write_run
 from beit3_bench.harness.leaderboard.board import Section, Table, TableRow, build_table
 from beit3_bench.harness.leaderboard.page import input_of, size_of, system_of, to_html
 from beit3_bench.harness.leaderboard.page.drawing import (
+    _box,
+    _overlap,
+    _Taken,
     cost_text,
     profiles_of,
     scatters_of,
@@ -240,6 +243,13 @@ def test_score_stands_against_every_cost_that_two_rows_have(table: Table) -> Non
         assert len(best) < 2 or best <= set(places)
 
 
+@given(st.lists(st.tuples(st.floats(-40, 400), st.floats(0, 230), st.floats(1, 190)), max_size=30))
+def test_a_label_is_free_where_it_covers_no_other(places: list[tuple[float, float, float]]) -> None:
+    boxes = [_box(*place) for place in places]
+    for number, box in enumerate(boxes):
+        assert _Taken(boxes[:number]).free(box) is not any(_overlap(box, other) for other in boxes[:number])
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(222e6, "222M"), (1.9e9, "1.9B"), (35.14, "35.1"), (0.5, "0.5"), (2e3, "2K")]
 )
@@ -294,6 +304,16 @@ def test_what_is_not_there_is_not_linked(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "coco", result())
     links = board_of(tmp_path / "runs", tmp_path)["coco"]
     assert (links.page, links.card, links.result) == ("", "", "runs/coco/result.json")
+
+
+def test_a_file_of_a_run_that_lies_elsewhere_is_linked_where_it_lies(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", "coco", result())
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (folder / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    (folder / "page.html").symlink_to(tmp_path / "nowhere.html")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    links = board_of(tmp_path / "link", tmp_path)["coco"]
+    assert (links.page, links.card, links.result) == ("", "elsewhere.json", "runs/coco/result.json")
 
 
 def test_a_folder_that_is_a_run_itself_is_linked(tmp_path: Path) -> None:

@@ -126,3 +126,21 @@ def test_ranks_start_at_one_and_never_punish_the_better_of_equally_sure_rows(row
     for (a, _), rank_a in zip(rows, found, strict=True):
         for (b, _), rank_b in zip(rows, found, strict=True):
             assert a < b or rank_a <= rank_b
+
+
+_STANDINGS = st.builds(
+    Standing,
+    st.sampled_from([0.0, 50.0, 50.05, 50.1, 50.3, 51.0]) | st.floats(0, 100),
+    st.sampled_from([0.0, 0.3]) | st.floats(0, 5),
+    st.sampled_from([0.0, 0.05]),
+)
+
+
+@given(st.lists(_STANDINGS | st.none(), max_size=30), st.booleans())
+def test_a_rank_counts_the_rows_that_are_better_and_not_tied(
+    rows: list[Standing | None], higher_is_better: bool
+) -> None:
+    sign = 1 if higher_is_better else -1
+    for row, rank in zip(rows, ranks(rows, higher_is_better), strict=True):
+        better = [o for o in rows if o and row and sign * (o.value - row.value) > 0 and not tied(o, row)]
+        assert rank == (None if row is None else 1 + len(better))
