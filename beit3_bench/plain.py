@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -55,8 +56,7 @@ class _Reader:
     def fill(self, cls: type[T], values: Any, owner: str, whole: bool = False) -> T:
         if not isinstance(values, Mapping):
             raise BenchError(f"{owner}: {_short(values)} is not a table of names and values")
-        fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-        hints = get_type_hints(cls)
+        fields = _fields_of(cls)  # type: ignore[arg-type]
         converted: dict[str, Any] = {}
         for key, value in values.items():
             name = str(key).replace("-", "_")
@@ -67,9 +67,8 @@ class _Reader:
                 )
             if name in converted:
                 raise BenchError(f"{owner}: {name} is given twice, with - and with _; give it once")
-            converted[name] = self.convert(value, hints[name], f"{owner}: {key}")
-        for name, field in fields.items():
-            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            converted[name] = self.convert(value, fields[name][0], f"{owner}: {key}")
+        for name, (_, required) in fields.items():
             if (whole or required) and name not in converted:
                 raise BenchError(f"{owner}: {name} is missing")
         try:
@@ -129,6 +128,17 @@ class _Reader:
         kinds = [parts[0]] * len(items) if of_any_length else parts
         owners = [f"{owner} {n}" if isinstance(item, Mapping) else owner for n, item in enumerate(items, 1)]
         return [self.convert(*arguments) for arguments in zip(items, kinds, owners, strict=True)]
+
+
+@cache
+def _fields_of(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Field -> its type, and whether it has to be given."""
+    hints = get_type_hints(cls)
+    return {
+        f.name: (hints[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        for f in dataclasses.fields(cls)
+        if f.init
+    }
 
 
 def _scalar(value: Any, kind: type, owner: str) -> Any:
