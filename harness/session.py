@@ -28,9 +28,10 @@ from beit3_bench.harness.models import Located, load_model, make_task
 from beit3_bench.harness.reading import Prepared, prepare
 from beit3_bench.harness.record import card
 from beit3_bench.harness.record.fingerprints import CODE, same_data, short
+from beit3_bench.harness.record.folder import RESULT, SUBMISSION
 from beit3_bench.harness.record.image_contents import check_images, images_fingerprint
 from beit3_bench.harness.record.schema import PREDICTED, TO_UPLOAD
-from beit3_bench.harness.record.store import RESULT, SUBMISSION, RunStore, check_folder, write_bare_result
+from beit3_bench.harness.record.store import RunStore, check_folder, write_bare_result
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import metric_values
 from beit3_bench.harness.second_pass import check_cost, check_second, look_again

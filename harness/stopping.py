@@ -19,8 +19,9 @@ from beit3_bench.harness.console import echo
 from beit3_bench.harness.draw import Draw, estimate_of
 from beit3_bench.harness.evidence.rescore import stored_rows, using_rows_of
 from beit3_bench.harness.reading import Prepared
+from beit3_bench.harness.record.folder import RESULT
 from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.store import RESULT, RunStore
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.scoring import headline
 from beit3_bench.tasks.contract import Row, Split, Task

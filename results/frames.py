@@ -172,8 +172,8 @@ def samples(run_folder: str | Path) -> DataFrame:
     Raises:
         BenchError: not there, or damaged.
     """
+    from beit3_bench.harness.record.folder import SAMPLES
     from beit3_bench.harness.record.samples import unpack_samples
-    from beit3_bench.harness.record.store import SAMPLES
 
     _, values = unpack_samples(_path(run_folder) / SAMPLES)
     lines = [{"metric": name, "id": key, "value": value} for name, of in values.items() for key, value in of.items()]

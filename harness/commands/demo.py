@@ -117,8 +117,8 @@ def _invoke(program: click.Command, words: Sequence[str]) -> None:
 def _show(program: click.Command, folder: Path) -> None:
     """Write a page for every run, the leaderboard beside them, and print the measured rows."""
     from beit3_bench.harness.demo import PAGES, RUNS
+    from beit3_bench.harness.record.folder import RESULT
     from beit3_bench.harness.record.results import read_result
-    from beit3_bench.harness.record.store import RESULT
 
     runs, pages = folder / RUNS, folder / PAGES
     scored = [str(file.parent) for file in sorted(runs.rglob(RESULT)) if read_result(file)["status"] == "scored"]

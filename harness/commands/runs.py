@@ -60,8 +60,8 @@ def remove(root: Path, names: tuple[str, ...], yes: bool) -> None:
     """
     import sys
 
+    from beit3_bench.harness.record.folder import is_running
     from beit3_bench.harness.record.runs import find_run, remove_run
-    from beit3_bench.harness.record.store import is_running
 
     folders = list(dict.fromkeys(find_run(name, root) for name in names))
     for folder in folders:

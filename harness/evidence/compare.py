@@ -18,10 +18,11 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.evidence.flips import Flip, Named, with_predictions, with_samples
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import IMAGES_AND_LABELS
+from beit3_bench.harness.record.folder import MEND, RESULT, SAMPLES
 from beit3_bench.harness.record.released import refuse_estimate
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import IMAGES, Result
-from beit3_bench.harness.record.store import MEND, RESULT, SAMPLES, RunStore
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.scoring import CONFIDENCE, RESAMPLES, metric_spec
 from beit3_bench.tasks.contract import Task
 from beit3_bench.tasks.scores import ClusterTable

@@ -21,11 +21,12 @@ from beit3_bench.harness.models import Located, split_options
 from beit3_bench.harness.objects import OBJECT
 from beit3_bench.harness.record.card import COMPILE_WORDS
 from beit3_bench.harness.record.fingerprints import CODE
+from beit3_bench.harness.record.folder import MEND, RESULT
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.released import refuse_estimate
 from beit3_bench.harness.record.results import FIRST_FAMILY, read_result
 from beit3_bench.harness.record.schema import COMPILE_MODES, LINEAR_PROBE
-from beit3_bench.harness.record.store import MEND, RESULT, RunStore
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import RunRequest, data_option
 from beit3_bench.tasks.contract import Row, Task
 

@@ -12,9 +12,10 @@ from beit3_bench.errors import BenchError
 from beit3_bench.harness.draw import estimate_of, note_of, part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
+from beit3_bench.harness.record.folder import MEND, RESULT
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.shapes import check_shape
-from beit3_bench.harness.record.store import MEND, RESULT, RunStore
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.tasks.contract import Row, Split, Task
 from beit3_bench.tasks.scores import Scores

@@ -17,11 +17,12 @@ from beit3_bench.harness.evidence.rescore import row_shapes, using_stored_rows
 from beit3_bench.harness.models import split_options, suited
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import same_data
+from beit3_bench.harness.record.folder import CONFIG, MEND, RESULT, SAMPLES
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import Result
 from beit3_bench.harness.record.shapes import check_shape
-from beit3_bench.harness.record.store import CONFIG, MEND, RESULT, SAMPLES, RunStore
+from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec
 from beit3_bench.tasks.contract import Row, Split, Task

@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,13 @@ import numpy as np
 
 from beit3_bench.backbones.abilities import NOT_FINITE
 from beit3_bench.errors import BenchError
-from beit3_bench.files import has_other_names, open_own, open_regular, storage_error
+from beit3_bench.files import has_other_names, open_own, storage_error
+from beit3_bench.harness.record.shards import IMAGES
 from beit3_bench.locks import lock_file
 from beit3_bench.tasks.contract import Row
 
-_MARKER = b'{"commit":'
-_HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*+")')  # how every row begins
-IMAGES = "image_sha256"  # second, where a row was made from image files: their hashes
-_IMAGES = f',"{IMAGES}":'.encode()
-_HASHES = re.compile(rb'\[(?:"[^"\\]*"(?:,(?!\])|(?=\])))*+\]')
 _ARRAY = b'"shape":'  # within a row that holds an array
-_DECODER = json.JSONDecoder()
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
-_LONGEST = 2**28
-"""Bytes of a line: a row of a few megapixels is far shorter, the hole in a damaged file is longer."""
 _CODES = {np.dtype(kind): code for code, kind in _ARRAYS.items()}
 
 
@@ -68,15 +60,6 @@ def encode_value(value: Any) -> Any:
     raise TypeError(f"a row cannot hold a {type(value).__name__}")
 
 
-def row_id(line: bytes) -> str:
-    """The id of a stored row, without decoding the rest of it.
-
-    Raises:
-        ValueError: the line does not begin as a row does.
-    """
-    return _DECODER.decode(_head(line)[1].decode("ascii"))
-
-
 def with_images(rows: Iterable[Row], images: Mapping[str, Sequence[str]]) -> list[Row]:
     """Rows with the hashes of the image files that they were made from.
 
@@ -84,29 +67,6 @@ def with_images(rows: Iterable[Row], images: Mapping[str, Sequence[str]]) -> lis
         images: row id -> hashes, in the order of the files.
     """
     return [{**row, IMAGES: list(images[row["id"]])} if row["id"] in images else row for row in rows]
-
-
-def row_images(line: bytes) -> list[str] | None:
-    """Hashes of the image files of a stored row (None without any), without decoding the rest of it.
-
-    Raises:
-        ValueError: what no run writes.
-    """
-    head = _head(line)
-    if not line.startswith(_IMAGES, head.end()):
-        return None
-    hashes = _HASHES.match(line, head.end() + len(_IMAGES))
-    if hashes is None:
-        raise ValueError(f"{IMAGES} is no list of hashes")
-    return _DECODER.decode(hashes[0].decode("ascii"))
-
-
-def _head(line: bytes) -> re.Match[bytes]:
-    """The beginning of a stored row up to its id, which is the match's only group."""
-    head = _HEAD.match(line)
-    if head is None or not line.isascii():
-        raise ValueError("a row without id" if head is None else "not ASCII")
-    return head
 
 
 def decode_row(line: bytes) -> Row:
@@ -150,40 +110,6 @@ def commit_bytes(rows: Iterable[Row]) -> bytes:
     lines = [encode_row(row) for row in rows]
     body = b"".join(lines)
     return body + b'{"commit":%d,"crc":"%08x"}\n' % (len(lines), zlib.crc32(body))
-
-
-def committed(path: Path) -> tuple[list[bytes], int]:
-    """Row lines up to the last valid commit marker of a shard, and the byte offset behind that marker.
-
-    Raises:
-        BenchError: it cannot be read, or is no file.
-    """
-    lines: list[bytes] = []
-    end = 0
-    for batch, position in committed_batches(path):
-        lines += batch
-        end = position
-    return lines, end
-
-
-def committed_batches(path: Path) -> Iterator[tuple[list[bytes], int]]:
-    """As `committed`, batch by batch, of which only one is in memory."""
-    batch: list[bytes] = []
-    checksum = position = 0
-    try:
-        with open_regular(path) as file:
-            while (line := file.readline(_LONGEST)).endswith(b"\n"):
-                position += len(line)
-                if not line.startswith(_MARKER):
-                    batch.append(line[:-1])
-                    checksum = zlib.crc32(line, checksum)
-                    continue
-                if line != b'{"commit":%d,"crc":"%08x"}\n' % (len(batch), checksum):
-                    break
-                yield batch, position
-                batch, checksum = [], 0
-    except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror or error}); remove it and run again") from error
 
 
 class Shard:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,21 +12,21 @@ from typing import Any
 
 from beit3_bench.errors import BenchError
 from beit3_bench.files import clear_parts
-from beit3_bench.harness.record.released import other_data
-from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.store import (
+from beit3_bench.harness.record.folder import (
     CONFIG,
     LOCK,
     RESULT,
     ROWS,
     SAMPLES,
     SUBMISSION,
-    RunStore,
     has_parts,
     is_running,
     read_card,
     read_object,
+    stored_ids,
 )
+from beit3_bench.harness.record.released import other_data
+from beit3_bench.harness.record.results import read_result
 from beit3_bench.locks import Held, hold
 
 PAGE = "page.html"
@@ -75,19 +74,19 @@ def list_runs(root: str | Path) -> list[RunFolder]:
     if root.exists() and not root.is_dir():
         raise BenchError(f"{root}: is a file; --runs takes the folder that holds the runs")
     runs = []
-    for folder, below, _ in os.walk(root):
+    for folder, below, files in os.walk(root):
         below.sort()
         path = Path(folder)
-        if _looks_like_run(path):
+        if _looks_like_run(path, {*below, *files}):
             below.clear()
             name = path.relative_to(root).as_posix()
             runs.append(_described(path, path.resolve().name if name == "." else name))
     return runs
 
 
-def _looks_like_run(path: Path) -> bool:
-    """As `is_run_folder`, for a list: what else lies among the rows, or a damaged result, hides no run."""
-    return (os.path.lexists(path / CONFIG) and os.path.lexists(path / ROWS)) or is_run_folder(path)
+def _looks_like_run(path: Path, names: Set[str]) -> bool:
+    """As `is_run_folder`, for a list: what else lies among the rows, or a damaged result, hides no run. names: of all that is in it."""
+    return {CONFIG, ROWS} <= names or (RESULT in names and is_run_folder(path))
 
 
 def is_run_folder(path: Path) -> bool:
@@ -105,11 +104,12 @@ def is_run_folder(path: Path) -> bool:
 def _described(path: Path, name: str) -> RunFolder:
     size = _size(path)
     try:
-        if not (path / CONFIG).is_file() and not (path / RESULT).is_file():
+        has_card = (path / CONFIG).is_file()
+        if not has_card and not (path / RESULT).is_file():
             raise BenchError(f"{path / CONFIG}: is no file; delete the folder and run again")
-        rows = len(RunStore.read(path).done()) if (path / CONFIG).is_file() else 0
-        if not os.path.lexists(path / RESULT):
-            card = read_card(path / CONFIG)
+        card = read_card(path / CONFIG) if has_card else None
+        rows = 0 if card is None else len(stored_ids(path))
+        if card is not None and not os.path.lexists(path / RESULT):
             return RunFolder(
                 name,
                 str(path),
@@ -148,12 +148,15 @@ def _described(path: Path, name: str) -> RunFolder:
 
 def _size(folder: Path) -> int:
     """Bytes of the files in a folder, as far as they can be looked at."""
-    size = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                facts = os.lstat(os.path.join(place, name))
-                size += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    size, left = 0, [str(folder)]
+    while left:
+        with suppress(OSError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    with suppress(OSError):  # deleted since, or a folder that may be listed and not entered
+                        size += entry.stat(follow_symlinks=False).st_size
     return size
 
 

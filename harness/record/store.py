@@ -30,27 +30,29 @@ from beit3_bench.files import (
 )
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.record.fingerprints import CODE
-from beit3_bench.harness.record.rows import (
-    Shard,
-    committed,
-    committed_batches,
-    decode_row,
-    encode_value,
-    row_id,
-    row_images,
+from beit3_bench.harness.record.folder import (
+    CONFIG,
+    LARGEST,
+    LOCK,
+    RESULT,
+    ROWS,
+    SAMPLES,
+    SUBMISSION,
+    damaged,
+    has_parts,
+    read_card,
+    read_object,
+    shards,
+    stored_batches,
+    stored_ids,
 )
+from beit3_bench.harness.record.rows import Shard, decode_row, encode_value
 from beit3_bench.harness.record.samples import pack_samples, unpack_samples
-from beit3_bench.harness.record.schema import Card
-from beit3_bench.harness.record.shapes import check_shape
+from beit3_bench.harness.record.shards import committed, row_images
 from beit3_bench.harness.tracking import forget
-from beit3_bench.locks import Held, hold, is_held, still_there, take_part
+from beit3_bench.locks import Held, hold, still_there, take_part
 from beit3_bench.tasks.contract import Row
 from beit3_bench.tasks.scores import ClusterTable, Scores
-
-CONFIG, RESULT, SAMPLES = "config.json", "result.json", "samples.npz"
-ROWS, LOCK, SUBMISSION = "rows", "lock", "submission"
-MEND = "it was edited or damaged, run again with --overwrite"
-_LARGEST = 2**26  # bytes of a JSON file of ours
 
 
 class RunStore:
@@ -129,27 +131,14 @@ class RunStore:
         self._shard.append(rows)
 
     def _lines(self) -> Iterator[tuple[Path, bytes, str]]:
-        """Shard, line and id of every stored row.
-
-        Raises:
-            BenchError: a shard that cannot be read, was edited, or, in a finished run, does not end with a whole batch.
-        """
-        for path in shards(self.folder):
-            count = end = 0
-            for lines, position in committed_batches(path):
-                count, end = count + len(lines), position
-                for line in lines:
-                    try:
-                        name = row_id(line)
-                    except ValueError as error:
-                        raise _damaged(path, str(error)) from error
-                    yield path, line, name
-            if self.finished and end < path.stat().st_size:
-                raise _damaged(path, f"nothing behind its row {count} can be read")
+        """Shard, line and id of every stored row; raises as `stored_batches`."""
+        for path, lines, names in stored_batches(self.folder):
+            for line, name in zip(lines, names, strict=True):
+                yield path, line, name
 
     def done(self) -> set[str]:
         """Ids of the rows that are stored, without decoding the rest of them."""
-        return {name for _, _, name in self._lines()}
+        return stored_ids(self.folder)
 
     def image_hashes(self) -> dict[str, list[str]]:
         """Example id -> hashes of its image files, of the rows that are stored with them.
@@ -162,7 +151,7 @@ class RunStore:
             try:
                 hashes = row_images(line)
             except (ValueError, RecursionError) as error:
-                raise _damaged(path, f"row {name[:40]}: {error}") from error
+                raise damaged(path, f"row {name[:40]}: {error}") from error
             if hashes is not None:
                 by_example[name] = hashes
         return by_example
@@ -184,7 +173,7 @@ class RunStore:
             try:
                 rows[name] = decode_row(line)
             except (ValueError, RecursionError) as error:
-                raise _damaged(path, f"row {name[:40]}: {error}") from error
+                raise damaged(path, f"row {name[:40]}: {error}") from error
         if again:
             self._check_same(again)
         return rows
@@ -278,7 +267,7 @@ class RunStore:
                 err=True,
             )
         if alive or config.stat().st_nlink > 1:
-            write_atomic(config, read_limited(config, _LARGEST))
+            write_atomic(config, read_limited(config, LARGEST))
         for path in shards(self.folder):
             end = committed(path)[1]
             facts = path.stat()
@@ -329,25 +318,6 @@ def write_bare_result(folder: Path, result: Mapping[str, Any]) -> None:
     write_atomic(folder / RESULT, _json(result))
 
 
-def shards(folder: Path) -> list[Path]:
-    """The shards of a run folder, by rank."""
-    return sorted((folder / ROWS).glob("rank-*.jsonl"))
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process is writing to a run folder now."""
-    return is_held(folder / LOCK) or has_parts(folder)
-
-
-def has_parts(folder: Path) -> bool:
-    """Whether another process than 0 of a run writes to its folder."""
-    return is_held(folder / CONFIG, together=True) or any(map(is_held, shards(folder)))
-
-
-def _damaged(path: Path, why: str) -> BenchError:
-    return BenchError(f"{path}: damaged or edited ({why}); run again with --overwrite")
-
-
 _BEHIND = {"data": ("split", "limit"), "corruption": ("corrupt",)}
 """Fingerprint -> the options of the command line that change it, under their names in config.json."""
 
@@ -373,53 +343,3 @@ def _short(value: Any) -> str:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False, default=encode_value) + "\n").encode("ascii")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object that the store wrote.
-
-    Raises:
-        BenchError: missing, no JSON object, of a size that none has.
-    """
-    try:
-        value = json.loads(read_limited(path, _LARGEST), parse_constant=_refuse)
-    except FileNotFoundError as error:
-        raise BenchError(f"{path}: not there; give the folder that beit3-bench run printed") from error
-    except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
-    except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: not valid JSON ({str(error)[:100]}); {MEND}") from error
-    if not isinstance(value, dict):
-        raise BenchError(f"{path}: expected an object; {MEND}")
-    return value
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """The config.json of a run folder, each of its keys of the kind that it was written with.
-
-    Raises:
-        BenchError: as `read_object`; a key of another kind, or text that no command line can hold.
-    """
-    card = read_object(path)
-    check_shape(card, Card, str(path), MEND)
-    for text in _texts(card):
-        try:
-            if b"\0" in os.fsencode(text):
-                raise ValueError("a zero character")
-        except ValueError as error:
-            raise BenchError(f"{path}: holds half a character or a zero character; {MEND}") from error
-    return card
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value:
-            yield from _texts(item)
-        if isinstance(value, dict):
-            yield from _texts(list(value.values()))
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no number")

@@ -21,7 +21,8 @@ from beit3_bench.harness.console import echo
 from beit3_bench.harness.engine.compute import Compute
 from beit3_bench.harness.record.fingerprints import source_fingerprint, weights_sha256
 from beit3_bench.harness.record.provenance import cores, package_version
-from beit3_bench.harness.record.rows import IMAGES, with_images
+from beit3_bench.harness.record.rows import with_images
+from beit3_bench.harness.record.shards import IMAGES
 from beit3_bench.harness.reuse.feature_store import FeatureSpace
 from beit3_bench.tasks.contract import Example, Row, Task
 

@@ -10,7 +10,8 @@ from native import invoke
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.bench.overhead import PARTS, Recipe, make, measure, measure_overhead, recipes, table
 from beit3_bench.harness.reading import prepare
-from beit3_bench.harness.record.rows import committed, encode_row
+from beit3_bench.harness.record.rows import encode_row
+from beit3_bench.harness.record.shards import committed
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.tasks.madeup import PLACES, made_up
 from beit3_bench.tasks.registry import get_task

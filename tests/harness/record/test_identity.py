@@ -19,7 +19,8 @@ from beit3_bench.harness.evidence.rescore import rescore
 from beit3_bench.harness.record import fingerprints as fingerprint
 from beit3_bench.harness.record.fingerprints import data_fingerprint, option_fingerprints, same_data, source_fingerprint
 from beit3_bench.harness.record.image_contents import check_images, hashes_by_path
-from beit3_bench.harness.record.rows import committed, encode_row, row_images
+from beit3_bench.harness.record.rows import encode_row
+from beit3_bench.harness.record.shards import committed, row_images
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.tasks.ade20k import ADE20K
 from beit3_bench.tasks.contract import Example

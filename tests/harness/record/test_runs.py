@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,40 @@ def test_damaged_run_is_listed_with_its_problem_and_does_not_hide_the_others(run
     (runs / "full" / "result.json").write_text("{")
     assert sorted(run["status"] for run in listed()) == ["damaged", "scored", "unfinished"]
     assert "full/result.json" in CliRunner().invoke(main, ["runs"]).stdout
+
+
+@pytest.mark.parametrize("name", ["full", "stopped"])
+@pytest.mark.parametrize("at", [3, -40])
+def test_a_row_that_was_changed_on_the_disk_damages_a_finished_run_and_shortens_another(runs, name, at):
+    shard = runs / name / "rows" / "rank-00000.jsonl"
+    content = bytearray(shard.read_bytes())
+    content[at] ^= 1
+    shard.write_bytes(content)
+    run = next(run for run in listed() if run["name"] == name)
+    if name == "full":
+        assert (run["status"], run["rows"]) == ("damaged", 0)
+        assert "can be read" in run["problem"]
+    else:
+        assert (run["status"], run["problem"]) == ("unfinished", "")
+        assert run["rows"] < 40
+
+
+def test_size_of_a_run_is_that_of_its_own_files(runs):
+    whole = sum(path.stat().st_size for path in (runs / "full").rglob("*") if path.is_file())
+    (runs / "full" / "elsewhere").symlink_to(runs.resolve() / "stopped")
+    (runs / "full" / "link.json").symlink_to(runs.resolve() / "stopped" / "config.json")
+    assert {run["name"]: run["bytes"] for run in listed()}["full"] == whole
+
+
+def test_what_lies_where_rows_should_hides_no_run(runs):
+    shutil.rmtree(runs / "stopped" / "rows")
+    (runs / "stopped" / "rows").write_text("no folder")
+    (runs / "full" / "rows" / "notes.txt").write_text("mine")
+    assert {run["name"]: (run["status"], run["rows"]) for run in listed()} == {
+        "full": ("scored", 40),
+        "deep/part": ("scored", 7),
+        "stopped": ("unfinished", 0),
+    }
 
 
 def test_folder_without_runs_is_said_to_have_none(tmp_path):

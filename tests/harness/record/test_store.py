@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from beit3_bench import files
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.record import rows, samples
-from beit3_bench.harness.record.rows import commit_bytes, committed, decode_row, encode_row, row_id
-from beit3_bench.harness.record.store import RunStore, is_running, write_bare_result
+from beit3_bench.harness.record import rows, samples, shards
+from beit3_bench.harness.record.folder import is_running
+from beit3_bench.harness.record.rows import commit_bytes, decode_row, encode_row
+from beit3_bench.harness.record.shards import committed, row_id
+from beit3_bench.harness.record.store import RunStore, write_bare_result
 from beit3_bench.tasks.scores import ClusterTable, Scores
 
 CONFIG = {"task": "toy", "fingerprints": {"checkpoint": "aaa", "data": "bbb", "dtype": "fp32"}}
@@ -356,7 +358,7 @@ def test_card_with_text_that_no_path_can_hold_is_refused(tmp_path, text):
 
 
 def test_holes_of_terabytes_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "_LONGEST", 2**20)
+    monkeypatch.setattr(shards, "_LONGEST", 2**20)
     with RunStore.open(tmp_path, CONFIG) as store:
         store.append(batch(0))
     with open(tmp_path / SHARD, "r+b") as file:
