@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from beit3_bench.errors import INSTALL_LINES, BenchError, exhausted
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.commands.options import device
 from beit3_bench.harness.console import Tone, Toned, echo
 
@@ -123,7 +124,8 @@ def command(
     for option in ("device", "dtypes"):
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{option.removesuffix('s')} is of --numerics: give that, too")
-    findings = examine(imports)
+    with collection_paused():  # torch makes a million objects that stay
+        findings = examine(imports)
     if as_json:
         echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
         return
