@@ -6,11 +6,10 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from beit3_bench.tasks.contract import Task
-from beit3_bench.tasks.scores import Metric, Scores
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # lists of runs show numbers, and need no numpy
     from beit3_bench.harness.record.schema import Estimate, MetricValue
+    from beit3_bench.tasks.contract import Task
+    from beit3_bench.tasks.scores import Metric, Scores
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,19 @@ def test_what_lies_where_rows_should_hides_no_run(runs):
         "deep/part": ("scored", 7),
         "stopped": ("unfinished", 0),
     }
+
+
+@pytest.mark.parametrize(
+    "words", [["runs"], ["runs", "--json"], ["table"], ["table", "--cost"], ["table", "--output", "page.html"]]
+)
+def test_lists_and_tables_import_no_numpy(runs, words):
+    code = (
+        "import sys; from beit3_bench.harness.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'numpy', 'torch', 'PIL'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "set()"
 
 
 def test_folder_without_runs_is_said_to_have_none(tmp_path):
