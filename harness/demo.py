@@ -1,4 +1,4 @@
-"""What `beit3-bench demo` does: command lines on the tiny world, in order, each done once.
+"""What `beit3-bench demo` does: command lines on the tiny world, each done once, and behind those whose work it needs.
 
 A model is fine-tuned and evaluated per task; tiny models of other families, which have learned nothing, stand beside it; a
 page for every run and the leaderboard end it.
@@ -18,6 +18,7 @@ from pathlib import Path
 from beit3_bench.backbones.registry import DEFAULT_FAMILY, families
 from beit3_bench.errors import BenchError
 from beit3_bench.files import make_folder, refuse_link, write_atomic
+from beit3_bench.harness.record.worlds import TINY_WORLD
 from beit3_bench.locks import Held, hold
 from beit3_bench.tasks.registry import get_task, task_names
 from beit3_bench.tasks.tinyworld.experiments import EXPERIMENTS, QUICK, Experiment
@@ -33,7 +34,7 @@ class Step:
     """A piece of the demo.
 
     words: of its command line, behind ``beit3-bench``; empty where a family writes its specimens.
-    makes: what is there when it is done.  needs: what an earlier step must have made.
+    makes: what is there when it is done.  needs: what an earlier step must have made, or a file in it.
     peer: name of the family that writes specimens.
     """
 
@@ -54,6 +55,31 @@ class Step:
             return self
         resumes = (self.makes.parent / STATE).is_file()
         return replace(self, words=(*self.words, "--resume" if resumes else "--overwrite"))
+
+    def waits_for(self, other: Step) -> bool:
+        """Whether it needs what the other makes."""
+        return self.needs is not None and self.needs.is_relative_to(other.makes)
+
+
+class Agenda:
+    """Steps of a plan, by number, that are to be done or at work: none comes up before what it needs has been tried."""
+
+    def __init__(self, steps: Sequence[Step]):
+        self._waiting = dict(enumerate(steps, 1))
+        self._at_work: dict[int, Step] = {}
+
+    def next(self) -> int | None:
+        """The number of the first that can begin now, which is at work from here on; None: all wait for others."""
+        unfinished = [*self._waiting.values(), *self._at_work.values()]
+        for number, step in self._waiting.items():
+            if not any(step.waits_for(other) for other in unfinished):
+                self._at_work[number] = self._waiting.pop(number)
+                return number
+        return None
+
+    def end(self, number: int) -> None:
+        """A step has been tried."""
+        del self._at_work[number]
 
 
 # ---- the plan ------------------------------------------------------------------------------------------------------------
@@ -77,7 +103,7 @@ def choose(tasks: Sequence[str] | None, quick: bool) -> list[Experiment]:
 def plan(
     folder: Path, experiments: Sequence[Experiment], peers: bool = True, size: str = PRESET, more: Sequence[str] = ()
 ) -> list[Step]:
-    """The steps, in order.
+    """The steps, in an order in which they can be done one by one.
 
     Args:
         peers: models of other families, too.
@@ -86,7 +112,7 @@ def plan(
     """
     world = folder / WORLD
     sized = () if size == PRESET else ("--size", size)
-    steps = [Step("write the tiny world", world / "tiny_world.json", ("data", "tiny", "--output", str(world), *sized))]
+    steps = [Step("write the tiny world", world / TINY_WORLD, ("data", "tiny", "--output", str(world), *sized))]
     trained: set[str] = set()
     for experiment in experiments:
         missing = not_installed(experiment.task)  # its evaluation then says what to install, and the table, too
@@ -134,10 +160,11 @@ def _trainings(folder: Path, experiment: Experiment, trained: set[str], more: Se
         yield from _trainings(folder, _of(start), trained, more)
     trained.add(task)
     origin = None if start is None else _checkpoint(folder, start)
+    needs = origin or folder / WORLD / TINY_WORLD
     words = ("finetune", "--task", task, "--preset", PRESET, *_common(folder))
     words += () if origin is None else ("--checkpoint", str(origin))
     words += ("--output", str(folder / MODELS / task), *more)
-    yield Step(f"fine-tune on {task}", _checkpoint(folder, task), words, origin)
+    yield Step(f"fine-tune on {task}", _checkpoint(folder, task), words, needs)
 
 
 def _evaluation(folder: Path, experiment: Experiment, checkpoint: Path) -> Step:
@@ -153,7 +180,8 @@ def _peers(folder: Path, tasks: set[str]) -> Iterator[Step]:
         for number, (task, source) in enumerate((t, s) for t, s in family.specimens.items() if t in tasks):
             first = place / source
             if number == 0:
-                yield Step(f"write a tiny {family.title} that has learned nothing", place, peer=family.name)
+                title = f"write a tiny {family.title} that has learned nothing"
+                yield Step(title, place, needs=folder / WORLD / TINY_WORLD, peer=family.name)
             output = folder / RUNS / f"{task}-{family.name}"
             words = (
                 "run",

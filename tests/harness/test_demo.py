@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pytest
 from native import invoke
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness import demo
+from beit3_bench.harness import demo, lanes
 from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands import demo as command
-from beit3_bench.harness.demo import LEDGER, Step, choose, open_folder, plan
+from beit3_bench.harness.demo import LEDGER, Agenda, Step, choose, open_folder, plan
+from beit3_bench.harness.lanes import LaneDied, Lanes
+from beit3_bench.harness.termination import Terminated
 from beit3_bench.locks import hold
 from beit3_bench.tasks.registry import get_task, task_names
 
@@ -80,6 +84,24 @@ def test_a_training_that_was_stopped_is_resumed_and_one_that_saved_nothing_begin
     assert step.going_on().words[-1] == "--resume"
 
 
+def test_steps_begin_in_order_but_behind_what_they_need():
+    world, model, run = Path("world"), Path("model"), Path("run")
+    steps = [
+        Step("world", world),
+        Step("train", model / "best.pth", needs=world / "tiny_world.json"),
+        Step("evaluate", run, needs=model / "best.pth"),
+        Step("peer", Path("peer")),
+    ]
+    agenda = Agenda(steps)
+    assert [agenda.next(), agenda.next(), agenda.next()] == [1, 4, None]
+    agenda.end(4)
+    assert agenda.next() is None
+    agenda.end(1)
+    assert [agenda.next(), agenda.next()] == [2, None]
+    agenda.end(2)
+    assert [agenda.next(), agenda.next()] == [3, None]
+
+
 # ---- doing it -----------------------------------------------------------------------------------------------------------
 
 
@@ -88,7 +110,7 @@ def done(tmp_path_factory):
     """A demo of two tasks on a mini world, trained for two steps, with the other families."""
     folder = tmp_path_factory.mktemp("demo") / "here"
     with open_folder(folder, overwrite=False) as ledger:
-        failed = command.Demo(main, ledger).run(steps_of(folder))
+        failed = command.Demo(ledger, steps_of(folder)).run()
     return folder, failed
 
 
@@ -117,17 +139,18 @@ def test_runs_of_all_families_come_out(done):
 def test_what_is_done_is_not_done_again(done, monkeypatch):
     folder, _ = done
     missing = folder / "runs" / "nlvr2" / "result.json"
-    missing.unlink()
+    missing.rename(folder / "kept.json")
     lines = []
-    monkeypatch.setattr(command, "_invoke", lambda program, words: lines.append(words))
+    monkeypatch.setattr(command, "_invoke", lambda words: lines.append(words))
     with open_folder(folder, overwrite=False) as ledger:
-        command.Demo(main, ledger).run(steps_of(folder))
+        command.Demo(ledger, steps_of(folder)).run()
+    (folder / "kept.json").rename(missing)
     assert [words[:3] for words in lines] == [("run", "--task", "nlvr2")]
 
 
 def test_the_table_and_the_page_to_open_come_last(done, capsys):
     folder, _ = done
-    command._show(main, folder)
+    command._show(folder)
     shown = capsys.readouterr()
     assert "tiny world" in shown.out
     assert "vlmo" in shown.out.lower()
@@ -143,7 +166,7 @@ def test_the_table_and_the_page_to_open_come_last(done, capsys):
 def act(folder, monkeypatch, *actions):
     """Failed titles of a demo whose steps do what their words say, each needing what the one before makes."""
 
-    def invoke(program, words):
+    def invoke(words):
         if words[0] == "lack":
             raise BenchError("needs mmseg") from ImportError("mmseg")
         if words[0] == "fail":
@@ -160,7 +183,7 @@ def act(folder, monkeypatch, *actions):
         for n, (action, place, need) in enumerate(zip(actions, places, needs, strict=True))
     ]
     with open_folder(folder, overwrite=False) as ledger:
-        return command.Demo(main, ledger).run(steps)
+        return command.Demo(ledger, steps).run()
 
 
 def test_a_stack_that_is_missing_is_told_and_fails_nothing(tmp_path, monkeypatch, capsys):
@@ -189,6 +212,112 @@ def test_ade20k_without_its_stack_leaves_a_row_that_says_what_to_install(monkeyp
     monkeypatch.delitem(sys.modules, "beit3_bench.backbones.beit3.mmseg_adapter", raising=False)
     steps = plan(Path("demo"), choose(["ade20k-seg"], quick=False), peers=False)
     assert [step.title for step in steps[1:]] == ["fine-tune on flickr30k", "evaluate on ade20k-seg"]
+
+
+# ---- steps at once ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done_at_once(tmp_path_factory):
+    """The same demo, two steps at a time."""
+    folder = tmp_path_factory.mktemp("demo") / "at-once"
+    with open_folder(folder, overwrite=False) as ledger:
+        failed = command.Demo(ledger, steps_of(folder)).run(jobs=2)
+    return folder, failed
+
+
+def test_steps_at_once_come_to_the_same_numbers(done, done_at_once):
+    folder, failed = done_at_once
+    assert not failed
+
+    def numbers(folder):
+        files = sorted((folder / "runs").rglob("result.json"))
+        return {str(file.relative_to(folder)): json.loads(file.read_text())["metrics"] for file in files}
+
+    assert numbers(folder) == numbers(done[0])
+    lines = [set(json.loads((place / LEDGER).read_text())["done"]) for place in (folder, done[0])]
+    assert {line.replace(str(folder), str(done[0])) for line in lines[0]} == lines[1]
+
+
+def test_of_steps_at_once_a_failure_is_told_and_what_needs_it_left_out(tmp_path, capfd):
+    root = tmp_path / "d"
+    steps = [
+        Step("write a world", root / "world", ("data", "tiny", "--size", "mini", "--output", str(root / "world"))),
+        Step("verify nothing", root / "never", ("table", "--runs", str(root / "none"), "--systems", "measured")),
+        Step("fail", root / "bad", ("show", str(root / "no-run"), "--output", str(root / "bad"))),
+        Step("use it", root / "used", ("tasks",), root / "bad"),
+    ]
+    with open_folder(root, overwrite=False) as ledger:
+        demo_of = command.Demo(ledger, steps)
+        assert "fail" in demo_of.run(jobs=2)
+    told = capfd.readouterr().err
+    assert "3 of 4: fail: failed, " in told
+    assert f"4 of 4: use it: left out, {root / 'bad'} is missing" in told
+    assert "\n3 | error: " in told
+    assert "1 of 4: write a world: done, " in told
+
+
+class Struck(Lanes):
+    """Lanes at which something happens as soon as they work; the work that ended meanwhile is the first."""
+
+    strike: BaseException
+
+    def __init__(self, count, do):
+        super().__init__(count, do)
+        self.numbers = []
+
+    def begin(self, number, work, mark):
+        self.numbers.append(number)
+
+    @property
+    def busy(self):
+        return len(self.numbers)
+
+    def ended(self):
+        raise self.strike
+
+    def stop(self):
+        yield self.numbers.pop(0), "done"
+
+
+@pytest.mark.parametrize(
+    ("strike", "raised", "note"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, ["the same command goes on from here"]),
+        (Terminated(), Terminated, ["the same command goes on from here"]),
+        (LaneDied(2, "SIGKILL"), BenchError, None),
+        (OSError(28, "No space left on device"), OSError, None),
+    ],
+)
+def test_what_ended_is_kept_where_steps_at_once_are_interrupted(strike, raised, note, tmp_path, monkeypatch):
+    monkeypatch.setattr(lanes, "Lanes", Struck)
+    monkeypatch.setattr(Struck, "strike", strike, raising=False)
+    steps = [Step(f"step {n}", tmp_path / "d" / LEDGER, ("tasks", str(n))) for n in (1, 2)]
+    with open_folder(tmp_path / "d", overwrite=False) as ledger, pytest.raises(raised) as interrupt:
+        command.Demo(ledger, steps).run(jobs=2)
+    if note is not None:
+        assert interrupt.value.__notes__ == note
+    if isinstance(strike, LaneDied):
+        assert "process of step 2 (step 2) died (SIGKILL)" in str(interrupt.value)
+    assert json.loads((tmp_path / "d" / LEDGER).read_text())["done"] == ["beit3-bench tasks 1"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_demo_stops_the_steps_and_it_goes_on(tmp_path):
+    """The training saves its state; exit code and line are those of one process."""
+    words = [sys.executable, "-m", "beit3_bench.harness", "demo", "--task", "flickr30k", "--jobs", "2", "--output"]
+    job = subprocess.Popen([*words, tmp_path / "d"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    told = []
+    for line in job.stderr:
+        told.append(line)
+        if "BLIP on flickr30k: done" in line:  # the training beside it is at work
+            job.send_signal(signal.SIGTERM)
+            break
+    told += job.stderr.read().splitlines()
+    assert job.wait() == 143, told
+    assert told[-1] == "terminated; the same command goes on from here"
+    assert (tmp_path / "d" / "models" / "flickr30k" / "state.pt").is_file()
+    assert not (tmp_path / "d" / "runs" / "flickr30k").exists()
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------------
@@ -247,5 +376,5 @@ def test_a_launcher_of_several_processes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = invoke("demo", "--output", tmp_path / "d")
     assert result.exit_code == 2
-    assert "runs in one process" in result.stderr
+    assert "without a launcher" in result.stderr
     assert not (tmp_path / "d").exists()
