@@ -1,5 +1,6 @@
 #!/bin/sh
-# Figures and checks from a CUDA card, where there is no network: numerics, speed, a tiny world evaluated and trained, memory.
+# Figures and checks from a CUDA card, where there is no network: numerics, speed, a tiny world evaluated and trained, memory, a card
+# that fails; with $PHOTOS, a folder of *.JPEG, also what feeds the card and the dense probe.
 # Usage: sh tests/device.sh FOLDER [PIECE ...]     (default: every piece; see tests/device/report.py)
 #
 # What is missing there is taken from build/device-wheels, which `make device-wheels` fills ($WHEELS names another folder).
