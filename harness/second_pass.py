@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _TIMED = 64  # texts of an image from which the speed is estimated, at most
 _TIMED_SECONDS = 5.0  # that they may take, as one of them shows
+_IMAGES_OF_A_CARD, _TEXTS_OF_A_CARD = (
+    8,
+    256,
+)  # of a batch from which a card's speed is estimated, and of each image, at most
 
 _NAMES = {None: "comparing all pairs", 0: "matching"}
 """Of a second pass, by its candidates; another re-ranks so many."""
@@ -124,18 +128,42 @@ def _announced(
     pairs = sum(len(item.texts) for item in items)
     what = _NAMES.get(candidates, f"re-ranking the best {candidates}")
     text = f"{what}: {pairs:,} passes of a text with an image, {len(items):,} images"
+    if device.type != "cpu":
+        per_pair = _seconds_per_pair(items, ability, device, compute)
+        return text if per_pair is None else f"{text}; about {_ahead(pairs * per_pair / world, per_pair)}"
     most = max(items, key=lambda item: len(item.texts))
     alike = _of_one_length(most.texts, ability.reader)  # as most are computed: together with their like
     if len(alike) < 2:
         return text
     single = replace(most, texts=alike[:1])
-    _seconds(single, ability, device, compute)  # kernels are loaded, weights move
-    one = _seconds(single, ability, device, compute)
+    _seconds([single], ability, device, compute)  # kernels are loaded, weights move
+    one = _seconds([single], ability, device, compute)
     further = max(1, min(_TIMED, int(_TIMED_SECONDS / one), len(alike) - 1))
-    many = _seconds(replace(most, texts=alike[: 1 + further]), ability, device, compute)
+    many = _seconds([replace(most, texts=alike[: 1 + further])], ability, device, compute)
     per_pair = max(many - one, 1e-6) / further
-    seconds = (len(items) * one + pairs * per_pair) / world
-    return f"{text}; about {_clock(seconds)} at {1 / per_pair:,.0f} a second"
+    return f"{text}; about {_ahead((len(items) * one + pairs * per_pair) / world, per_pair)}"
+
+
+def _ahead(seconds: float, per_pair: float) -> str:
+    return f"{_clock(seconds)} at {1 / per_pair:,.0f} a second"
+
+
+def _seconds_per_pair(items: Sequence[Item], ability: Matches, device: torch.device, compute: Compute) -> float | None:
+    """Of a card, for which a few texts are no more work than one: the difference between two batches, encoding of images included.
+
+    Returns None where there are too few images to tell.
+    """
+    few = [replace(item, texts=item.texts[:_TEXTS_OF_A_CARD]) for item in items[: 4 * _IMAGES_OF_A_CARD]]
+    count = len(few) // 4
+    if not count:
+        return None
+    _seconds(few[:count], ability, device, compute)  # kernels are loaded, weights move
+    batches = few[count : 2 * count], few[2 * count :]
+    less, more = (_seconds(batch, ability, device, compute) for batch in batches)
+    pairs = [sum(len(item.texts) for item in batch) for batch in batches]
+    if pairs[1] <= pairs[0] or more <= less:
+        return None
+    return (more - less) / (pairs[1] - pairs[0])
 
 
 def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
@@ -147,7 +175,7 @@ def _of_one_length(texts: Sequence[str], reader: Reader) -> tuple[str, ...]:
     return tuple(groups[commonest])
 
 
-def _seconds(item: Item, ability: Matches, device: torch.device, compute: Compute) -> float:
+def _seconds(items: Sequence[Item], ability: Matches, device: torch.device, compute: Compute) -> float:
     import torch
 
     from beit3_bench.backbones.precision import arithmetic
@@ -155,7 +183,7 @@ def _seconds(item: Item, ability: Matches, device: torch.device, compute: Comput
 
     assert ability.module is not None
     ability.module.to(device).eval()
-    batch = to_device(ability.reader.collate([item]), device)
+    batch = to_device(ability.reader.collate(items), device)
     start = time.perf_counter()
     with torch.inference_mode(), arithmetic(compute.dtype, device):
         ability.predict(batch)  # its values come to the CPU, so that they are there
