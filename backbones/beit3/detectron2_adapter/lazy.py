@@ -67,8 +67,8 @@ def model_config(
 
     channels, rpn, heads = plan.out_channels, model.proposal_generator, model.roi_heads
     rpn.head.in_channels = channels
-    rpn.pre_nms_topk = [2 * plan.proposals, plan.proposals]
-    rpn.post_nms_topk = [plan.proposals, plan.proposals]
+    rpn.pre_nms_topk = (2 * plan.proposals, plan.proposals)
+    rpn.post_nms_topk = (plan.proposals, plan.proposals)
     heads.num_classes = plan.num_classes
     if plan.with_masks:
         heads.mask_head.input_shape = ShapeSpec(channels=channels, width=14, height=14)
