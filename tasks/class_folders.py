@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +163,27 @@ def _check_numbers(
 
 def imagenet_classes() -> list[str]:
     """The 1,000 WordNet ids of ImageNet-1K in the order of the released heads."""
+    return list(imagenet_lemmas())
+
+
+@cache
+def imagenet_lemmas() -> Mapping[str, str]:
+    """WordNet id -> its lemmas, joined by ``", "``, of the classes of ImageNet-1K in the order of the released heads.
+
+    Those of timm's `ImageNetInfo`, from its files: the import of ``timm.data`` takes longer than that of torch.
+    """
+    timm = importlib.util.find_spec("timm")
+    if timm is not None and timm.origin is not None:
+        folder = Path(timm.origin).parent / "data" / "_info"
+        with suppress(OSError, ValueError, KeyError):  # a version that keeps them elsewhere
+            ids = (folder / "imagenet_synsets.txt").read_text("utf-8").splitlines()
+            lines = (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").splitlines()
+            lemmas = dict(csv.reader(lines, delimiter="\t"))
+            return {name: lemmas[name] for name in ids}
     from timm.data import ImageNetInfo
 
-    return list(ImageNetInfo("imagenet-1k").label_names())
+    info = ImageNetInfo("imagenet-1k")
+    return {name: info.label_name_to_description(name) for name in info.label_names()}
 
 
 def readable_names(folders: Sequence[str]) -> list[str]:
@@ -169,9 +191,7 @@ def readable_names(folders: Sequence[str]) -> list[str]:
     where another class shares it), the folder's own name elsewhere."""
     if not folders or not are_wordnet_ids(folders):
         return list(folders)
-    from timm.data import ImageNetInfo
-
-    info, known = ImageNetInfo("imagenet-1k"), set(imagenet_classes())
-    whole = [info.label_name_to_description(name) if name in known else name for name in folders]
+    known = imagenet_lemmas()
+    whole = [known.get(name, name) for name in folders]
     first = [name.partition(",")[0] for name in whole]
     return [short if first.count(short) == 1 else long for short, long in zip(first, whole, strict=True)]

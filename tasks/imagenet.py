@@ -26,6 +26,7 @@ from beit3_bench.tasks.class_folders import (
     are_wordnet_ids,
     check_class_folders,
     imagenet_classes,
+    imagenet_lemmas,
     in_order,
     listed_order,
     names_by_number,
@@ -201,16 +202,11 @@ class ImageNet(ImageFolders, EmbeddingTask):
 
     def _by_default(self, classes: list[str]) -> Sequence[str]:
         """The names of the model's family, or WordNet lemmas."""
-        from timm.data import ImageNetInfo
-
-        known = imagenet_classes()
-        if self.prompts is None or not self.prompts.class_names:
-            info = ImageNetInfo("imagenet-1k")
-            names = {wnid: info.label_name_to_description(wnid) for wnid in known}
-        elif are_numbers(classes):
-            return names_by_number(classes, self.prompts.class_names, self.data_root / "val")
-        else:
-            names = dict(zip(known, self.prompts.class_names, strict=True))
+        names = imagenet_lemmas()
+        if self.prompts is not None and self.prompts.class_names:
+            if are_numbers(classes):
+                return names_by_number(classes, self.prompts.class_names, self.data_root / "val")
+            names = dict(zip(names, self.prompts.class_names, strict=True))
         unknown = [c for c in classes if c not in names]
         if unknown:
             raise BenchError(
@@ -290,10 +286,7 @@ class ImageNetLinear(ImageFolders):
         """The lemmas of a WordNet id."""
         if not WORDNET_ID.fullmatch(label):
             return label
-        from timm.data import ImageNetInfo
-
-        known = ImageNetInfo("imagenet-1k")
-        return known.label_name_to_description(label) if label in known.label_names() else label
+        return imagenet_lemmas().get(label, label)
 
     def read(self, split: str) -> Split:
         return self.labelled_images(split)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.class_folders import (
     check_class_folders,
     imagenet_classes,
+    imagenet_lemmas,
     in_order,
     listed_order,
     names_by_number,
@@ -132,6 +136,30 @@ def test_a_checkpoint_without_classes_is_noted(native, tmp_path, monkeypatch):
     assert json.loads(done.stdout)["notes"] == [
         "the checkpoint carries no class list: its outputs are taken to be the class folders in sorted order"
     ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_lemmas_are_those_of_timm_wherever_it_keeps_them(there, monkeypatch):
+    from timm.data import ImageNetInfo
+
+    info, find = ImageNetInfo("imagenet-1k"), importlib.util.find_spec
+    imagenet_lemmas.cache_clear()
+    with monkeypatch.context() as patched:
+        if not there:
+            patched.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find(name))
+        lemmas = imagenet_lemmas()
+    imagenet_lemmas.cache_clear()
+    assert list(lemmas) == info.label_names()
+    assert list(lemmas.values()) == info.label_descriptions()
+
+
+def test_classes_of_imagenet_are_known_without_the_import_of_timm():
+    code = (
+        "import sys; from beit3_bench.tasks.class_folders import readable_names\n"
+        "print(readable_names(['n01440764', 'n00000000', 'n03126707', 'n02012849']), 'timm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['tench', 'n00000000', 'crane', 'crane'] False\n"
 
 
 def test_released_heads_have_the_classes_of_imagenet(tmp_path):
