@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -819,6 +821,26 @@ def test_a_training_goes_on_where_it_stopped(
         finetune(ask(data, out, resume=True, options=options))
     finetune(ask(data, out, overwrite=True))
     assert not (out / "iter_8.pth").exists()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_training_leaves_no_decoding_process_behind(
+    interrupted: bool, dense: SimpleNamespace, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a process outlives the one SIGTERM that Python sends it at its own end, which waited for it for ever."""
+    from beit3_bench.backbones.beit3.mmseg_adapter.training import StopAtNaN
+
+    def interrupt(self: Any, runner: Any, batch_idx: int, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = multiprocessing.active_children()
+    if interrupted:
+        monkeypatch.setattr(StopAtNaN, "after_train_iter", interrupt)
+    request = ask(data, tmp_path / "out", workers=1)
+    watcher = EngineWatcher(request, Processes())
+    with pytest.raises(KeyboardInterrupt) if interrupted else nullcontext():
+        watcher.watch(start_engine(request, ADE20K, find_origin(request, ADE20K), Processes(), watcher))
+    assert multiprocessing.active_children() == before
 
 
 def test_somebody_elses_folder_is_left_alone(dense: SimpleNamespace, data: Path, tmp_path: Path) -> None:

@@ -206,7 +206,6 @@ def dataloader(s: SegmentationSettings, data_root: str, split: str, workers: int
     return {
         "batch_size": s.batch if training else 1,
         "num_workers": workers,
-        "persistent_workers": workers > 0,
         "sampler": {"type": "InfiniteSampler" if training else "DefaultSampler", "shuffle": training},
         "dataset": {
             "type": data.type,

@@ -84,8 +84,10 @@ class Watching(Hook):
     def __init__(self, watcher: Watcher, folder: Path, seed: int, accumulate: int, steps: int, validate: int):
         self.watcher, self.folder, self.seed = watcher, folder, seed
         self.accumulate, self.steps, self.validate = accumulate, steps, validate
+        self._loop: Any = None
 
     def before_train(self, runner: Runner) -> None:
+        self._loop = runner.train_loop
         step = runner.iter // self.accumulate
         self.watcher.started(step, self.steps)
         if (
@@ -93,6 +95,13 @@ class Watching(Hook):
         ):  # it was stopped before its scores were there
             assert runner.val_loop is not None
             runner.val_loop.run()
+
+    def close(self) -> None:
+        """Let go of the decoding processes, which end then. At the end of Python they would be sent one SIGTERM, which they outlive
+        (`Watcher.in_worker`), and waited for.
+        """
+        if self._loop is not None:
+            self._loop.dataloader_iterator = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         torch.manual_seed(seed_of(self.seed, "stochastic depth", runner.iter, runner.rank))

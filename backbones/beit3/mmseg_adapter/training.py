@@ -373,7 +373,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
             cfg_for_tools.dump(str(job.output / CONFIG))
             write_atomic(job.output / JOB, (json.dumps(decided(job), indent=2) + "\n").encode())
         begun = time.perf_counter()
-        with loading_tensors_only():  # of the state to resume from
+        with contextlib.closing(watching), loading_tensors_only():  # tensors of the state to resume from
             runner.train()
         steps = (runner.iter) // job.accumulate
     seconds = time.perf_counter() - begun
