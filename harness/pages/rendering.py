@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -27,8 +28,9 @@ class Page:
     warnings: list[str] = field(default_factory=list)
 
 
-def environment(folders: Sequence[Path], filters: Sequence[Callable[..., Any]] = ()) -> Environment:
-    """Where templates are rendered. filters: functions that templates call by their names."""
+@cache
+def environment(folders: tuple[Path, ...], filters: tuple[Callable[..., Any], ...] = ()) -> Environment:
+    """Where templates are rendered; it keeps those that it has compiled. filters: functions that templates call by their names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -58,7 +60,7 @@ def render(
         name: Markup("".join(asset(f"{part}.{kind}", room) for part in names))
         for name, kind in (("style", "css"), ("script", "js"))
     }
-    return environment([room, HERE], filters).get_template(template).render(**assets, **values)
+    return environment((room, HERE), tuple(filters)).get_template(template).render(**assets, **values)
 
 
 def asset(name: str, room: Path = HERE) -> str:
