@@ -62,7 +62,7 @@ device: install
 device-wheels: install
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest build/device-wheels \
 	    --python-version $(DEVICE_PYTHON) --implementation cp $(foreach v,2_28 2_27 2_17,--platform manylinux_$(v)_x86_64) \
-	    $(shell grep -E '^(click|tqdm|pycocotools|faster-coco-eval)==' constraints.txt)
+	    $(shell grep -E '^(click|tqdm|pycocotools|faster-coco-eval|msgspec)==' constraints.txt)
 
 clean:
 	rm -rf smoke build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

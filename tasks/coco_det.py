@@ -195,7 +195,7 @@ DATA_ROOT/
         masks = not bare and has_masks(ordered)
         kinds = {"bbox": "bbox", "segm": "segmentation"} if masks else {"bbox": "bbox"}
         by_kind = [
-            coco_ap(truth, list(result_records(ordered, [key], image_ids)), kind, backend=self.options.ap_backend)
+            coco_ap(truth, result_records(ordered, [key], image_ids), kind, backend=self.options.ap_backend)
             for kind, key in kinds.items()
         ]
         table = by_kind[0].table

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from beit3_bench.backbones.archives.members import exists
 from beit3_bench.errors import BenchError
 from beit3_bench.files import replacing, write_atomic
 from beit3_bench.garbage import collection_paused
+from beit3_bench.tasks.quick_json import Each, NotQuickError, parse
 
 
 def read_text(path: str | Path, what: str, form: str | None = None) -> str:
@@ -27,7 +30,12 @@ def read_text(path: str | Path, what: str, form: str | None = None) -> str:
     Raises:
         BenchError: missing, unreadable, or in another encoding, which is named.
     """
-    path = Path(path)
+    content, encoding = _read(Path(path), what, form)
+    return _decoded(content, encoding, path, what, form)
+
+
+def _read(path: Path, what: str, form: str | None) -> tuple[bytes, str]:
+    """The bytes of a file, and their encoding as `detect_encoding` has it, UTF-8 with or without a mark."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -50,6 +58,15 @@ def read_text(path: str | Path, what: str, form: str | None = None) -> str:
     if not encoding.startswith("utf-8"):
         origin = " (PowerShell's > writes such files)" if encoding.startswith("utf-16") else ""
         raise BenchError(f"{path}: is {encoding[:6].upper()} text{origin}; save it as UTF-8")
+    return content, encoding
+
+
+def read_utf8(path: str | Path, what: str) -> bytes:
+    """The bytes of a file, without byte order mark, of which nobody has looked yet whether they are UTF-8; as `read_text`."""
+    return _read(Path(path), what, None)[0].removeprefix(codecs.BOM_UTF8)
+
+
+def _decoded(content: bytes, encoding: str, path: str | Path, what: str, form: str | None) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -81,25 +98,29 @@ def _mend(what: str, form: str | None) -> str:
     return f"expected {form}" if form else f"mend it, or get the {what} file again"
 
 
-Made = Callable[[dict[str, Any]], Any]
-"""What takes the place of an object of a JSON file as soon as it is parsed, inner ones first."""
-
-
-def read_json(path: str | Path, what: str, form: str | None = None, made: Made | None = None) -> Any:
+def read_json(path: str | Path, what: str, form: str | None = None, each: Each | None = None) -> Any:
     """Parse a JSON file; arguments as of `read_text`.
 
     Args:
-        made: of a file of hundreds of megabytes, leaves out what nobody reads, and makes one object of equal ones.
+        each: of a file of hundreds of megabytes, leaves out what nobody reads of the records of a list, and makes one object of equal
+            ones.
 
     Raises:
         BenchError: no such file, no JSON, NaN or infinity, a key that comes twice in an object.
     """
-    return _json(read_text(path, what, form), path, what, form, made)
+    content, encoding = _read(Path(path), what, form)
+    with suppress(NotQuickError), collection_paused():
+        return parse(content.removeprefix(codecs.BOM_UTF8), each)
+    value = _json(_decoded(content, encoding, path, what, form), path, what, form)
+    for key, made in (each or {}).items():
+        if isinstance(value, dict) and isinstance(value.get(key), list):
+            value[key] = [made(record) for record in value[key]]
+    return value
 
 
-def _json(text: str, path: str | Path, what: str, form: str | None, made: Made | None = None) -> Any:
+def _json(text: str, path: str | Path, what: str, form: str | None) -> Any:
     try:
-        return _parse(text, str(path), made)
+        return _parse(text, str(path))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and _is_json(text.split("\n", 1)[0]):
             why = "holds several JSON values, one a line"
@@ -176,7 +197,7 @@ def read_csv(path: str | Path, what: str, form: str | None = None) -> list[tuple
 
 
 @collection_paused()
-def _parse(text: str, source: str, made: Made | None = None) -> Any:
+def _parse(text: str, source: str) -> Any:
     def reject(name: str) -> Any:
         raise BenchError(f"{source}: holds {name}, which is not valid JSON; write finite numbers only")
 
@@ -186,7 +207,7 @@ def _parse(text: str, source: str, made: Made | None = None) -> Any:
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
             raise BenchError(f"{source}: key {twice[:40]!r} comes twice in one object; keep one of them")
-        return record if made is None else made(record)
+        return record
 
     return json.loads(text, parse_constant=reject, object_pairs_hook=unique_keys)
 

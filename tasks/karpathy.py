@@ -38,7 +38,7 @@ def read_karpathy(path: str | Path, image_folder: str | None = None) -> list[Cap
         BenchError: missing file or key, an image or sentence id listed twice.
     """
     path = Path(path)
-    content = read_json(path, "Karpathy split", made=_without_tokens)
+    content = read_json(path, "Karpathy split", each={"images": _without_tokens})
     images: list[CaptionedImage] = []
     for n, record in enumerate(field(content, "images", list, str(path))):
         source = f"{path}: images[{n}]"
@@ -59,10 +59,13 @@ def read_karpathy(path: str | Path, image_folder: str | None = None) -> list[Cap
     return images
 
 
-def _without_tokens(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without the words of its sentence, which nobody reads: they take four times the memory of everything else."""
-    record.pop("tokens", None)
-    return record
+def _without_tokens(image: Any) -> Any:
+    """A record without the words of its sentences, which nobody reads: they take four times the memory of everything else."""
+    sentences = image.get("sentences") if isinstance(image, dict) else None
+    for sentence in sentences if isinstance(sentences, list) else ():
+        if isinstance(sentence, dict):
+            sentence.pop("tokens", None)
+    return image
 
 
 def select(images: list[CaptionedImage], splits: tuple[str, ...], path: str | Path) -> list[CaptionedImage]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from beit3_bench.errors import BenchError
-from beit3_bench.tasks.files import field, read_json, read_json_lines, read_text, unique, whole_number
+from beit3_bench.garbage import collection_paused
+from beit3_bench.tasks.files import field, read_json, read_json_lines, read_text, read_utf8, unique, whole_number
+from beit3_bench.tasks.quick_json import NotQuickError
 
+ANNOTATIONS = "VQA annotations"
 VOCABULARY_FORM = (
     'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt, or a JSON list of answers'
 )
@@ -53,7 +57,20 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     Raises:
         BenchError: missing keys, a question id twice, or the annotations of VQA v1.
     """
-    return annotations_of(read_json(path, "VQA annotations"), path)
+    with suppress(NotQuickError, ImportError), collection_paused():
+        from beit3_bench.tasks import quick_vqa
+
+        return quick_vqa.annotations_by_question(read_utf8(path, ANNOTATIONS))
+    return annotations_of(read_json(path, ANNOTATIONS), path)
+
+
+def read_usual_answers(path: Path) -> list[str]:
+    """The usual answer to each question of an annotations file, which is checked as by `read_annotations`, and not kept."""
+    with suppress(NotQuickError, ImportError), collection_paused():
+        from beit3_bench.tasks import quick_vqa
+
+        return quick_vqa.usual_answers(read_utf8(path, ANNOTATIONS))
+    return [record["multiple_choice_answer"] for record in annotations_of(read_json(path, ANNOTATIONS), path).values()]
 
 
 def annotations_of(content: Any, path: Path) -> dict[int, dict[str, Any]]:
@@ -84,13 +101,6 @@ def _is_usual(record: dict[str, Any]) -> bool:
         return type(answers) is list and bool(answers) and "".join(texts + [a["answer"] for a in answers]).isascii()
     except (KeyError, TypeError):
         return False
-
-
-def with_one_answer(record: dict[str, Any]) -> dict[str, Any]:
-    """A record, as soon as it is parsed, for who reads its usual answer alone: the ten of half a million questions take two gigabytes."""
-    if "answers" in record and _is_usual(record):
-        del record["answers"][1:]
-    return record
 
 
 def _check_annotation(record: dict[str, Any], source: str) -> None:

@@ -20,11 +20,9 @@ from beit3_bench.errors import BenchError
 from beit3_bench.tasks.contract import Example, Row, ScoreInputs, Split, Task
 from beit3_bench.tasks.coverage import match_ids
 from beit3_bench.tasks.files import (
-    Made,
     field,
     find,
     look_for,
-    read_json,
     read_records,
     whole_number,
     write_json,
@@ -43,13 +41,14 @@ from beit3_bench.tasks.metrics.vqa import (
 from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores, ratio_in
 from beit3_bench.tasks.vqa_files import (
+    ANNOTATIONS,
     Question,
     annotations_of,
     questions_of,
     read_annotations,
     read_answer_vocabulary,
     read_questions,
-    with_one_answer,
+    read_usual_answers,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("vqa", ".", "vqav2", "VQAv2", "annotations")
 IMAGE_FOLDERS = (".", "coco", "images")
+ANNOTATION_FILE = "v2_mscoco_{}_annotations.json"
 RELEASED_ANNOTATIONS = 443_757 + 214_354  # train2014 + val2014
 RELEASED_ANSWERS = 3_129
 FIRST_ANSWERS = ("net", "pitcher", "orange", "yes", "white", "skiing", "red")
@@ -141,23 +141,27 @@ The json files may also lie in DATA_ROOT itself."""
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
         if subset not in self._annotations:
-            self._annotations[subset] = self._read_annotations(subset, None)
+            self._annotations[subset] = self._read_annotations(subset)
         return self._annotations[subset]
 
-    def _read_annotations(self, subset: str, made: Made | None) -> dict[int, dict[str, Any]]:
-        name, content = f"v2_mscoco_{subset}_annotations.json", None
-        if look_for(self.data_root, name, FOLDERS) is None:
+    def _read_annotations(self, subset: str) -> dict[int, dict[str, Any]]:
+        if self._look_for_annotations(subset) is None:
             content, path = exported_annotations(self.data_root, subset)
-        if content is None:
-            path = find(self.data_root, name, FOLDERS, "VQA annotations")
-            content = read_json(path, "VQA annotations", made=made)
-        return annotations_of(content, path)
+            if content is not None:
+                return annotations_of(content, path)
+        return read_annotations(find(self.data_root, ANNOTATION_FILE.format(subset), FOLDERS, ANNOTATIONS))
+
+    def _look_for_annotations(self, subset: str) -> Path | None:
+        return look_for(self.data_root, ANNOTATION_FILE.format(subset), FOLDERS)
 
     def _usual_answers(self) -> list[str]:
         """To the questions of train and val. An evaluation needs nothing else of train, whose records are not kept."""
-        known = self._annotations.get("train2014")
-        train = known if known is not None else self._read_annotations("train2014", with_one_answer)
-        usual = [record["multiple_choice_answer"] for record in train.values()]
+        train, file = self._annotations.get("train2014"), self._look_for_annotations("train2014")
+        if train is None and file is not None:
+            usual = read_usual_answers(file)
+        else:
+            train = self._read_annotations("train2014") if train is None else train
+            usual = [record["multiple_choice_answer"] for record in train.values()]
         return usual + [record["multiple_choice_answer"] for record in self.annotations("val2014").values()]
 
     def vocabulary(self) -> list[str]:

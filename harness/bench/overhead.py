@@ -223,6 +223,7 @@ def _stages() -> Iterator[tuple[str, str]]:
 
 def _plan(task: Task, split: Split, reader: Reader | None, clock: Any) -> None:
     """Tokenise, plan and pad, as a run does."""
+    from beit3_bench.backbones.abilities import Item
     from beit3_bench.harness.models import prepare_reader
     from beit3_bench.tasks.planning import plan_batches
 
@@ -239,7 +240,7 @@ def _plan(task: Task, split: Split, reader: Reader | None, clock: Any) -> None:
         with clock.stage("tokenising"):
             for batch in plan:
                 if batch[0].text is not None:
-                    reader.collate([dataclasses.replace(task.item(example), images=()) for example in batch])
+                    reader.collate([Item(example.id, text=task.item(example).text) for example in batch])
 
 
 def _reader(folder: Path) -> Reader | None:

@@ -22,6 +22,7 @@ from beit3_bench.backbones.pins import sha256_of
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.schema import CODE as CODE
 from beit3_bench.tasks.contract import Example
+from beit3_bench.tasks.quick_json import canonical
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,8 @@ def digest(value: Any) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    quick = canonical(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain) if quick is None else quick
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from beit3_bench.files import has_other_names, open_own, storage_error
 from beit3_bench.harness.record.shards import IMAGES
 from beit3_bench.locks import lock_file
 from beit3_bench.tasks.contract import Row
+from beit3_bench.tasks.quick_json import NotQuickError, parse_line
 
 _ARRAY = b'"shape":'  # within a row that holds an array
 _ARRAYS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8}
@@ -76,13 +77,22 @@ def decode_row(line: bytes) -> Row:
         ValueError: what `encode_row` does not write.
     """
     try:
-        row = json.loads(line, object_hook=_decoded if _ARRAY in line else None, parse_constant=_refuse)
+        row = _parsed(line)
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise ValueError("a row without id")
     row.pop(IMAGES, None)
     return row
+
+
+def _parsed(line: bytes) -> Any:
+    if _ARRAY in line:
+        return json.loads(line, object_hook=_decoded, parse_constant=_refuse)
+    try:
+        return parse_line(line)
+    except NotQuickError:
+        return json.loads(line, parse_constant=_refuse)
 
 
 def _decoded(value: dict[str, Any]) -> Any:

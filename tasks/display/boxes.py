@@ -89,7 +89,7 @@ class DetectionDisplay(Display):
             return []
         image_ids = {e.id: official_id(e) for e in examples}
         truth = instances_content(examples, self.split.truth)
-        records = list(result_records([self.rows[e.id] for e in examples], ["bbox"], image_ids))
+        records = result_records([self.rows[e.id] for e in examples], ["bbox"], image_ids)
         scores = coco_ap(truth, records, "bbox")
         objects: dict[Any, int] = {}
         for annotation in truth["annotations"]:

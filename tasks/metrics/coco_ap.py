@@ -10,27 +10,17 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from beit3_bench.errors import BenchError, requires
+from beit3_bench.tasks.metrics.coco_detections import Detections
 from beit3_bench.tasks.metrics.coco_matches import STATISTICS, MatchTable
 from beit3_bench.tasks.metrics.coco_matching import match
-from beit3_bench.tasks.metrics.coco_truth import (
-    Identity,
-    box,
-    check_rle,
-    check_rle_strings,
-    compressed,
-    identities,
-    number,
-    polygons_rle,
-    read_truth,
-    reference,
-)
+from beit3_bench.tasks.metrics.coco_truth import Identity, compressed, identities, polygons_rle, read_truth
 
 IOU_TYPES = ("bbox", "segm")
 BACKENDS = ("own", "pycocotools", "faster-coco-eval")
@@ -54,7 +44,7 @@ class CocoScores:
 
 def coco_ap(
     annotations: Any,
-    detections: Sequence[Mapping[str, Any]],
+    detections: Iterable[Mapping[str, Any]],
     iou_type: str,
     image_ids: Sequence[Identity] | None = None,
     backend: str = "own",
@@ -65,7 +55,7 @@ def coco_ap(
         annotations: the content of an instances file (images, annotations, categories), or a pycocotools ``COCO``.
             Neither it nor the detections are changed.
         detections: official result records: image_id, category_id, score, and ``bbox`` [x, y, width, height] in pixels,
-            or ``segmentation`` as RLE of the image's size.
+            or ``segmentation`` as RLE of the image's size. A list, or an iterator over records that need not be in memory.
         iou_type: ``"bbox"`` or ``"segm"``.
         image_ids: the images to score; all of them by default. Detections elsewhere are refused.
         backend: whose statistics to return: ``"own"``, made from the table, or those of ``"pycocotools"`` or
@@ -92,17 +82,17 @@ def coco_ap(
     if not sizes:
         raise BenchError("there are no images to score; the split is empty")
     known = identities(checked.categories)
-    records = _checked_detections(detections, iou_type, sizes, known)
+    found = Detections.of(detections, iou_type, sizes, known)
 
     images, categories = sorted(sizes), sorted(known)  # type: ignore[type-var]  # ids are of one kind
-    matches = match(truth["annotations"], records, iou_type, images, categories)
+    matches = match(truth["annotations"], found, iou_type, images, categories)
     table = MatchTable([str(i) for i in images], [matches])
     alone = {i: ap for i, ap in zip(images, matches.per_image.tolist(), strict=True) if not math.isnan(ap)}
     if backend == "own":
         stats = {name: -1.0 if math.isnan(value) else float(value) for name, value in table.sums().items()}
         return CocoScores(stats, dict(zip(categories, matches.per_category(), strict=True)), alone, table)
     places = {"image_id": {i: n for n, i in enumerate(images)}, "category_id": {c: n for n, c in enumerate(categories)}}
-    evaluator = _evaluate(truth, records, iou_type, places, backend)
+    evaluator = _evaluate(truth, found, iou_type, places, backend)
     stats = {f"{iou_type}/{k}": float(v) for k, v in zip(STATISTICS, np.asarray(evaluator.stats)[:12], strict=True)}
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
     per_category = {}
@@ -117,7 +107,7 @@ def _as_rle(mask: Any, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _evaluate(
-    truth: dict, detections: list[dict], iou_type: str, places: Mapping[str, Mapping[Identity, int]], backend: str
+    truth: dict, found: Detections, iou_type: str, places: Mapping[str, Mapping[Identity, int]], backend: str
 ) -> Any:
     """The evaluator of a package, on images and categories numbered in the order of their ids: those may be text."""
     images, categories = places["image_id"], places["category_id"]
@@ -128,14 +118,15 @@ def _evaluate(
         coco_class = requires("pycocotools.coco", "COCO average precision").COCO
         evaluator_class = requires("pycocotools.cocoeval", "COCO average precision").COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
+        here = [record for record in truth["annotations"] if record["image_id"] in images]
+        objects = _numbered(_numbered(here, "image_id", images), "category_id", categories)
         sides = []
-        for records in (truth["annotations"], detections):
+        for records in (objects, list(found.records())):
             side = coco_class()
-            here = [record for record in records if record["image_id"] in images]
             side.dataset = {
                 "images": _numbered([i for i in truth["images"] if i["id"] in images], "id", images),
                 "categories": _numbered(truth["categories"], "id", categories),
-                "annotations": _numbered(_numbered(here, "image_id", images), "category_id", categories),
+                "annotations": records,
             }
             side.createIndex()
             sides.append(side)
@@ -145,44 +136,6 @@ def _evaluate(
         evaluator.accumulate()
         evaluator.summarize()
     return evaluator
-
-
-def _checked_detections(
-    detections: Any, iou_type: str, sizes: Mapping[Identity, tuple[int, int]], categories: set[Identity]
-) -> list[dict]:
-    """Records of this IoU type alone, with area and id as `COCO.loadRes` gives them."""
-    if not isinstance(detections, Sequence) or isinstance(detections, str | bytes):
-        raise BenchError(f"detections: expected a list of records, found {type(detections).__name__}")
-    checked, images = [], set(sizes)
-    for index, record in enumerate(detections):
-        place = f"detections[{index}]"
-        if not isinstance(record, (dict, Mapping)):
-            raise BenchError(f"{place}: expected an object, found {type(record).__name__}")
-        kept: dict[str, Any] = {
-            "image_id": reference(record, "image_id", images, place),
-            "category_id": reference(record, "category_id", categories, place),
-            "id": index + 1,
-            "iscrowd": 0,
-            "score": number(record, "score", place),
-        }
-        if iou_type == "bbox":
-            kept["bbox"] = box(record, place)
-            kept["area"] = kept["bbox"][2] * kept["bbox"][3]
-        else:
-            size = sizes[kept["image_id"]]
-            check_rle(record.get("segmentation"), place, size)
-            kept["segmentation"] = compressed(record["segmentation"], size)
-        checked.append(kept)
-    if iou_type == "segm":
-        from pycocotools import mask
-
-        check_rle_strings((f"detections[{index}]", kept["segmentation"]) for index, kept in enumerate(checked))
-        for start in range(0, len(checked), 200):  # mask.area overflows beyond 255 masks
-            chunk = checked[start : start + 200]
-            for kept, area in zip(chunk, mask.area([d["segmentation"] for d in chunk]), strict=True):
-                kept["area"] = float(area)
-                kept["bbox"] = [0.0, 0.0, 0.0, 0.0]
-    return checked
 
 
 def _numbered(records: Sequence[dict], key: str, places: Mapping[Identity, int]) -> list[dict]:

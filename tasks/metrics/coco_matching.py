@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from beit3_bench.tasks.metrics.coco_detections import Detections, Masks, Shapes, part, picked
 from beit3_bench.tasks.metrics.coco_matches import AREAS, Bundle, Lists, Matches
 from beit3_bench.tasks.metrics.coco_truth import Identity
 
@@ -23,7 +24,7 @@ _FREE, _TAKEN, _IGNORED = 0, 1, 2
 
 def match(
     objects: Sequence[Mapping[str, Any]],
-    detections: Sequence[Mapping[str, Any]],
+    detections: Detections,
     iou_type: str,
     image_ids: Sequence[Identity],
     category_ids: Sequence[Identity],
@@ -32,21 +33,25 @@ def match(
 
     Args:
         objects: image_id, category_id, id, area, iscrowd, and ``bbox`` or ``segmentation`` as compressed RLE.
-        detections: image_id, category_id, score, area, and the same.
         iou_type: ``"bbox"`` or ``"segm"``.
         image_ids, category_ids: sorted; objects elsewhere are left out. The order of images is that of the weights.
     """
     from pycocotools.cocoeval import Params
 
     parameters = Params(iou_type)
-    shape = "bbox" if iou_type == "bbox" else "segmentation"
     thresholds = np.array(parameters.iouThrs)
     places = {image: i for i, image in enumerate(image_ids)}, {category: i for i, category in enumerate(category_ids)}
-    truth = _Records.of([o for o in objects if o["image_id"] in places[0]], shape, *places)
-    kept_detections = _Records.of(detections, shape, *places).first_in_each_cell(parameters.maxDets[-1])
-    candidates = _candidates(truth, kept_detections, float(thresholds[0]))
-    unnamed = np.array([o["id"] == 0 for o in truth.records], dtype=bool)  # COCOeval takes such a match for none
-    crowd = np.array([bool(o["iscrowd"]) for o in truth.records], dtype=bool)
+    there = [o for o in objects if o["image_id"] in places[0]]
+    truth = _Sorted.of(_columns(there, iou_type, *places), len(category_ids))
+    kept_detections = _Sorted.of(detections, len(category_ids)).first_in_each_cell(parameters.maxDets[-1])
+    crowd, unnamed = (
+        np.array([bool(flag) for flag in flags], dtype=bool)[truth.position]
+        for flags in (
+            [o["iscrowd"] for o in there],
+            [o["id"] == 0 for o in there],
+        )  # COCOeval takes a match with 0 for none
+    )
+    candidates = _candidates(truth, crowd, kept_detections, float(thresholds[0]))
     rank = np.lexsort(
         (np.arange(len(kept_detections.image)), kept_detections.image, -kept_detections.score, kept_detections.category)
     )
@@ -91,69 +96,98 @@ def matched_pairs(
         objects, detections: as of `match`.  threshold: least overlap.
     """
     categories = sorted({record["category_id"] for record in (*objects, *detections)})
-    image: dict[Identity, int] = {0: 0}
     place: dict[Identity, int] = {category: i for i, category in enumerate(categories)}
-    shape = "bbox" if iou_type == "bbox" else "segmentation"
-    sides = [
-        _Records.of([{**r, "image_id": 0, "position": n} for n, r in enumerate(records)], shape, image, place)
+    truth, guesses = (
+        _Sorted.of(_columns([{**r, "image_id": 0} for r in records], iou_type, {0: 0}, place), len(categories))
         for records in (objects, detections)
-    ]
-    truth, guesses = sides
-    crowd = np.array([bool(o["iscrowd"]) for o in truth.records], dtype=bool)
+    )
+    crowd = np.array([bool(o["iscrowd"]) for o in objects], dtype=bool)[truth.position]
     pairs: dict[int, int] = {}
     _choose(
-        _candidates(truth, guesses, threshold), crowd, crowd, np.zeros_like(crowd), np.array([threshold]), len(guesses.image), pairs
-    )  # fmt: skip
-    return {guesses.records[d]["position"]: truth.records[o]["position"] for d, o in pairs.items()}
+        _candidates(truth, crowd, guesses, threshold),
+        crowd,
+        crowd,
+        np.zeros_like(crowd),
+        np.array([threshold]),
+        len(guesses.image),
+        pairs,
+    )
+    return {int(guesses.position[d]): int(truth.position[o]) for d, o in pairs.items()}
+
+
+def _columns(
+    records: Sequence[Mapping[str, Any]],
+    iou_type: str,
+    images: Mapping[Identity, int],
+    categories: Mapping[Identity, int],
+) -> Detections:
+    """Checked records, of objects (which have no score) or detections."""
+    if iou_type == "bbox":
+        shapes: Shapes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+    else:
+        rles = [r["segmentation"] for r in records]
+        shapes = Masks([rle["counts"] for rle in rles], [rle["size"] for rle in rles])
+    return Detections(
+        np.array([images[r["image_id"]] for r in records], dtype=np.int64),
+        np.array([categories[r["category_id"]] for r in records], dtype=np.int64),
+        np.array([r.get("score", 0.0) for r in records], dtype=np.float64),
+        np.array([r["area"] for r in records], dtype=np.float64),
+        shapes,
+    )
 
 
 @dataclass(frozen=True)
-class _Records:
-    """Objects or detections in columns, sorted by cell (image and category), detections by falling score within it.
+class _Sorted:
+    """Objects or detections sorted by cell (image and category), detections by falling score within it.
 
-    place: within the cell.  cell: number of the cell.
+    position: in their own order.  cell: number of the cell.  place: within the cell.
     """
 
-    records: list[Mapping[str, Any]]
-    shapes: list[Any]
+    position: np.ndarray
     image: np.ndarray
     category: np.ndarray
     score: np.ndarray
     area: np.ndarray
+    shapes: Shapes
     cell: np.ndarray
     place: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        records: Sequence[Mapping[str, Any]],
-        shape: str,
-        images: Mapping[Identity, int],
-        categories: Mapping[Identity, int],
-    ) -> _Records:
-        image = np.array([images[r["image_id"]] for r in records], dtype=np.int64)
-        category = np.array([categories[r["category_id"]] for r in records], dtype=np.int64)
-        score = np.array([r.get("score", 0.0) for r in records], dtype=np.float64)
-        area = np.array([r["area"] for r in records], dtype=np.float64)
-        cell = image * len(categories) + category
-        order = np.lexsort((-score, cell))  # stable
+    def of(cls, columns: Detections, categories: int) -> _Sorted:
+        cell = columns.image * categories + columns.category
+        order = np.lexsort((-columns.score, cell))  # stable
         cell = cell[order]
         place = np.arange(len(cell)) - np.searchsorted(cell, cell)
-        kept = [records[i] for i in order.tolist()]
         return cls(
-            kept, [r[shape] for r in kept], image[order], category[order], score[order], area[order], cell, place
+            order,
+            columns.image[order],
+            columns.category[order],
+            columns.score[order],
+            columns.area[order],
+            picked(columns.shapes, order),
+            cell,
+            place,
         )
 
-    def first_in_each_cell(self, limit: int) -> _Records:
+    def first_in_each_cell(self, limit: int) -> _Sorted:
         keep = np.flatnonzero(self.place < limit)
         if len(keep) == len(self.place):
             return self
-        records, shapes = ([values[i] for i in keep.tolist()] for values in (self.records, self.shapes))
-        columns = (self.image, self.category, self.score, self.area, self.cell, self.place)
-        return _Records(records, shapes, *(column[keep] for column in columns))
+        return _Sorted(
+            self.position[keep],
+            self.image[keep],
+            self.category[keep],
+            self.score[keep],
+            self.area[keep],
+            picked(self.shapes, keep),
+            self.cell[keep],
+            self.place[keep],
+        )
 
 
-def _candidates(truth: _Records, detections: _Records, least: float) -> list[tuple[int, list[tuple[int, float]]]]:
+def _candidates(
+    truth: _Sorted, crowd: np.ndarray, detections: _Sorted, least: float
+) -> list[tuple[int, list[tuple[int, float]]]]:
     """Each detection that overlaps objects of its cell by ``least`` or more: its number, and (object, IoU) of those.
 
     Detections come cell by cell, the best of a cell first; objects as they stand in the file.
@@ -167,9 +201,9 @@ def _candidates(truth: _Records, detections: _Records, least: float) -> list[tup
         for records in (truth, detections)
         for side in ("left", "right")
     ]
+    crowds = crowd.astype(int).tolist()
     for first, last, start, end in zip(*bounds, strict=True):
-        crowd = [int(o["iscrowd"]) for o in truth.records[first:last]]
-        overlap = mask.iou(detections.shapes[start:end], truth.shapes[first:last], crowd)
+        overlap = mask.iou(part(detections.shapes, start, end), part(truth.shapes, first, last), crowds[first:last])
         rows, columns = np.nonzero(overlap >= least)
         before = -1
         values = overlap[rows, columns].tolist()
@@ -224,7 +258,7 @@ def _choose(
 
 
 def _each_alone(
-    detections: _Records,
+    detections: _Sorted,
     objects: np.ndarray,
     state: np.ndarray,
     inside: np.ndarray,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def _check_annotations(
                 state = "is empty" if "segmentation" in record else "is missing"
                 problem = short or f"segmentation {state}; an object has a polygon or an RLE"
                 raise BenchError(f"{place}: {problem}; mend this record, or score boxes")
-    check_rle_strings(strings)
+    _check_rle_strings(strings)
 
 
 # ---- ids --------------------------------------------------------------------------------------------------------------
@@ -192,7 +191,7 @@ def _is_number(value: Any, limit: float = _LARGEST) -> bool:
     return -limit < value < limit
 
 
-def _are_numbers(values: Sequence[Any], limit: float = _LARGEST) -> bool:
+def are_numbers(values: Sequence[Any], limit: float = _LARGEST) -> bool:
     """Whether all values are finite numbers; quick where they are Python's own, as from a file of millions."""
     if not values:
         return True
@@ -224,7 +223,7 @@ def box(record: Mapping[str, Any], place: str) -> list[float]:
     if (
         not isinstance(sides, (list, Sequence))
         or len(sides) != 4
-        or not _are_numbers(sides)
+        or not are_numbers(sides)
         or sides[2] < 0
         or sides[3] < 0
     ):
@@ -240,7 +239,7 @@ def box(record: Mapping[str, Any], place: str) -> list[float]:
 def check_polygons(polygons: Sequence[Any], place: str) -> None:
     """Raise unless these are lists of numbers, short ones among them or not."""
     for polygon in polygons:
-        if not isinstance(polygon, list) or not _are_numbers(polygon, _FURTHEST):
+        if not isinstance(polygon, list) or not are_numbers(polygon, _FURTHEST):
             raise BenchError(
                 f"{place}: polygon {polygon!r:.60} is not a list of x, y pairs in pixels; mend this record"
             )
@@ -273,7 +272,7 @@ def polygons_rle(polygons: Sequence[list[float]], size: tuple[int, int]) -> dict
 
 
 def check_rle(value: Any, place: str, size: tuple[int, int]) -> Mapping[str, Any]:
-    """The value, an RLE of an image of ``size`` (height, width); strings are counted by `check_rle_strings`."""
+    """The value, an RLE of an image of ``size`` (height, width); strings are counted by `first_wrong_rle`."""
     if not isinstance(value, (dict, Mapping)) or not isinstance(value.get("counts"), (str, bytes, list)):
         raise BenchError(
             f"{place}: segmentation should be RLE, an object with size and counts, found {value!r:.40}; encode it again"
@@ -306,15 +305,31 @@ def compressed(value: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any
     return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
-def check_rle_strings(placed: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse RLE strings that do not describe exactly their image's pixels; pycocotools would read beyond the image."""
-    rest = iter(placed)
-    while chunk := list(islice(rest, _BLOCK)):
-        counts = [c.encode("ascii") if isinstance(c := rle["counts"], str) else c for _, rle in chunk]
-        wrong = np.flatnonzero(rle_pixels(counts) != [math.prod(rle["size"]) for _, rle in chunk])
+def first_wrong_rle(counts: Sequence[str | bytes], pixels: np.ndarray) -> int | None:
+    """The first RLE string that does not describe exactly its image's pixels, beyond which pycocotools would read; None where all do.
+
+    pixels: int64 (n,), of each one's image.
+    """
+    for start in range(0, len(counts), _BLOCK):
+        block = [c.encode("ascii") if isinstance(c, str) else c for c in counts[start : start + _BLOCK]]
+        wrong = np.flatnonzero(rle_pixels(block) != pixels[start : start + _BLOCK])
         if len(wrong):
-            place, rle = chunk[wrong[0]]
-            raise BenchError(f"{place}: RLE counts do not describe the pixels of {list(rle['size'])}; encode it again")
+            return start + int(wrong[0])
+    return None
+
+
+def _check_rle_strings(placed: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse those of `first_wrong_rle`."""
+    pixels = np.array([math.prod(rle["size"]) for _, rle in placed], dtype=np.int64)
+    wrong = first_wrong_rle([rle["counts"] for _, rle in placed], pixels)
+    if wrong is not None:
+        place, rle = placed[wrong]
+        raise wrong_rle(place, rle["size"])
+
+
+def wrong_rle(place: str, size: Sequence[int]) -> BenchError:
+    """Of an RLE string of an image of ``size`` (height, width)."""
+    return BenchError(f"{place}: RLE counts do not describe the pixels of {list(size)}; encode it again")
 
 
 def rle_pixels(counts: Sequence[bytes]) -> np.ndarray:

@@ -70,6 +70,10 @@ def clean_answer(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
+_cleaned = lru_cache(maxsize=1 << 18)(clean_answer)
+"""Of a string: people give the same answers again and again."""
+
+
 @lru_cache(maxsize=1 << 18)
 def normalize_answer(text: str) -> str:
     """The normalisation of the metric: punctuation, then lower case, number words, articles and contractions."""
@@ -109,11 +113,12 @@ class HumanAnswers:
         if not records:
             raise BenchError("a question without human answers cannot be scored")
         try:
-            texts = [clean_answer(a if isinstance(a, str) else a["answer"]) for a in records]
+            given = [a if isinstance(a, str) else a["answer"] for a in records]
+            texts = list(map(_cleaned if set(map(type, given)) == {str} else clean_answer, given))
         except (AttributeError, KeyError, TypeError) as error:
             raise BenchError(f"human answers: {_EXPECTED} ({error})") from error
         unanimous = len(set(texts)) == 1
-        texts = texts if unanimous else [normalize_answer(text) for text in texts]
+        texts = texts if unanimous else list(map(normalize_answer, texts))
         return cls(records, texts, unanimous, _all_distinct(records))
 
     def accuracy(self, prediction: str) -> float:
@@ -230,7 +235,8 @@ def answer_vocabulary(answers: Sequence[str], at_least: int = 9) -> list[str]:
 def _all_distinct(answers: Sequence[Mapping[str, Any] | str]) -> bool:
     """Whether each record differs from all others, judged by their ids; strings stand for a record each."""
     ids = [position if isinstance(a, str) else a.get("answer_id") for position, a in enumerate(answers)]
-    return all(isinstance(i, int | str) for i in ids) and len(set(ids)) == len(ids)
+    named = set(map(type, ids)) <= {int, str} or all(isinstance(i, (int, str)) for i in ids)
+    return named and len(set(ids)) == len(ids)
 
 
 def _punctuation(text: str) -> str:
