@@ -98,7 +98,7 @@ def _serve(connection: Connection, do: Callable[[Work], Result], starting: str) 
     while True:
         try:
             work, mark = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         for stream in marked:
             stream.mark = mark
@@ -112,7 +112,8 @@ def _serve(connection: Connection, do: Callable[[Work], Result], starting: str) 
             answer = _Answer(error=ExceptionWithTraceback(error, error.__traceback__))
         sys.stdout.flush()
         sys.stderr.flush()
-        connection.send(answer)
+        with suppress(BrokenPipeError):  # where the parent died
+            connection.send(answer)
         if answer.stopped:
             return
 

@@ -143,7 +143,7 @@ class Demo:
                     end_if_asked()
             except BaseException as error:
                 if isinstance(error, (KeyboardInterrupt, Terminated)):
-                    echo(f"ending {lanes.busy} steps", err=True)
+                    echo("stopping the steps at work, which keep what they have", err=True)
                 for number, outcome in lanes.stop():
                     end(number, outcome)
                 if isinstance(error, LaneDied):
