@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -88,9 +89,8 @@ class _Answer(Generic[Result]):
 def _serve(connection: Connection, do: Callable[[Work], Result], starting: str) -> None:
     """The life of a lane: work comes, until the connection is closed. starting: how its parent starts processes by default."""
     multiprocessing.set_start_method(starting, force=True)  # it stands at "spawn" here
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # of a terminal: whoever gives the work gets it, too, and sends SIGTERM
+    # A terminal sends SIGINT to all; whoever gives the work sends SIGTERM then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.setdefault(THREADS, "1")  # lanes use the cores; more threads would wait for each other
     marked = _mark_streams()
@@ -109,13 +109,22 @@ def _serve(connection: Connection, do: Callable[[Work], Result], starting: str) 
         except Terminated:
             answer = _Answer(stopped=True)
         except BaseException as error:
-            answer = _Answer(error=ExceptionWithTraceback(error, error.__traceback__))
+            answer = _Answer(error=ExceptionWithTraceback(_portable(error), error.__traceback__))
         sys.stdout.flush()
         sys.stderr.flush()
         with suppress(BrokenPipeError):  # where the parent died
             connection.send(answer)
         if answer.stopped:
             return
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or what it says, where it holds something that goes into no other process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_parent() -> None:

@@ -183,7 +183,11 @@ class Demo:
 
 
 def attempt(folder: Path, step: Step) -> Outcome:
-    """Do a step of the demo in a folder, in this process."""
+    """Do a step of the demo in a folder, in this process.
+
+    Raises:
+        BenchError: the command line is refused, as by a variable of the environment: others would be, too.
+    """
     from beit3_bench.harness.demo import write_peer
     from beit3_bench.harness.session import is_not_installed
 
@@ -197,6 +201,8 @@ def attempt(folder: Path, step: Step) -> Outcome:
         missing = is_not_installed(error)
         echo(f"{'left out' if missing else 'error'}: {error}", err=True)
         return "left out" if missing else "failed"
+    except click.UsageError as error:  # holds its context, which goes into no other process
+        raise BenchError(f"{error.format_message().rstrip('.')} (in: {step.line})") from None
     return "done"
 
 

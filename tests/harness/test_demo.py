@@ -257,6 +257,18 @@ def test_of_steps_at_once_a_failure_is_told_and_what_needs_it_left_out(tmp_path,
     assert "1 of 4: write a world: done, " in told
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_command_line_that_is_refused_ends_the_demo_with_its_line(jobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT3_BENCH_WORKERS", "many")
+    words = ("run", "--task", "flickr30k", "--output", str(tmp_path / "run"))
+    steps = [Step(f"step {n}", tmp_path / "run" / "result.json", words) for n in (1, 2)]
+    with (
+        open_folder(tmp_path / "d", overwrite=False) as ledger,
+        pytest.raises(BenchError, match=r"'many' is not a valid"),
+    ):
+        command.Demo(ledger, steps).run(jobs)
+
+
 class Struck(Lanes):
     """Lanes at which something happens as soon as they work; the work that ended meanwhile is the first."""
 

@@ -39,6 +39,16 @@ def fail(kind: str) -> None:
     raise BenchError("broken")
 
 
+class Stuck(Exception):
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.holds = lambda: None
+
+
+def get_stuck(_: object) -> None:
+    raise Stuck("no way out")
+
+
 def wait_for_the_end(place: Path) -> str:
     """Work as a training does it: it leaves at the signal, where its state is kept."""
     if place.name == "short":
@@ -125,6 +135,13 @@ def test_what_the_work_raises_is_raised_here():
         assert "in fail" in str(raised.value.__cause__)  # the traceback, for --debug
         lanes.begin(1, "bad", "")
         with pytest.raises(BenchError, match="broken"):
+            all_of(lanes, 1)
+
+
+def test_what_an_error_says_comes_out_though_the_error_itself_cannot():
+    with Lanes(1, get_stuck) as lanes:
+        lanes.begin(0, None, "")
+        with pytest.raises(RuntimeError, match="Stuck: no way out"):
             all_of(lanes, 1)
 
 
