@@ -147,6 +147,7 @@ class Demo:
                 for number, outcome in lanes.stop():
                     end(number, outcome)
                 if isinstance(error, LaneDied):
+                    end_if_asked()  # a signal to all processes of a job reaches lanes, too
                     raise BenchError(
                         f"demo: the process of step {error.number} ({self._step(error.number).title}) died ({error.how}); "
                         f"if memory is short, give fewer --jobs than {jobs}; {GOES_ON}"

@@ -19,7 +19,7 @@ from beit3_bench.harness.cli import main
 from beit3_bench.harness.commands import demo as command
 from beit3_bench.harness.demo import LEDGER, Agenda, Step, choose, open_folder, plan
 from beit3_bench.harness.lanes import LaneDied, Lanes
-from beit3_bench.harness.termination import Terminated
+from beit3_bench.harness.termination import Terminated, heeding_sigterm
 from beit3_bench.locks import hold
 from beit3_bench.tasks.registry import get_task, task_names
 
@@ -312,6 +312,18 @@ def test_what_ended_is_kept_where_steps_at_once_are_interrupted(strike, raised, 
     if isinstance(strike, LaneDied):
         assert "process of step 2 (step 2) died (SIGKILL)" in str(interrupt.value)
     assert json.loads((tmp_path / "d" / LEDGER).read_text())["done"] == ["beit3-bench tasks 1"]
+
+
+def test_a_signal_to_the_whole_job_is_no_death_of_a_lane(tmp_path, monkeypatch):
+    """As Slurm sends it: a lane may say that it was stopped before the demo has looked at its own signal."""
+    monkeypatch.setattr(lanes, "Lanes", Struck)
+    monkeypatch.setattr(Struck, "strike", LaneDied(1, "SIGTERM"), raising=False)
+    monkeypatch.setattr(
+        Struck, "free", property(lambda self: not self.numbers and not os.kill(os.getpid(), signal.SIGTERM))
+    )
+    step = Step("step", tmp_path / "d" / LEDGER, ("tasks",))
+    with open_folder(tmp_path / "d", overwrite=False) as ledger, heeding_sigterm(), pytest.raises(Terminated):
+        command.Demo(ledger, [step]).run(jobs=2)
 
 
 @pytest.mark.slow
