@@ -122,7 +122,9 @@ def compare(head: Head, device: torch.device, dtype: str) -> list[Comparison]:
     for stage in stages:
         if dtype == "fp32":
             difference = largest_difference(computed[stage.name], stage.expected)
-            least, most = 0.0, stage.tolerance * _allowance(device)
+            # Pictures hold no sums of float32, which other processors add up in another order.
+            allowance = _allowance(device) if stage.reference in (OFFICIAL, OWN) else 1.0
+            least, most = 0.0, stage.tolerance * allowance
         else:
             difference = relative_difference(computed[stage.name], stage.expected)
             least, most = expected_range(stage.relative[dtype], stage.expected.numel())
