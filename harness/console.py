@@ -100,13 +100,13 @@ def open_missing_streams() -> None:
     """Lead standard streams that the caller has closed to nowhere.
 
     Python has None in place of such a stream, and the next file that is opened, perhaps one with rows, takes its number:
-    what a library prints would be written into it.
+    what a library prints would be written into it. Processes that are started get them, too.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 

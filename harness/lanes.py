@@ -50,21 +50,30 @@ class LaneDied(Exception):
 
 
 class _Marked(io.RawIOBase):
-    """A descriptor to which whole lines are written, each behind a mark."""
+    """A descriptor to which whole lines are written, each behind a mark. What cannot be written is not tried again."""
 
     def __init__(self, descriptor: int):
         self.mark = ""
-        self._to = open(descriptor, "wb", closefd=False)  # noqa: SIM115  (as long as the process)
+        self._to = descriptor
         self._begun = b""
+        self._lock = threading.RLock()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        *lines, self._begun = (self._begun + bytes(data)).split(b"\n")
-        self._to.write(b"".join(self.mark.encode() + line + b"\n" for line in lines))
-        self._to.flush()
+        with self._lock:
+            *lines, self._begun = (self._begun + bytes(data)).split(b"\n")
+            left = memoryview(b"".join(self.mark.encode() + line + b"\n" for line in lines))
+            while left:
+                left = left[os.write(self._to, left) :]
         return len(data)
+
+    def end_line(self) -> None:
+        """Write the line that was begun: the next is of other work."""
+        if self._begun:
+            with suppress(OSError):
+                self.write(b"\n")
 
 
 def _mark_streams() -> tuple[_Marked, _Marked]:
@@ -72,8 +81,7 @@ def _mark_streams() -> tuple[_Marked, _Marked]:
     marked = _Marked(1), _Marked(2)
     for name, raw in zip(("stdout", "stderr"), marked, strict=True):
         encoding = getattr(sys, name).encoding
-        stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
-        setattr(sys, name, stream)
+        setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", write_through=True))  # type: ignore[arg-type]
     return marked
 
 
@@ -110,8 +118,8 @@ def _serve(connection: Connection, do: Callable[[Work], Result], starting: str) 
             answer = _Answer(stopped=True)
         except BaseException as error:
             answer = _Answer(error=ExceptionWithTraceback(_portable(error), error.__traceback__))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in marked:
+            stream.end_line()
         with suppress(BrokenPipeError):  # where the parent died
             connection.send(answer)
         if answer.stopped:

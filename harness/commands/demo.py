@@ -217,14 +217,18 @@ def _invoke(words: Sequence[str]) -> None:
 
 
 def _show(folder: Path) -> None:
-    """Write a page for every run, the leaderboard beside them, and print the measured rows."""
+    """Write a page for every run that has numbers, the leaderboard beside them, and print the measured rows."""
     from beit3_bench.harness.demo import PAGES, RUNS
     from beit3_bench.harness.record.folder import RESULT
     from beit3_bench.harness.record.results import read_result
 
     runs, pages = folder / RUNS, folder / PAGES
-    scored = [str(file.parent) for file in sorted(runs.rglob(RESULT)) if read_result(file)["status"] == "scored"]
-    _invoke(["show", *scored, "--output", str(pages)])
+    results = sorted(runs.rglob(RESULT))
+    if not results:
+        return
+    scored = [str(file.parent) for file in results if read_result(file)["status"] == "scored"]
+    if scored:
+        _invoke(["show", *scored, "--output", str(pages)])
     _invoke(["table", "--runs", str(runs), "--output", str(pages / "leaderboard.html")])
     _invoke(["table", "--runs", str(runs), "--systems", "measured"])
     echo(f"\nThe page to open: {(pages / 'index.html').resolve().as_uri()}", err=True)

@@ -200,6 +200,17 @@ def test_a_step_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, capsys
     assert "step 0: was done" in capsys.readouterr().err
 
 
+def test_where_nothing_was_measured_the_failures_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_invoke", fail)
+    result = invoke("demo", "--quick", "--output", tmp_path / "d")
+    assert result.exit_code == 2
+    assert "error: demo: failed to write the tiny world; the same command" in result.stderr.splitlines()[-1]
+
+
+def fail(words):
+    raise BenchError(f"{words[0]} is broken")
+
+
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as interrupt:
         act(tmp_path / "d", monkeypatch, "interrupt")

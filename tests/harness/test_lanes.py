@@ -126,6 +126,39 @@ def test_lines_come_whole_behind_the_mark_and_nothing_draws_a_bar(capfd):
     assert err == " 7 | one line\n 7 | another\n 7 | the rest\n"
 
 
+def test_a_line_without_an_end_is_of_the_work_that_began_it(capfd):
+    with Lanes(1, speak) as lanes:
+        for number, word in enumerate(["begun", "other\n"]):
+            lanes.begin(number, [word], f"{number} | ")
+            all_of(lanes, 1)
+    assert capfd.readouterr().err == "0 | begun\n1 | other\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_stream_that_takes_nothing_is_the_error_of_the_work():
+    """And not the death of the process that does it."""
+    words = [sys.executable, "-c", SPEAK]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+    assert told.stderr.splitlines() == ["a word", "[Errno 28] No space left on device"]
+
+
+SPEAK = """
+import sys
+from test_lanes import all_of, speak
+from beit3_bench.harness.lanes import Lanes
+with Lanes(1, speak) as lanes:
+    lanes.begin(0, ["a word\\n"], "")
+    try:
+        all_of(lanes, 1)
+    except OSError as error:
+        sys.stderr.write(f"{error}\\n")
+"""
+
+
 def test_what_the_work_raises_is_raised_here():
     with Lanes(1, fail) as lanes:
         lanes.begin(0, "full", "")
