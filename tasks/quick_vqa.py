@@ -36,6 +36,24 @@ class _WithRawAnswers(msgspec.Struct, forbid_unknown_fields=True):
     question_id: int
 
 
+class _Question(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    image_id: int
+    question: str
+    question_id: int
+
+
+def questions(content: bytes) -> list[tuple[int, int, str]]:
+    """Question id, image id and text of each, in the file's order.
+
+    Raises:
+        NotQuickError: see above.
+    """
+    given = [(r.question_id, r.image_id, r.question) for r in records(content, "questions", _Question)]
+    if len({question for question, _, _ in given}) != len(given):
+        raise NotQuickError
+    return given
+
+
 def usual_answers(content: bytes) -> list[str]:
     """``multiple_choice_answer`` of each question; all of the file is checked.
 

@@ -13,7 +13,7 @@ from beit3_bench.garbage import collection_paused
 from beit3_bench.tasks.files import field, read_json, read_json_lines, read_text, read_utf8, unique, whole_number
 from beit3_bench.tasks.quick_json import NotQuickError
 
-ANNOTATIONS = "VQA annotations"
+ANNOTATIONS, QUESTIONS = "VQA annotations", "VQA questions"
 VOCABULARY_FORM = (
     'one {"answer": "yes", "label": 0} a line, as in the official answer2label.txt, or a JSON list of answers'
 )
@@ -30,7 +30,11 @@ class Question:
 
 def read_questions(path: Path) -> list[Question]:
     """Questions of an official ``v2_OpenEnded_*_questions.json``, in the file's order."""
-    content = read_json(path, "VQA questions")
+    with suppress(NotQuickError, ImportError), collection_paused():
+        from beit3_bench.tasks import quick_vqa
+
+        return [Question(*record) for record in quick_vqa.questions(read_utf8(path, QUESTIONS))]
+    content = read_json(path, QUESTIONS)
     records = field(content, "questions", list, str(path))
     return questions_of([(f"{path}: questions[{n}]", record) for n, record in enumerate(records)], path)
 

@@ -31,7 +31,7 @@ from beit3_bench.tasks.layouts.coco import find_coco_images
 from beit3_bench.tasks.layouts.places import Images, names_of
 from beit3_bench.tasks.layouts.vqa import exported_annotations, exported_images, exported_questions
 from beit3_bench.tasks.metrics.vqa import (
-    HumanAnswers,
+    ManyHumanAnswers,
     answer_vocabulary,
     estimate_vqa,
     soft_score,
@@ -42,6 +42,7 @@ from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores, ratio_in
 from beit3_bench.tasks.vqa_files import (
     ANNOTATIONS,
+    QUESTIONS,
     Question,
     annotations_of,
     questions_of,
@@ -129,14 +130,14 @@ The json files may also lie in DATA_ROOT itself."""
             if rows:
                 questions = questions_of([(row["source"], row) for row in rows], self.data_root)
                 return questions, exported_images(self.data_root, folder, rows), self.data_root
-        path = find(self.data_root, name, FOLDERS, "VQA questions")
+        path = find(self.data_root, name, FOLDERS, QUESTIONS)
         return read_questions(path), find_coco_images(self.data_root, folder, IMAGE_FOLDERS), path
 
     def _look_for_questions(self, subset: str) -> None:
         """Raise where they are not there, or in an export with other columns, before anything large is read."""
         name = f"v2_OpenEnded_mscoco_{subset}_questions.json"
         if look_for(self.data_root, name, FOLDERS) is None and not exported_questions(self.data_root, subset):
-            find(self.data_root, name, FOLDERS, "VQA questions")
+            find(self.data_root, name, FOLDERS, QUESTIONS)
 
     def annotations(self, subset: str) -> dict[int, dict[str, Any]]:
         """Annotations of ``train2014`` or ``val2014``, read once."""
@@ -329,7 +330,7 @@ The json files may also lie in DATA_ROOT itself."""
 
 def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Scores:
     """Scores of answers (strings) against annotation records of the same order."""
-    humans = [HumanAnswers.of(t["answers"]) for t in targets]
+    humans = ManyHumanAnswers([t["answers"] for t in targets])
     accuracies = vqa_accuracies(answers, humans)
     table = vqa_table(
         accuracies,
@@ -346,7 +347,7 @@ def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], 
     )
 
 
-def commonest_answer_score(targets: Sequence[Mapping[str, Any]], humans: Sequence[HumanAnswers]) -> float:
+def commonest_answer_score(targets: Sequence[Mapping[str, Any]], humans: ManyHumanAnswers) -> float:
     """Accuracy (percent) of always giving the commonest answer of these questions."""
     common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
     counts = dict.fromkeys(common, 0)
