@@ -175,7 +175,7 @@ def imagenet_lemmas() -> Mapping[str, str]:
     timm = importlib.util.find_spec("timm")
     if timm is not None and timm.origin is not None:
         folder = Path(timm.origin).parent / "data" / "_info"
-        with suppress(OSError, ValueError, KeyError):  # a version that keeps them elsewhere
+        with suppress(OSError, ValueError, KeyError, csv.Error):  # a version that keeps them elsewhere
             ids = (folder / "imagenet_synsets.txt").read_text("utf-8").splitlines()
             lines = (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").splitlines()
             lemmas = dict(csv.reader(lines, delimiter="\t"))

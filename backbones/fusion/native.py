@@ -131,6 +131,8 @@ class Matcher(NativeAbility, Matches):
             before += len(numbers)
             distinct = list(numbers)
             parts += [(image, distinct[n : n + _TEXTS_AT_ONCE]) for n in range(0, len(distinct), _TEXTS_AT_ONCE)]
+        if not parts:
+            return [torch.empty(0, device=device) for _ in texts]
         scores = []
         for some in _of_about(parts, _TOKENS_AT_ONCE):
             rows = torch.tensor([image for image, _ in some], device=device)

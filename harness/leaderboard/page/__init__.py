@@ -100,7 +100,7 @@ def _choices(table: Table) -> list[tuple[str, str, list[str]]]:
     sizes = {size_of(row) for row in rows}
     lists = [
         ("task", "Task", list(dict.fromkeys(item.task for item in shown))),
-        ("system", "System", sorted({system_of(row) for row in rows}, key=str.casefold)),
+        ("system", "System", sorted({system_of(row) for row in rows}, key=lambda name: (name.casefold(), name))),
         ("regime", "Setting", list(dict.fromkeys(item.regime for item in shown))),
         ("size", "Size", [size for size in (*SIZES, OTHERS) if size in sizes]),
         (

@@ -52,6 +52,14 @@ def test_scores_are_those_of_one_length_at_a_time(family, monkeypatch):
         assert torch.equal(together[2][:7], together[2][7:14].flip(0))
 
 
+@torch.inference_mode()
+def test_images_without_texts_have_no_scores():
+    matcher = Matcher(net := retrieval("blip"), None, None)
+    context = net.look(torch.zeros(2, 3, 64, 64))
+    for asked in ([[], []], [texts(2, 3, 1), []]):
+        assert [len(own) for own in matcher._scores_together(context, asked)] == [len(own) for own in asked]
+
+
 def test_a_layout_leads_there_and_back():
     lengths = [[3, 1, 9], [2], [5, 5]]
     layout = TextLayout.of(lengths, CPU)
