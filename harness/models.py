@@ -11,6 +11,7 @@ from beit3_bench.backbones.family import Asked, Family, LoadOptions, Model, Outp
 from beit3_bench.backbones.registry import families, family_locations, find_family, get_family, locate
 from beit3_bench.backbones.sources import Source
 from beit3_bench.errors import BenchError
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.request import RunRequest
 from beit3_bench.harness.reuse.image_cache import ImageCache
 from beit3_bench.harness.settings.files import is_setting
@@ -123,6 +124,7 @@ def load_model(located: Located, task: Task, split: Split, request: RunRequest) 
     return model
 
 
+@collection_paused()
 def prepare_reader(reader: Reader, items: Sequence[Item]) -> None:
     """`Reader.prepare`, for texts that are Unicode: halves of a character mean something else to every tokenizer.
 

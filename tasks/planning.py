@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from beit3_bench.garbage import collection_paused
 
 if TYPE_CHECKING:
     from beit3_bench.tasks.contract import Example
 
 
+@collection_paused()
 def plan_batches(
     examples: Sequence[Example], batch_size: int, length: Callable[[Example], int] = lambda _: 0
-) -> Iterator[list[Example]]:
+) -> list[list[Example]]:
     """Cut examples into batches of one kind and one length, examples of the same images side by side (so that an image is decoded and
     encoded once).
 
@@ -22,14 +25,12 @@ def plan_batches(
     groups: dict[tuple, list[Example]] = {}
     for example in examples:
         groups.setdefault((example.kind, -length(example), example.images or (example.id,)), []).append(example)
-    batch: list[Example] = []
+    batches: list[list[Example]] = []
     planned: tuple = ()
     for key, group in sorted(groups.items()):
         for example in sorted(group, key=lambda e: e.id):
-            if batch and (len(batch) == batch_size or planned != key[:2]):
-                yield batch
-                batch = []
-            batch.append(example)
+            if not batches or len(batches[-1]) == batch_size or planned != key[:2]:
+                batches.append([])
+            batches[-1].append(example)
             planned = key[:2]
-    if batch:
-        yield batch
+    return batches

@@ -235,7 +235,7 @@ def _plan(task: Task, split: Split, reader: Reader | None, clock: Any) -> None:
         return 0 if reader is None else reader.length(task.item(example))
 
     with clock.stage("planning"):
-        plan = list(plan_batches(split.examples, task.batch_size or BATCH_SIZE, length))
+        plan = plan_batches(split.examples, task.batch_size or BATCH_SIZE, length)
     if reader is not None:
         with clock.stage("tokenising"):
             for batch in plan:

@@ -187,7 +187,7 @@ def predict_all(
     done, size = processes.broadcast((store.done(), size))
     pending = [example for example in split.examples if example.id not in done]
     planned = plan_batches(pending, size, lambda example: ability.reader.length(task.item(example)))
-    plan = list(planned)[processes.rank :: processes.world]
+    plan = planned[processes.rank :: processes.world]
     if workers is None:
         workers = default_workers(device, len(plan), processes.world)
     facts = Throughput(resumed_samples=len(done), batch_size=size, workers=workers, processes=processes.world)

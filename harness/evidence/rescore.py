@@ -14,7 +14,7 @@ from beit3_bench.harness.evidence.named_again import Asked
 from beit3_bench.harness.record.fingerprints import same_data
 from beit3_bench.harness.record.folder import MEND, RESULT
 from beit3_bench.harness.record.results import read_result
-from beit3_bench.harness.record.shapes import check_shape
+from beit3_bench.harness.record.shapes import shape_check
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.tasks.contract import Row, Split, Task
@@ -122,10 +122,21 @@ def stored_rows(store: RunStore, task: Task, split: Split, part: bool = False) -
         )
         mend = MEND if store.finished or unknown else "give the command of this run again"
         raise BenchError(f"{store.folder}: {why} ({', '.join((missing or unknown)[:5]):.200}); {mend}")
-    for name, row in rows.items():
-        if shape := expected[name]:
-            check_shape(row, shape, f"{store.folder}: row {name[:40]}", MEND)
+    check_rows(rows, expected, store.folder)
     return rows
+
+
+def check_rows(rows: Mapping[str, Row], shapes: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Raise if a row has not the shape (`row_shapes`) that is expected of it.
+
+    Raises:
+        BenchError: names folder, row and key.
+    """
+    checks = {id(shape): shape_check(shape, MEND) for shape in {id(s): s for s in shapes.values() if s}.values()}
+    place = f"{folder}: row "
+    for name, row in rows.items():
+        if check := checks.get(id(shapes[name])):
+            check(row, place + name[:40])
 
 
 def using_rows_of(task: Task, store: RunStore) -> AbstractContextManager[None]:

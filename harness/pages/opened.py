@@ -13,7 +13,7 @@ from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
 from beit3_bench.harness.draw import part_evaluated
 from beit3_bench.harness.evidence.named_again import Asked
-from beit3_bench.harness.evidence.rescore import row_shapes, using_stored_rows
+from beit3_bench.harness.evidence.rescore import check_rows, row_shapes, using_stored_rows
 from beit3_bench.harness.models import split_options, suited
 from beit3_bench.harness.reading import read_split
 from beit3_bench.harness.record.fingerprints import same_data
@@ -21,7 +21,6 @@ from beit3_bench.harness.record.folder import CONFIG, MEND, RESULT, SAMPLES
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.results import read_result
 from beit3_bench.harness.record.schema import Result
-from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.harness.record.store import RunStore
 from beit3_bench.harness.request import data_option
 from beit3_bench.harness.scoring import metric_spec
@@ -188,9 +187,7 @@ def _fitting(
             f"{data_option(type(task))}"
         )
     fitting = [name for name in shapes if name in rows]
-    for name in fitting:
-        if shape := shapes[name]:
-            check_shape(rows[name], shape, f"{folder}: row {name[:40]}", MEND)
+    check_rows({name: rows[name] for name in fitting}, shapes, folder)
     lost, silent = len(rows) - len(fitting), len(examples) - len(known)
     warnings = [f"{lost:,} rows are of samples that the data does not have now; they are left out."] if lost else []
     warnings += [f"{silent:,} samples of the data have no row in this run; they are left out."] if silent else []

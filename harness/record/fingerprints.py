@@ -19,6 +19,7 @@ import numpy as np
 
 from beit3_bench.backbones.archives.members import member_at, size_of
 from beit3_bench.backbones.pins import sha256_of
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.schema import CODE as CODE
 from beit3_bench.tasks.contract import Example
@@ -59,6 +60,7 @@ def folder_of_data(data_root: Path) -> str:
     return str(folder).rstrip("/") + "/"
 
 
+@collection_paused()
 def data_fingerprint(
     examples: Sequence[Example], data_root: Path, contents: bool = True, as_they_lie: bool = False
 ) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from beit3_bench.backbones.image_hashes import image_hashes
 from beit3_bench.errors import BenchError
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.record.fingerprints import digest, folder_of_data
 from beit3_bench.harness.record.provenance import cores
 from beit3_bench.harness.record.schema import IMAGES
@@ -46,6 +47,7 @@ def check_images(examples: Sequence[Example], hashes: Mapping[str, Sequence[str]
         )
 
 
+@collection_paused()
 def images_fingerprint(
     examples: Sequence[Example], hashes: Mapping[str, Sequence[str]], data_root: Path, folder: Path
 ) -> dict[str, str]:

@@ -21,13 +21,21 @@ def check_shape(value: Any, shape: Any, where: str, mend: str) -> None:
     Raises:
         BenchError: a missing key, a value of another kind or none of those to choose from, or a number that is not finite.
     """
+    shape_check(shape, mend)(value, where)
+
+
+def shape_check(shape: Any, mend: str) -> Callable[[Any, str], None]:
+    """`check_shape` for many values of one shape, of which each is given with its ``where``."""
     check = _check_of(shape)
-    if check is None:
-        return
-    try:
-        check(value)
-    except _Misfit as misfit:
-        raise BenchError(f"{misfit.told(where + misfit.below)}; {mend}") from None
+
+    def checked(value: Any, where: str) -> None:
+        try:
+            if check is not None:
+                check(value)
+        except _Misfit as misfit:
+            raise BenchError(f"{misfit.told(where + misfit.below)}; {mend}") from None
+
+    return checked
 
 
 _Check = Callable[[Any], None]

@@ -28,6 +28,7 @@ from beit3_bench.files import (
     refuse_link,
     write_atomic,
 )
+from beit3_bench.garbage import collection_paused
 from beit3_bench.harness.console import echo
 from beit3_bench.harness.record.fingerprints import CODE
 from beit3_bench.harness.record.folder import (
@@ -140,6 +141,7 @@ class RunStore:
         """Ids of the rows that are stored, without decoding the rest of them."""
         return stored_ids(self.folder)
 
+    @collection_paused()
     def image_hashes(self) -> dict[str, list[str]]:
         """Example id -> hashes of its image files, of the rows that are stored with them.
 

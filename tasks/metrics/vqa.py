@@ -185,6 +185,7 @@ class ManyHumanAnswers:
         identities = np.fromiter(map(id, alike), dtype=np.int64, count=len(alike))
         _, first, number = np.unique(identities, return_index=True, return_inverse=True)
         self._codes: dict[str, int] = {}
+        self._codes_of: dict[str, tuple[int, int]] = {}
         ids: dict[Any, int] = {position: position for position in range(self.count)}
         looked_at = np.array([self._look_at(alike[place], ids) for place in first.tolist()], dtype=np.int64).reshape(
             -1, 3
@@ -199,17 +200,21 @@ class ManyHumanAnswers:
 
     def _look_at(self, record: Mapping[str, Any] | str, ids: dict[Any, int]) -> tuple[int, int, int]:
         """Codes of the cleaned text, of the normalised text and of the record's id (`_BY_PLACE`: it has none; `_UNKNOWN`: left)."""
-        by_itself = isinstance(record, str)
-        text = record if by_itself else record.get("answer") if isinstance(record, Mapping) else None
-        own = None if by_itself or not isinstance(record, Mapping) else record.get("answer_id")
-        if type(text) is not str or not (by_itself or isinstance(own, (int, str))):
+        text: Any
+        if isinstance(record, str):
+            text, own = record, _BY_PLACE
+        elif isinstance(record, Mapping):
+            text, known = record.get("answer"), record.get("answer_id")
+            own = ids.setdefault(known, len(ids)) if isinstance(known, (int, str)) else _UNKNOWN
+        else:
+            return _UNKNOWN, _UNKNOWN, _UNKNOWN
+        if type(text) is not str:
             return _UNKNOWN, _UNKNOWN, _UNKNOWN
         cleaned = _cleaned(text)
-        return (
-            self._code(cleaned),
-            self._code(normalize_answer(cleaned)),
-            _BY_PLACE if by_itself else ids.setdefault(own, len(ids)),
-        )
+        known_as = self._codes_of.get(cleaned)
+        if known_as is None:
+            known_as = self._codes_of[cleaned] = self._code(cleaned), self._code(normalize_answer(cleaned))
+        return *known_as, own
 
     def _code(self, text: str) -> int:
         return self._codes.setdefault(text, len(self._codes))
