@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -179,8 +180,8 @@ class ManyHumanAnswers:
     def __init__(self, answers: Sequence[Sequence[Mapping[str, Any] | str]]):
         self.answers = answers
         counts = [len(records) for records in answers]
-        self.count = Counter(counts).most_common(1)[0][0]
-        self.rows = np.flatnonzero(np.array(counts) == self.count) if self.count else np.zeros(0, dtype=np.int64)
+        self.count = max(Counter(filter(None, counts)).items(), key=itemgetter(1), default=(1, 0))[0]
+        self.rows = np.flatnonzero(np.array(counts) == self.count)
         alike = [record for row in self.rows.tolist() for record in answers[row]]
         identities = np.fromiter(map(id, alike), dtype=np.int64, count=len(alike))
         _, first, number = np.unique(identities, return_index=True, return_inverse=True)

@@ -23,6 +23,7 @@ from beit3_bench.tasks.metrics.vqa import (
     vqa_metrics,
     vqa_table,
 )
+from beit3_bench.tasks.vqav2 import score_answers
 
 MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
 PIECES = [*MARKS, ".", "'", " ", "\t", "\n", "\u00a0", "a", "the", "An", "one", "Ten", "none", "dont", "couldntve"]
@@ -218,6 +219,9 @@ def test_vocabulary_keeps_the_order_of_first_appearance_and_the_threshold():
         (lambda: vqa_accuracy("yes", [{"answer_id": 1}]), "answer"),
         (lambda: vqa_accuracies(["yes"], [["yes"], ["no"]]), "1 predictions for 2 questions"),
         (lambda: vqa_accuracies([], []), "0 questions"),
+        (lambda: score_answers([], [], []), "0 questions"),
+        (lambda: vqa_accuracies(["yes"], [[]]), "without human answers"),
+        (lambda: vqa_accuracies(["yes"] * 3, [[], ["yes"], []]), "without human answers"),
         (lambda: soft_score(-1), "-1 times"),
         (lambda: vqa_metrics(np.zeros(2), ["other"], ["is", "is"]), "1 answer types"),
     ],
