@@ -6,6 +6,7 @@ Nothing is forked, as a process that holds torch must not be. Their lines come o
 from __future__ import annotations
 
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from beit3_bench.harness.termination import Terminated, heeding_sigterm
@@ -33,9 +35,21 @@ LOOKED_AT_EVERY = 0.5  # seconds
 PATIENCE = 20.0  # seconds, in which a training has saved its state; batch systems kill 30 after their signal
 
 
-def lanes_for(cores: int, free: int) -> int:
+def lanes_for(cores: int, free: float) -> int:
     """How many lanes a machine carries. free: bytes of memory."""
-    return max(1, min(cores, free // MEMORY, MOST))
+    return max(1, min(cores, MOST, int(free // MEMORY)))
+
+
+def allowed_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes that a container or a batch system allows this process and its like (Linux control groups, version 2); infinity: any."""
+    limits = [math.inf]
+    with suppress(OSError, ValueError):
+        name = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+        place = groups / name.lstrip("/")
+        for folder in (place, *place.parents):
+            with suppress(OSError, ValueError):  # none is set
+                limits.append(int((folder / "memory.max").read_text()))
+    return min(limits)
 
 
 class LaneDied(Exception):
@@ -228,7 +242,7 @@ class Lanes(Generic[Work, Result]):
 
     def begin(self, number: int, work: Work, mark: str) -> None:
         """Give work to a lane that is free. number: by which `ended` names it.  mark: what its lines begin with."""
-        lane = next((lane for lane in self._lanes if lane.number is None), None)
+        lane = next((lane for lane in self._lanes if lane.number is None and lane.process.is_alive()), None)
         if lane is None:
             self._lanes.append(lane := _Lane(self.do))
         lane.begin(number, work, mark)

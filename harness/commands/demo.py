@@ -73,10 +73,10 @@ def command(quick: bool, output: Path, tasks: str | None, jobs: int | None, over
 def _automatic_jobs() -> int:
     import psutil
 
-    from beit3_bench.harness.lanes import lanes_for
+    from beit3_bench.harness.lanes import allowed_memory, lanes_for
     from beit3_bench.harness.record.provenance import cores
 
-    return lanes_for(cores(), psutil.virtual_memory().available)
+    return lanes_for(cores(), min(psutil.virtual_memory().available, allowed_memory()))
 
 
 class Demo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from beit3_bench.errors import BenchError
-from beit3_bench.harness.lanes import MEMORY, MOST, LaneDied, Lanes, lanes_for
+from beit3_bench.harness.lanes import MEMORY, MOST, LaneDied, Lanes, allowed_memory, lanes_for
 from beit3_bench.harness.termination import deferred, end_if_asked
 
 
@@ -88,6 +89,19 @@ def until(condition):
 )
 def test_as_many_as_cores_and_memory_carry(cores, free, lanes):
     assert lanes_for(cores, free) == lanes
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed"),
+    [({}, math.inf), ({"": "max"}, math.inf), ({"": "9000", "job/step": "max", "job": "700"}, 700)],
+)
+def test_memory_is_what_every_control_group_above_allows(tmp_path, limits, allowed):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    for name, limit in limits.items():
+        (tmp_path / name / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text("1:name=systemd:/elsewhere\n0::/job/step\n")
+    assert allowed_memory(tmp_path, tmp_path / "own") == allowed
+    assert allowed_memory(tmp_path, tmp_path / "none") == math.inf
 
 
 def test_each_piece_of_work_is_answered_under_its_number():
@@ -184,6 +198,16 @@ def test_a_lane_that_dies_is_noticed():
         with pytest.raises(LaneDied) as died:
             all_of(lanes, 1)
         assert (died.value.number, died.value.how) == (3, "SIGKILL")
+
+
+def test_one_that_died_between_its_work_gets_no_more():
+    with Lanes(1, process_and_kin) as lanes:
+        lanes.begin(0, None, "")
+        first = all_of(lanes, 1)[0][0]
+        os.kill(first, signal.SIGKILL)
+        until(lambda: not multiprocessing.active_children())
+        lanes.begin(1, None, "")
+        assert all_of(lanes, 1)[1][0] != first
 
 
 def die(number: int) -> None:
