@@ -34,11 +34,11 @@ from beit3_bench.tasks.metrics.vqa import (
     ManyHumanAnswers,
     answer_vocabulary,
     estimate_vqa,
+    multiple_choice_counts,
     soft_score,
     vqa_accuracies,
     vqa_table,
 )
-from beit3_bench.tasks.metrics.vqa import normalize_multiple_choice as normalize
 from beit3_bench.tasks.scores import Metric, Scores, ratio_in
 from beit3_bench.tasks.vqa_files import (
     ANNOTATIONS,
@@ -349,9 +349,6 @@ def score_answers(answers: Sequence[str], targets: Sequence[Mapping[str, Any]], 
 
 def commonest_answer_score(targets: Sequence[Mapping[str, Any]], humans: ManyHumanAnswers) -> float:
     """Accuracy (percent) of always giving the commonest answer of these questions."""
-    common = answer_vocabulary([t["multiple_choice_answer"] for t in targets], at_least=1)
-    counts = dict.fromkeys(common, 0)
-    for t in targets:
-        counts[normalize(t["multiple_choice_answer"])] += 1
+    counts = multiple_choice_counts(t["multiple_choice_answer"] for t in targets)
     best = max(counts, key=lambda a: counts[a])
     return 100 * float(np.mean(vqa_accuracies([best] * len(targets), humans)))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -306,8 +306,17 @@ def answer_vocabulary(answers: Sequence[str], at_least: int = 9) -> list[str]:
     Normalised answers that occur at least ``at_least`` times, in order of first appearance; 3,129 on VQA v2 train then
     val. The order decides what the outputs of a released head mean.
     """
-    counts = Counter(normalize_multiple_choice(answer) for answer in answers)
+    counts = multiple_choice_counts(answers)
     return [answer for answer, count in counts.items() if count >= at_least]
+
+
+def multiple_choice_counts(answers: Iterable[str]) -> dict[str, int]:
+    """How often each normalised answer occurs, in order of first appearance."""
+    counts: dict[str, int] = {}
+    for answer, count in Counter(answers).items():  # few of them differ
+        normalized = normalize_multiple_choice(answer)
+        counts[normalized] = counts.get(normalized, 0) + count
+    return counts
 
 
 def _all_distinct(answers: Sequence[Mapping[str, Any] | str]) -> bool:
