@@ -240,6 +240,9 @@ class Card(TypedDict, total=False):
     limit: int | None
     subset: Subset | None
     setting: str
+    family: str
+    source: str
+    """The checkpoint as it was named, with its family."""
     checkpoint: str
     """Absolute path, as are ``data_root`` and ``tokenizer``."""
     data_root: str

@@ -125,5 +125,8 @@ def test_a_model_may_say_its_family_and_how_it_was_asked(more: dict[str, str]) -
 
 def test_a_card_may_be_empty_and_a_metric_may_not() -> None:
     check_shape({}, Card, "config.json", "run again")
+    for key in ("family", "source"):
+        with pytest.raises(BenchError, match=f"key '{key}' holds .* of another kind"):
+            check_shape({key: []}, Card, "config.json", "run again")
     with pytest.raises(BenchError, match="key 'value' is missing"):
         check_shape({}, MetricValue, "m", "run again")
