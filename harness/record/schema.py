@@ -241,8 +241,8 @@ class Card(TypedDict, total=False):
     subset: Subset | None
     setting: str
     family: str
-    source: str
-    """The checkpoint as it was named, with its family."""
+    source: str | None
+    """The checkpoint by the name of a release or with its family, where it was given so."""
     checkpoint: str
     """Absolute path, as are ``data_root`` and ``tokenizer``."""
     data_root: str
