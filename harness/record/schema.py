@@ -242,7 +242,7 @@ class Card(TypedDict, total=False):
     setting: str
     family: str
     source: str | None
-    """The checkpoint by the name of a release or with its family, where it was given so."""
+    """``FAMILY:SOURCE`` where the family was named."""
     checkpoint: str
     """Absolute path, as are ``data_root`` and ``tokenizer``."""
     data_root: str
