@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from beit3_bench.backbones.environment import announced, announced_processes
-from beit3_bench.errors import BenchError, card_failure, exhausted
+from beit3_bench.errors import BenchError, DeviceFailed, card_failure, exhausted
 from beit3_bench.harness.console import HelpGroup, echo, open_missing_streams, without_colour
 from beit3_bench.harness.engine.memory import keep_freed_memory
 from beit3_bench.harness.termination import EXIT_CODE, Terminated, heeding_sigterm
@@ -92,7 +92,7 @@ class LazyGroup(HelpGroup):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]  # accepted before and after the verb
         extra["standalone_mode"] = False
-        failure: BaseException | None = None
+        failed: DeviceFailed | None = None  # no other error, whose frames would keep decoding processes alive
         with without_colour("--json" in words):
             try:
                 with heeding_sigterm():
@@ -100,11 +100,11 @@ class LazyGroup(HelpGroup):
             except BaseException as error:
                 if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
                     echo("".join(traceback.format_exception(error)), err=True, nl=False)
-                failure = error
+                failed = error if isinstance(error, DeviceFailed) else None
                 message, status = explain(error)
                 if message and not (getattr(error, "shared", False) and os.environ.get("RANK", "0") != "0"):
                     echo(_ranked(message), err=True)
-        raise SystemExit(status if isinstance(status, int) else 0) from failure
+        raise SystemExit(status if isinstance(status, int) else 0) from failed
 
 
 def _ranked(message: str) -> str:

@@ -35,9 +35,14 @@ IMAGES = 16_000
 COUNTED = ("samples", "images_decoded", "images_from_cache", "batch_size", "workers", "wall_seconds")
 
 
-def photographs() -> list[Path]:
+def photographs(piece: Piece, settings: Settings, what: str) -> list[Path]:
+    """Of $PHOTOS; where there are none, the piece says so. what: is skipped then."""
     folder = os.environ.get("PHOTOS")
-    return sorted(Path(folder).glob("*.JPEG")) if folder else []
+    photos = sorted(Path(folder).glob("*.JPEG")) if folder else []
+    if not photos:
+        piece.skip(what, "PHOTOS names no folder with *.JPEG")
+        settings.write(piece)
+    return photos
 
 
 def write_images(root: Path, photos: list[Path], count: int) -> None:
@@ -93,10 +98,8 @@ def evaluate(piece: Piece, settings: Settings, native: Native, folder: Path, nam
 def main() -> None:
     settings = Settings.parse()
     piece = Piece("feeding")
-    photos = photographs()
+    photos = photographs(piece, settings, "reading and whole runs")
     if not photos:
-        piece.skip("reading and whole runs", "PHOTOS names no folder with *.JPEG")
-        settings.write(piece)
         return
     counts = sorted({1, 2} if settings.quick else {1, cores() // 2, cores()})
     piece.figures["reader"] = reader_report(photos[0].parent, 32 if settings.quick else SIZE, counts)

@@ -51,10 +51,8 @@ def write_scenes(root: Path, photos: list[Path], count: int) -> None:
 def main() -> None:
     settings = Settings.parse()
     piece = Piece("probing")
-    photos = photographs()
+    photos = photographs(piece, settings, "the dense probe")
     if not photos:
-        piece.skip("the dense probe", "PHOTOS names no folder with *.JPEG")
-        settings.write(piece)
         return
     count, few, many = (12, 2, 6) if settings.quick else (IMAGES, FEW, MANY)
     with tempfile.TemporaryDirectory() as name:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 DEVICE = Path(__file__).resolve().parents[1] / "device"
 sys.path.insert(0, str(DEVICE))
@@ -48,7 +49,39 @@ def test_the_report_holds_checks_and_says_what_was_skipped(tmp_path):
     assert any("graphs" in check["name"] for check in numerics["checks"])
     assert memory["skipped"] == ["memory: cpu has no memory of its own"]
     assert "skipped memory" in finished.stdout
-    assert page["left_out"] == ["speed-base", "speed-large", "tinyworld"]
+    assert page["left_out"] == ["failing", "tinyworld", "speed-base", "families", "feeding", "probing", "speed-large"]
+
+
+@pytest.mark.slow
+def test_what_needs_photographs_or_a_card_says_so_and_fusion_encoders_are_measured(tmp_path, monkeypatch):
+    monkeypatch.delenv("PHOTOS", raising=False)
+    finished = report(tmp_path / "out", "failing", "families", "feeding", "probing")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    page = json.loads((tmp_path / "out" / "report.json").read_text())
+    pieces = {piece["piece"]: piece for piece in page["pieces"]}
+    assert pieces["failing"]["skipped"] == ["a failing card: cpu is none"]
+    assert all("PHOTOS names no folder" in pieces[name]["skipped"][0] for name in ("feeding", "probing"))
+    assert {*pieces["families"]["figures"]} == {"albef", "blip"}
+    assert "blip      coco-retrieval" in finished.stdout
+
+
+@pytest.mark.slow
+def test_whole_runs_and_the_dense_probe_are_measured_on_photographs(tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (90 + number, 70), (number, 90, 200)).save(photos / f"{number}.JPEG")
+    monkeypatch.setenv("PHOTOS", str(photos))
+    finished = report(tmp_path / "out", "feeding", "probing")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    feeding, probing = json.loads((tmp_path / "out" / "report.json").read_text())["pieces"]
+    ways = feeding["figures"]["runs"]
+    assert ways["as it is"]["images_decoded"] == 40
+    assert (ways["from the image cache"]["images_from_cache"], ways["from the image cache"]["images_decoded"]) == (
+        40,
+        0,
+    )
+    assert probing["figures"]["seconds_of_ade20k"] > 0
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ VARIANTS: dict[str, SegmentationSettings] = {
     "tiny": SegmentationSettings(
         arch="tiny", width=64, queries=16, encoder_layers=1, decoder_layers=2, decoder_ffn=128, points=400, conv_channels=16,
         crop=64, mode="whole", stride=48, ratios=(0.75, 1.0, 1.25), scale_range=(0.8, 1.25), photometric=False,
-        steps=180, warmup_steps=20, lr=2e-3, layer_decay=1.0, drop_path=0.0, batch=8, clip_grad=1.0,
+        steps=140, warmup_steps=20, lr=2e-3, layer_decay=1.0, drop_path=0.0, batch=8, clip_grad=1.0,
     ),
 }  # fmt: skip
 
