@@ -46,15 +46,13 @@ def test_a_run_s_captions_are_those_of_the_network(zoo, world, captioned, model)
     examples = {e.id: e for e in get_task("coco-caption")(world / "coco").read("test").examples}
     _, transform, _ = zoo.reference("tiny-coca")
     assert len(rows) == 8
-    differing = 0
     for name, row in list(rows.items())[:4]:
-        ids = row["token_ids"]
-        differing += ids != model.module.generate(transform(Image.open(examples[name].images[0]))[None])[0]
+        ids = model.module.generate(transform(Image.open(examples[name].images[0]))[None])[0]
+        assert row["token_ids"] == ids
         text = open_clip.decode(torch.tensor(ids))
         assert row["caption"] == text.split("<end_of_text>")[0].replace("<start_of_text>", "").strip()
         assert ids[0] == 49406
         assert 5 <= len(ids) <= 30
-    assert differing <= 1  # a random network nearly ties, and not every processor rounds a batch as it does one image
     assert len({row["caption"] for row in rows.values()}) > 1
 
 

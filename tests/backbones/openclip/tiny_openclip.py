@@ -96,6 +96,8 @@ def make_zoo(folder: Path) -> Zoo:
         place.mkdir()
         module = open_clip.create_model(kind, load_weights=False)
         with torch.no_grad():
+            if kind == "tiny-coca":
+                module.text_decoder.text_projection.zero_()  # which open_clip leaves as memory was
             for parameter in module.parameters():  # the usual initialisation is so small that all outputs are alike
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         save_file({n: t.contiguous() for n, t in module.state_dict().items()}, place / "open_clip_model.safetensors")
