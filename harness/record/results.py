@@ -12,6 +12,7 @@ from beit3_bench.backbones.corruptions import parse_corruption
 from beit3_bench.errors import BenchError
 from beit3_bench.files import read_limited
 from beit3_bench.garbage import collection_paused
+from beit3_bench.harness.record.folder import LARGEST
 from beit3_bench.harness.record.schema import SCHEMA, TO_UPLOAD, ModelCard, Result
 from beit3_bench.harness.record.shapes import check_shape
 from beit3_bench.text import is_visible_json, visible, visible_values
@@ -20,7 +21,6 @@ FIRST_FAMILY = "beit3"
 """The family of results that name none: those of earlier versions, which knew no other."""
 SYSTEMS = {FIRST_FAMILY: "BEiT-3", "openclip": "open_clip", "vlmo": "VLMo"}
 """Names of families as the published tables write them; any other family stands under its own name."""
-_LARGEST = 2**26  # bytes
 _MEND = "run again"
 _EARLIER = "submitted"
 """What earlier versions called `TO_UPLOAD`."""
@@ -86,7 +86,7 @@ def read_result(path: Path) -> Result:
         BenchError: unreadable, not JSON, a missing key or a value of another kind.
     """
     try:
-        content = read_limited(path, _LARGEST)
+        content = read_limited(path, LARGEST)
         raw = json.loads(content, parse_constant=lambda name: _refuse(path, name))
     except OSError as error:
         raise BenchError(f"{path}: not a readable result file ({error.strerror}); delete it and run again") from error

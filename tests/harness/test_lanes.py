@@ -12,6 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from beit3_bench.errors import BenchError
@@ -64,7 +65,7 @@ def wait_for_the_end(place: Path) -> str:
             try:
                 end_if_asked()
             except BaseException:
-                place.with_suffix(".kept").touch()
+                place.with_suffix(".kept").write_text(f"{os.getpid()}\n")
                 raise
 
 
@@ -258,5 +259,18 @@ def test_where_the_parent_is_killed_its_lanes_end_and_keep_what_they_can(tmp_pat
     )
     until((tmp_path / "work").exists)
     parent.kill()
-    parent.wait()
-    until((tmp_path / "work.kept").exists)
+    assert parent.wait() == -signal.SIGKILL
+    kept = tmp_path / "work.kept"
+    until(lambda: kept.exists() and kept.read_text().endswith("\n"))
+    lane = int(kept.read_text())
+    assert lane not in (os.getpid(), parent.pid)
+    until(lambda: has_ended(lane))
+    assert has_ended(lane)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process runs no more, be it that nobody has asked for its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
